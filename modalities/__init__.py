@@ -1,0 +1,1 @@
+"""Built-in modality kinds, one a file; found through entry points."""

@@ -1,0 +1,33 @@
+"""modalkit: multimodal generative models for arbitrary N-modal data with missing modalities.
+
+The names below load on first use, so that ``import modalkit`` costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from modalkit.data import Batch, Dataset, write_dataset
+    from modalkit.plugin import Modality, Schema
+    from modalkit.registry import schema
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "Batch": "modalkit.data",
+    "Dataset": "modalkit.data",
+    "write_dataset": "modalkit.data",
+    "Modality": "modalkit.plugin",
+    "Schema": "modalkit.plugin",
+    "schema": "modalkit.registry",
+}
+
+__all__ = ["Batch", "Dataset", "Modality", "Schema", "__version__", "schema", "write_dataset"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(importlib.import_module(_HOME[name]), name)
+    raise AttributeError(f"module 'modalkit' has no attribute {name!r}")

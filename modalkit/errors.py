@@ -1,0 +1,34 @@
+"""Errors that a person can act on; the command line prints their message, never a traceback."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class ModalkitError(Exception):
+    """Something failed for a reason outside the code; the message says what to do about it."""
+
+    exit_code = 1
+
+
+class InputError(ModalkitError):
+    """What was given (recipe, data, plugin, option) cannot be used as it is."""
+
+    exit_code = 2
+
+
+class RunError(ModalkitError):
+    """Work that had started cannot go on (NaN, disk full, out of memory); what was finished is kept."""
+
+    exit_code = 1
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return `` (did you mean 'x'?)`` for a near miss, else the empty string.
+
+    >>> did_you_mean("imgae", ["image", "label"])
+    " (did you mean 'image'?)"
+    """
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f" (did you mean '{close[0]}'?)" if close else ""

@@ -1,0 +1,203 @@
+"""The contract between the core and its plugins: a modality kind, an objective, a dataset builder.
+
+A plugin is one object of one of the dataclasses below, in a module that an entry point (or a recipe's
+``plugins:`` list) names. There is nothing to inherit from but `Schema`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from torch import Tensor, nn
+    from torch.distributions import Distribution
+
+    Picture = np.ndarray[Any, np.dtype[np.uint8]]  # (height, width) or (height, width, 3)
+
+
+class Settings(BaseModel):
+    """Base of everything a person configures: frozen, and unknown keys are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class CustomNetwork(Settings):
+    """A user's own networks in place of a kind's: ``network: {type: custom, encoder: …, decoder: …}``.
+
+    They keep the kind's contract: the encoder is called as ``encoder(schema, **options)`` and the decoder as
+    ``decoder(schema, latent_dim, **options)``, each returning a module.
+    """
+
+    type: Literal["custom"] = "custom"
+    encoder: str = Field(description="package.module:Name, or file.py:Name relative to the recipe")
+    decoder: str = Field(description="package.module:Name, or file.py:Name relative to the recipe")
+    options: dict[str, Any] = Field({}, description="keyword arguments for both")
+
+    @field_validator("encoder", "decoder")
+    @classmethod
+    def _beside_the_recipe(cls, reference: str, info: ValidationInfo) -> str:
+        """Make a file's path absolute, taking it as relative to the recipe's folder."""
+        folder = (info.context or {}).get("folder")
+        return str(Path(folder) / reference) if folder and ".py:" in reference else reference
+
+
+class Schema(Settings):
+    """What one modality of a recipe is: its sample's shape, how it is stored, and its networks' sizes.
+
+    A modality's entry in a recipe *is* its schema. Subclasses add fields and define `event_shape`; they
+    override `dtype`, `unpack`, `pack` and `valid` where the defaults below do not fit.
+    """
+
+    kind: str = Field(description="Name of the plugin that provides this modality (`modalkit list kinds`).")
+    weight: float = Field(
+        1.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="Weight of this modality's log-likelihood (lambda in the paper).",
+    )
+
+    dtype: ClassVar[Literal["uint8", "int64", "float32"]] = "float32"
+    """How a sample is stored on disk and travels to the device."""
+
+    model_only: ClassVar[frozenset[str]] = frozenset({"weight", "network"})
+    """Names of the fields that configure the model, and so need not agree with the dataset's."""
+
+    @property
+    def event_shape(self) -> tuple[int, ...]:
+        """Shape of one sample, without the batch dimension."""
+        raise TypeError(f"{type(self).__name__} does not define event_shape")
+
+    def unpack(self, stored: Tensor) -> Tensor:
+        """Turn stored samples into the values that encoder and likelihood see.
+
+        Integers become ``int64`` and floats the default dtype. Override to scale, as images do.
+
+        Args:
+            stored: `(batch, *event_shape)` of `dtype`.
+
+        Returns:
+            `(batch, *event_shape)`.
+        """
+        import torch
+
+        return stored.to(torch.get_default_dtype()) if stored.is_floating_point() else stored.long()
+
+    def pack(self, value: Tensor) -> Tensor:
+        """Turn values, `(batch, *event_shape)`, into what is stored; the inverse of `unpack`."""
+        import torch
+
+        return value.to(getattr(torch, self.dtype))
+
+    def valid(self, stored: Tensor) -> Tensor:
+        """Tell, as booleans of shape `(batch,)`, which stored samples can be what this schema describes."""
+        import torch
+
+        if not stored.is_floating_point():
+            return torch.ones(len(stored), dtype=torch.bool)
+        return stored.isfinite().reshape(len(stored), -1).all(1)  # (batch, *event_shape) -> (batch,)
+
+    def facts(self) -> dict[str, Any]:
+        """Return what a dataset must agree on with a recipe: shape, dtype and every field about the data."""
+        fields = self.model_dump(mode="json", exclude=set(self.model_only))
+        return fields | {"event_shape": list(self.event_shape), "dtype": self.dtype}
+
+
+S = TypeVar("S", bound=Schema)
+
+
+@dataclass(frozen=True)
+class Modality(Generic[S]):
+    """A kind of modality: everything the core needs to learn it, and nothing else.
+
+    Attributes:
+        kind: the name recipes use.
+        summary: one line for `modalkit list kinds`.
+        schema: the `Schema` subclass that a recipe's entry is validated by.
+        encoder: `schema ->` module from values `(batch, *event_shape)` to features `(batch, features)`.
+            The core adds the Gaussian head that turns features into an expert q(z|x_m).
+        decoder: `(schema, latent_dim) ->` module from z `(batch, latent_dim)` to raw parameters, anything
+            that `likelihood` understands.
+        likelihood: `(schema, raw) ->` p(x_m|z), a `torch.distributions.Distribution` whose `batch_shape` is
+            `(batch,)` and whose `event_shape` is the schema's. Floating-point kinds must have a `mean`,
+            integer kinds a `mode`: that is what a translation shows.
+        show: `(schema, value) ->` what a person sees of one sample: a uint8 picture `(height, width[, 3])` or
+            a short text.
+        read: `(schema, source) ->` one value `(*event_shape)` from a path or a text, as a person has it.
+        marginal: `(schema, values) ->` the best constant prediction for `values` `(rows, *event_shape)`, a
+            Distribution with `batch_shape` `(1,)`; the baseline that translations are compared with. Optional.
+    """
+
+    kind: str
+    summary: str
+    schema: type[S]
+    encoder: Callable[[S], nn.Module]
+    decoder: Callable[[S, int], nn.Module]
+    likelihood: Callable[[S, Any], Distribution]
+    show: Callable[[S, Tensor], Picture | str]
+    read: Callable[[S, str], Tensor]
+    marginal: Callable[[S, Tensor], Distribution] | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which ELBO terms a step evaluates: T terms over a batch of B rows and M modalities.
+
+    Attributes:
+        terms: T names, such as ``"all"``, ``"only:image"``, ``"random:0"``.
+        given: which modalities each term's posterior is conditioned on, bool `(T, B, M)`.
+        targets: which modalities each term must explain, bool `(T, B, M)`.
+
+    A row takes part in a term if it has a given or a target there; elsewhere it contributes nothing.
+    """
+
+    terms: tuple[str, ...]
+    given: torch.Tensor
+    targets: torch.Tensor
+
+
+O = TypeVar("O", bound=Settings)  # noqa: E741
+
+
+@dataclass(frozen=True)
+class Objective(Generic[O]):
+    """An objective: a plan of ELBO terms for any pattern of presence.
+
+    Attributes:
+        name: the name recipes use.
+        summary: one line for `modalkit list objectives`.
+        options: settings that a recipe's ``objective:`` section is validated by.
+        plan: `(options, present, generator) ->` the step's `Plan`; `present` is bool `(B, M)` on the CPU, and
+            every random choice is drawn from the CPU `generator`.
+        check: `(options, names)` raises `ValueError` with a sentence if these modalities cannot be trained so.
+    """
+
+    name: str
+    summary: str
+    options: type[O]
+    plan: Callable[[O, Tensor, torch.Generator], Plan]
+    check: Callable[[O, tuple[str, ...]], None] = lambda options, names: None
+
+
+@dataclass(frozen=True)
+class Builder(Generic[O]):
+    """A dataset builder: turns raw files into something on disk that a recipe trains on.
+
+    Attributes:
+        name: the name of its `modalkit build-dataset` command.
+        summary: one line for `modalkit list builders`.
+        options: settings; each field becomes a command-line option, its description the help.
+        build: `(options, out)` does the work. It may be killed at any time: run again with the same options
+            it goes on where it stopped, and it ends with the same bytes. It returns one line to print.
+    """
+
+    name: str
+    summary: str
+    options: type[O]
+    build: Callable[[O, Path], str]

@@ -1,0 +1,226 @@
+"""Finds plugins, built-in and third-party alike, and explains what is wrong with those it cannot use."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from dataclasses import dataclass, fields
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from modalkit.errors import InputError, did_you_mean
+from modalkit.plugin import Builder, Modality, Objective, Schema
+
+KINDS, OBJECTIVES, BUILDERS = "modalkit.modalities", "modalkit.objectives", "modalkit.builders"
+"""Entry-point groups."""
+
+_CONTRACT: dict[str, type[Any]] = {KINDS: Modality, OBJECTIVES: Objective, BUILDERS: Builder}
+_WORD = {KINDS: "kind", OBJECTIVES: "objective", BUILDERS: "builder"}
+
+
+@dataclass(frozen=True)
+class Provided:
+    """One plugin that was announced: its name, who provides it, and the object or why it failed to load."""
+
+    name: str
+    provider: str
+    plugin: Any = None
+    failure: str = ""
+
+
+def name_of(plugin: Any) -> str:
+    """Return the name that recipes and commands use for a plugin object."""
+    return str(plugin.kind if isinstance(plugin, Modality) else plugin.name)
+
+
+def _problem(group: str, plugin: Any) -> str:
+    """Say why `plugin` does not keep the contract of `group`, or return the empty string."""
+    contract = _CONTRACT[group]
+    if not isinstance(plugin, contract):
+        return f"it is a {type(plugin).__name__}, not a modalkit.plugin.{contract.__name__}"
+    base = Schema if contract is Modality else None
+    for field in fields(contract):
+        value = getattr(plugin, field.name)
+        if field.type in ("str",) and not (isinstance(value, str) and value):
+            return f"its {field.name!r} must be a text that is not empty"
+        if str(field.type).startswith("Callable") and "None" not in str(field.type) and not callable(value):
+            return f"its {field.name!r} must be callable"
+        if base and field.name == "schema" and not (isinstance(value, type) and issubclass(value, base)):
+            return "its 'schema' must be a subclass of modalkit.plugin.Schema"
+    return ""
+
+
+def _load(group: str, entry: EntryPoint) -> Provided:
+    provider = f"{entry.dist.name} {entry.dist.version}" if entry.dist else "?"
+    try:
+        plugin = entry.load()
+    except (
+        Exception
+    ) as error:  # a stranger's module may raise anything; one bad plugin must not stop the rest
+        return Provided(entry.name, provider, failure=f"{entry.value} raised {type(error).__name__}: {error}")
+    problem = _problem(group, plugin)
+    if not problem and name_of(plugin) != entry.name:
+        problem = f"its entry point is called {entry.name!r} but it calls itself {name_of(plugin)!r}"
+    return Provided(
+        entry.name, provider, None if problem else plugin, problem and f"{entry.value}: {problem}"
+    )
+
+
+@cache
+def _entries(group: str) -> tuple[EntryPoint, ...]:
+    # The same distribution can be seen twice (an editable install run from its own folder): count it once.
+    unique = {(e.name, e.value, e.dist.name if e.dist else ""): e for e in entry_points(group=group)}
+    return tuple(sorted(unique.values(), key=lambda e: e.name))
+
+
+_from_files: dict[str, dict[str, Provided]] = {group: {} for group in _CONTRACT}
+
+
+def names(group: str) -> list[str]:
+    """Return the announced names in a group, without importing any plugin."""
+    return sorted({e.name for e in _entries(group)} | set(_from_files[group]))
+
+
+def provided(group: str) -> list[Provided]:
+    """Load every plugin of a group and return them all, those that failed with their reason."""
+    return [_load(group, entry) for entry in _entries(group)] + list(_from_files[group].values())
+
+
+def get(group: str, name: str) -> Any:
+    """Return the plugin `name` of a group.
+
+    Raises:
+        InputError: no such plugin (with the nearest name), two of them, or it failed to load (with the cause).
+    """
+    word = _WORD[group]
+    found = [e for e in _entries(group) if e.name == name]
+    if name in _from_files[group]:
+        if found:
+            who = found[0].dist.name if found[0].dist else "an installed package"
+            raise InputError(
+                f"{word} '{name}' is provided twice: by {_from_files[group][name].provider} and by {who}; "
+                f"rename the one in your file"
+            )
+        return _from_files[group][name].plugin
+    if not found:
+        known = names(group)
+        raise InputError(f"unknown {word} '{name}'{did_you_mean(name, known)}; known: {', '.join(known)}")
+    if len(found) > 1:
+        who = " and ".join(sorted(e.dist.name if e.dist else "?" for e in found))
+        raise InputError(f"{word} '{name}' is provided twice: by {who}; uninstall one of them")
+    loaded = _load(group, found[0])
+    if loaded.failure:
+        raise InputError(f"{word} '{name}' of {loaded.provider} cannot be used: {loaded.failure}")
+    return loaded.plugin
+
+
+def modality(kind: str) -> Modality[Any]:
+    """Return the modality plugin of a kind."""
+    found: Modality[Any] = get(KINDS, kind)
+    return found
+
+
+def schema(kind: str, **fields: Any) -> Schema:
+    """Return a validated schema, for example ``schema("vector", size=5)``.
+
+    Args:
+        kind: a modality kind.
+        fields: what a recipe would say of it.
+
+    Raises:
+        InputError: unknown kind or fields that the kind refuses.
+    """
+    from pydantic import ValidationError
+
+    try:
+        made: Schema = modality(kind).schema(kind=kind, **fields)
+    except ValidationError as error:
+        wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        raise InputError(f"schema of kind '{kind}': {wrong}") from None
+    return made
+
+
+def import_file(path: Path) -> ModuleType:
+    """Import a Python file that is not on the path, once.
+
+    Raises:
+        InputError: there is no such file, or it raised when imported.
+    """
+    path = path.resolve()
+    name = f"modalkit_file_{path.stem}_{abs(hash(str(path)))}"
+    if name in sys.modules:
+        return sys.modules[name]
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise InputError(f"{path}: not a Python file; its name must end in .py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[name]
+        at = getattr(error, "lineno", None) or _last_line(error, path)
+        raise InputError(f"{path}{f':{at}' if at else ''}: raised {type(error).__name__}: {error}") from error
+    return module
+
+
+def _last_line(error: BaseException, path: Path) -> int | None:
+    """Return the line of `path` that an exception passed through last."""
+    line, trace = None, error.__traceback__
+    while trace:
+        if trace.tb_frame.f_code.co_filename == str(path):
+            line = trace.tb_lineno
+        trace = trace.tb_next
+    return line
+
+
+def add_file(path: Path) -> list[str]:
+    """Register every plugin object that a Python file defines, and return their names.
+
+    Raises:
+        InputError: the file cannot be imported, defines no plugin, or one that breaks the contract.
+    """
+    module, added = import_file(path), []
+    for plugin in vars(module).values():
+        for group, contract in _CONTRACT.items():
+            if isinstance(plugin, contract):
+                if problem := _problem(group, plugin):
+                    raise InputError(f"{path}: {contract.__name__} '{name_of(plugin)}': {problem}")
+                known = _from_files[group].get(name_of(plugin))
+                if known and known.plugin is not plugin:
+                    raise InputError(
+                        f"{path}: {_WORD[group]} '{name_of(plugin)}' is also defined by {known.provider}"
+                    )
+                _from_files[group][name_of(plugin)] = Provided(name_of(plugin), str(path), plugin)
+                added.append(name_of(plugin))
+    if not added:
+        raise InputError(f"{path}: defines no plugin; it needs a module-level modalkit.plugin.Modality")
+    return added
+
+
+def import_object(reference: str) -> Any:
+    """Return what ``package.module:Name`` or ``path/to/file.py:Name`` refers to.
+
+    Raises:
+        InputError: the reference is malformed, or cannot be imported.
+    """
+    where, _, name = reference.rpartition(":")
+    if not where or not name:
+        raise InputError(f"'{reference}': write package.module:Name or path/to/file.py:Name")
+    if where.endswith(".py"):
+        module = import_file(Path(where))
+    else:
+        try:
+            module = importlib.import_module(where)
+        except ImportError as error:
+            raise InputError(f"'{reference}': {error}") from error
+    if not hasattr(module, name):
+        known = [n for n in vars(module) if not n.startswith("_")]
+        raise InputError(f"'{reference}': {where} has no '{name}'{did_you_mean(name, known)}")
+    return getattr(module, name)

@@ -1,0 +1,1 @@
+"""Dataset builders, one a file; found through entry points."""
