@@ -379,7 +379,7 @@ class Dataset:
         shard = torch.bucketize(rows, self._starts[1:], right=True)
         local = rows - self._starts[shard]
         values = {n: v.new_empty((len(rows), *v.shape[1:])) for n, v in self._values[0].items()}
-        for index in shard.unique().tolist():
+        for index in sorted(set(shard.tolist())):
             at = (shard == index).nonzero().squeeze(1)  # (rows of this shard,)
             for name in self.names:
                 values[name][at] = self._values[index][name][local[at]]

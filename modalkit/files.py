@@ -53,7 +53,11 @@ def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file atomically."""
-    write_atomic(path, lambda temporary: temporary.write_bytes(text.encode()) and None)
+
+    def write(temporary: Path) -> None:
+        temporary.write_bytes(text.encode())
+
+    write_atomic(path, write)
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -145,6 +145,21 @@ class Modality(Generic[S]):
     marginal: Callable[[S, Tensor], Distribution] | None = None
 
 
+class ObjectiveOptions(Settings):
+    """What every objective can be told; an objective's own options add to it."""
+
+    name: str = Field("mvae", description="Name of the objective (`modalkit list objectives`).")
+    beta: float = Field(
+        1.0, ge=0, allow_inf_nan=False, description="Weight of the KL term after the warm-up."
+    )
+    warmup_epochs: float = Field(
+        0,
+        ge=0,
+        allow_inf_nan=False,
+        description="Epochs over which beta rises linearly from 0, step by step.",
+    )
+
+
 @dataclass(frozen=True)
 class Plan:
     """Which ELBO terms a step evaluates: T terms over a batch of B rows and M modalities.
@@ -162,11 +177,12 @@ class Plan:
     targets: torch.Tensor
 
 
-O = TypeVar("O", bound=Settings)  # noqa: E741
+OptionsT = TypeVar("OptionsT", bound=ObjectiveOptions)
+SettingsT = TypeVar("SettingsT", bound=Settings)
 
 
 @dataclass(frozen=True)
-class Objective(Generic[O]):
+class Objective(Generic[OptionsT]):
     """An objective: a plan of ELBO terms for any pattern of presence.
 
     Attributes:
@@ -175,18 +191,18 @@ class Objective(Generic[O]):
         options: settings that a recipe's ``objective:`` section is validated by.
         plan: `(options, present, generator) ->` the step's `Plan`; `present` is bool `(B, M)` on the CPU, and
             every random choice is drawn from the CPU `generator`.
-        check: `(options, names)` raises `ValueError` with a sentence if these modalities cannot be trained so.
+        check: `(options, names)` raises `ValueError`, with a sentence, if these modalities cannot be trained so.
     """
 
     name: str
     summary: str
-    options: type[O]
-    plan: Callable[[O, Tensor, torch.Generator], Plan]
-    check: Callable[[O, tuple[str, ...]], None] = lambda options, names: None
+    options: type[OptionsT]
+    plan: Callable[[OptionsT, Tensor, torch.Generator], Plan]
+    check: Callable[[OptionsT, tuple[str, ...]], None] = lambda options, names: None
 
 
 @dataclass(frozen=True)
-class Builder(Generic[O]):
+class Builder(Generic[SettingsT]):
     """A dataset builder: turns raw files into something on disk that a recipe trains on.
 
     Attributes:
@@ -199,5 +215,5 @@ class Builder(Generic[O]):
 
     name: str
     summary: str
-    options: type[O]
-    build: Callable[[O, Path], str]
+    options: type[SettingsT]
+    build: Callable[[SettingsT, Path], str]

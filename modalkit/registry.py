@@ -94,7 +94,7 @@ def get(group: str, name: str) -> Any:
     """Return the plugin `name` of a group.
 
     Raises:
-        InputError: no such plugin (with the nearest name), two of them, or it failed to load (with the cause).
+        InputError: no such plugin (names the nearest), two of them, or one that failed to load (with the cause).
     """
     word = _WORD[group]
     found = [e for e in _entries(group) if e.name == name]
