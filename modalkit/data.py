@@ -144,9 +144,7 @@ def write_shard(out: Path, index: int, schemas: Mapping[str, Schema], rows: Rows
                 f"(NaN or out of range); correct it, or mark it absent"
             )
         # Zeros where absent: what happened to stand there must not change the bytes.
-        tensors[f"value.{name}"] = np.where(
-            present.reshape(-1, *[1] * (value.ndim - 1)), value, value.dtype.type(0)
-        )
+        tensors[f"value.{name}"] = np.where(present.reshape(-1, *[1] * (value.ndim - 1)), value, value.dtype.type(0))
     tensors["present"] = np.stack([np.asarray(rows.present[n], dtype=bool) for n in schemas], 1)
     tensors["split"] = np.asarray(rows.split, dtype=np.uint8)
     encoded = [k.encode() for k in rows.keys]
@@ -171,9 +169,7 @@ class DatasetWriter:
         InputError: `out` holds something else.
     """
 
-    def __init__(
-        self, out: Path, schemas: Mapping[str, Schema], builder: Mapping[str, Any], shards: int
-    ) -> None:
+    def __init__(self, out: Path, schemas: Mapping[str, Schema], builder: Mapping[str, Any], shards: int) -> None:
         self.out, self.schemas, self.shards = out, dict(schemas), shards
         self.builder: dict[str, Any] = json.loads(json.dumps(dict(builder)))
         begun = {
@@ -206,9 +202,7 @@ class DatasetWriter:
 
     def pending(self) -> list[int]:
         """Return the indices of the shards that are not written yet."""
-        return (
-            [] if self.complete else [i for i in range(self.shards) if not shard_path(self.out, i).exists()]
-        )
+        return [] if self.complete else [i for i in range(self.shards) if not shard_path(self.out, i).exists()]
 
     def finish(self) -> Manifest:
         """Count and checksum the shards, write the manifest, and return it.
@@ -228,9 +222,7 @@ class DatasetWriter:
             set_aside += about["set_aside"]
             with path.open("rb") as handle:
                 digest = hashlib.file_digest(handle, "sha256").hexdigest()
-            facts.append(
-                ShardFacts(file=path.name, rows=about["rows"], bytes=path.stat().st_size, sha256=digest)
-            )
+            facts.append(ShardFacts(file=path.name, rows=about["rows"], bytes=path.stat().st_size, sha256=digest))
         rows = sum(s.rows for s in facts)
         if set_aside:
             lines = "".join(f"{source}\t{' '.join(reason.split())}\n" for source, reason in set_aside)
@@ -310,9 +302,7 @@ def _open_shard(path: Path, rows: int | None = None) -> tuple[dict[str, Tensor],
             about = json.loads((shard.metadata() or {})["modalkit"])
             tensors = {key: shard.get_tensor(key) for key in shard.keys()}  # noqa: SIM118 (it is no dict)
     except FileNotFoundError:
-        raise InputError(
-            f"{path}: this shard is missing; run the command that builds the dataset again"
-        ) from None
+        raise InputError(f"{path}: this shard is missing; run the command that builds the dataset again") from None
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise InputError(f"{path}: this shard is truncated or damaged ({error}); {remedy}") from None
     if rows is not None and about["rows"] != rows:
@@ -333,9 +323,7 @@ class Dataset:
         InputError: missing, half-built or damaged; the message says what to do.
     """
 
-    def __init__(
-        self, path: Path | str, names: Sequence[str] | None = None, *, in_memory: bool | None = None
-    ) -> None:
+    def __init__(self, path: Path | str, names: Sequence[str] | None = None, *, in_memory: bool | None = None) -> None:
         self.path = Path(path)
         self.manifest = read_manifest(self.path)
         self.names = tuple(names) if names is not None else tuple(self.manifest.modalities)
@@ -464,25 +452,18 @@ def write_dataset(
     """
     out, names = Path(out), list(schemas)
     if set(values) != set(names):
-        raise InputError(
-            f"values are for {sorted(values)}, schemas for {sorted(names)}; they must be the same"
-        )
+        raise InputError(f"values are for {sorted(values)}, schemas for {sorted(names)}; they must be the same")
     total = len(next(iter(values.values()))) if names else 0
     stored: dict[str, Array] = {}
     for name, schema in schemas.items():
         value = torch.as_tensor(values[name])
         if value.shape != (total, *schema.event_shape):
-            raise InputError(
-                f"modality '{name}': got {tuple(value.shape)}, expected {(total, *schema.event_shape)}"
-            )
+            raise InputError(f"modality '{name}': got {tuple(value.shape)}, expected {(total, *schema.event_shape)}")
         try:
             stored[name] = _stored(schema, value)
         except ValueError as error:
             raise InputError(f"modality '{name}': {error}") from None
-    there = {
-        n: np.asarray(present[n], dtype=bool) if present and n in present else np.ones(total, bool)
-        for n in names
-    }
+    there = {n: np.asarray(present[n], dtype=bool) if present and n in present else np.ones(total, bool) for n in names}
     if unknown := set(present or {}) - set(names):
         raise InputError(f"present names {sorted(unknown)}, which no schema describes")
     keys = list(keys) if keys is not None else [str(i) for i in range(total)]
@@ -496,9 +477,7 @@ def write_dataset(
         raise InputError(f"{out}: holds a dataset already; choose another folder or delete it")
     for index in range(shards):
         part = slice(index * shard_rows, (index + 1) * shard_rows)
-        rows = Rows(
-            {n: stored[n][part] for n in names}, {n: there[n][part] for n in names}, which[part], keys[part]
-        )
+        rows = Rows({n: stored[n][part] for n in names}, {n: there[n][part] for n in names}, which[part], keys[part])
         write_shard(out, index, schemas, rows)
     return writer.finish()
 
@@ -510,10 +489,7 @@ def _stored(schema: Schema, value: Tensor) -> Array:
         value = value.to(torch.uint8)
     if value.is_floating_point() or target.kind == "f":
         return np.asarray(schema.pack(value).numpy())
-    if (
-        value.numel()
-        and not np.iinfo(target).min <= int(value.min()) <= int(value.max()) <= np.iinfo(target).max
-    ):
+    if value.numel() and not np.iinfo(target).min <= int(value.min()) <= int(value.max()) <= np.iinfo(target).max:
         raise ValueError(f"integers from {int(value.min())} to {int(value.max())} do not fit {target}")
     return value.numpy().astype(target)
 

@@ -33,14 +33,10 @@ def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
         write(temporary)
         with temporary.open("rb") as handle:
             os.fsync(handle.fileno())
-        os.replace(temporary, path)
+        temporary.replace(path)
     except Exception as error:  # not only OSError: safetensors and torch.save raise their own for a full disk
         temporary.unlink(missing_ok=True)
-        full = (
-            getattr(error, "errno", None) in _FULL
-            or "os error 28" in str(error)
-            or "os error 27" in str(error)
-        )
+        full = getattr(error, "errno", None) in _FULL or "os error 28" in str(error) or "os error 27" in str(error)
         if full or "file write failed" in str(error):
             raise RunError(
                 f"{path}: cannot write, the disk is full; free some space and run the same command again "
@@ -80,9 +76,7 @@ def locked(folder: Path, doing: str) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        raise InputError(
-            f"{folder}: another process is {doing} here; wait for it or choose another folder"
-        ) from None
+        raise InputError(f"{folder}: another process is {doing} here; wait for it or choose another folder") from None
     try:
         yield
     finally:

@@ -149,9 +149,7 @@ class ObjectiveOptions(Settings):
     """What every objective can be told; an objective's own options add to it."""
 
     name: str = Field("mvae", description="Name of the objective (`modalkit list objectives`).")
-    beta: float = Field(
-        1.0, ge=0, allow_inf_nan=False, description="Weight of the KL term after the warm-up."
-    )
+    beta: float = Field(1.0, ge=0, allow_inf_nan=False, description="Weight of the KL term after the warm-up.")
     warmup_epochs: float = Field(
         0,
         ge=0,

@@ -24,9 +24,7 @@ def bar(total: int | None, what: str, *, unit: str = "it", initial: int = 0, **k
         "ascii": None if live else True,
         "ncols": None if live else 100,
     } | kwargs
-    return tqdm(
-        total=total, desc=what, unit=unit, initial=initial, file=sys.stderr, dynamic_ncols=live, **kwargs
-    )
+    return tqdm(total=total, desc=what, unit=unit, initial=initial, file=sys.stderr, dynamic_ncols=live, **kwargs)
 
 
 def say(line: str) -> None:

@@ -58,16 +58,12 @@ def _load(group: str, entry: EntryPoint) -> Provided:
     provider = f"{entry.dist.name} {entry.dist.version}" if entry.dist else "?"
     try:
         plugin = entry.load()
-    except (
-        Exception
-    ) as error:  # a stranger's module may raise anything; one bad plugin must not stop the rest
+    except Exception as error:  # a stranger's module may raise anything; one bad plugin must not stop the rest
         return Provided(entry.name, provider, failure=f"{entry.value} raised {type(error).__name__}: {error}")
     problem = _problem(group, plugin)
     if not problem and name_of(plugin) != entry.name:
         problem = f"its entry point is called {entry.name!r} but it calls itself {name_of(plugin)!r}"
-    return Provided(
-        entry.name, provider, None if problem else plugin, problem and f"{entry.value}: {problem}"
-    )
+    return Provided(entry.name, provider, None if problem else plugin, problem and f"{entry.value}: {problem}")
 
 
 @cache
@@ -194,9 +190,7 @@ def add_file(path: Path) -> list[str]:
                     raise InputError(f"{path}: {contract.__name__} '{name_of(plugin)}': {problem}")
                 known = _from_files[group].get(name_of(plugin))
                 if known and known.plugin is not plugin:
-                    raise InputError(
-                        f"{path}: {_WORD[group]} '{name_of(plugin)}' is also defined by {known.provider}"
-                    )
+                    raise InputError(f"{path}: {_WORD[group]} '{name_of(plugin)}' is also defined by {known.provider}")
                 _from_files[group][name_of(plugin)] = Provided(name_of(plugin), str(path), plugin)
                 added.append(name_of(plugin))
     if not added:

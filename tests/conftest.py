@@ -1,0 +1,18 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real data sets that MODALKIT_DATA names; a test that needs it skips without."""
+    folder = os.environ.get("MODALKIT_DATA")
+    if not folder or not Path(folder).is_dir():
+        pytest.skip("MODALKIT_DATA does not name a folder of real data")
+    return Path(folder)
