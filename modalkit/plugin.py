@@ -187,15 +187,15 @@ class Objective(Generic[OptionsT]):
         name: the name recipes use.
         summary: one line for `modalkit list objectives`.
         options: settings that a recipe's ``objective:`` section is validated by.
-        plan: `(options, present, generator) ->` the step's `Plan`; `present` is bool `(B, M)` on the CPU, and
-            every random choice is drawn from the CPU `generator`.
+        plan: `(options, names, present, generator) ->` the step's `Plan`; `present` is bool `(B, M)` on the CPU,
+            columns in the order of the M `names`, and every random choice is drawn from the CPU `generator`.
         check: `(options, names)` raises `ValueError`, with a sentence, if these modalities cannot be trained so.
     """
 
     name: str
     summary: str
     options: type[OptionsT]
-    plan: Callable[[OptionsT, Tensor, torch.Generator], Plan]
+    plan: Callable[[OptionsT, tuple[str, ...], Tensor, torch.Generator], Plan]
     check: Callable[[OptionsT, tuple[str, ...]], None] = lambda options, names: None
 
 

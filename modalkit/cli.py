@@ -1,0 +1,298 @@
+"""The command line: each command a few lines over the library. Heavy imports wait until a command needs them."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import os
+import signal as signals
+import sys
+from collections.abc import Callable
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, get_args
+
+import typer
+from typer.core import TyperGroup
+
+from modalkit.errors import ModalkitError, is_out_of_memory
+
+if TYPE_CHECKING:
+    from modalkit.evaluation import Translation
+
+EPILOG = (
+    "Exit codes: 0 done; 1 a run could not go on (NaN, disk full, out of memory); 2 something given cannot be used "
+    "(recipe, data, plugin, option); 130 and 143 stopped by Ctrl-C or SIGTERM, with everything kept. "
+    "MODALKIT_TRACEBACK=1 shows Python's traceback with an error."
+)
+
+app = typer.Typer(
+    help="Learn from N modalities with any of them missing; then infer any from any others.",
+    epilog=EPILOG,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+def _guarded(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Turn what a person can mend into one message and an exit code."""
+
+    @functools.wraps(command)
+    def run(*args: Any, **kwargs: Any) -> None:
+        try:
+            command(*args, **kwargs)
+        except KeyboardInterrupt:
+            typer.echo("stopped; the same command goes on where it stopped", err=True)
+            raise typer.Exit(128 + signals.SIGINT) from None
+        except BrokenPipeError:  # the reader of a pipe, such as head, has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        except Exception as error:
+            memory = is_out_of_memory(error)
+            if os.environ.get("MODALKIT_TRACEBACK") or not (memory or isinstance(error, ModalkitError)):
+                raise
+            if memory:
+                message, code = f"out of memory; lower train.batch_size or use smaller networks ({error})", 1
+            else:
+                message, code = str(error), error.exit_code  # type: ignore[attr-defined]  # the ModalkitError of above
+            typer.echo(f"error: {message}", err=True)
+            raise typer.Exit(code) from None
+
+    return run
+
+
+Overrides = Annotated[
+    list[str],
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Replace a value of the recipe, e.g. train.max_steps=5; repeatable."
+    ),
+]
+RecipeArgument = Annotated[
+    str, typer.Argument(metavar="RECIPE", help="A recipe's file, the name of one that ships, or a run folder.")
+]
+
+
+def _find(recipe: str) -> tuple[Path, Path]:
+    """Return a recipe's file and the run folder that belongs to it by default."""
+    from modalkit.recipe import shipped
+
+    path = Path(recipe)
+    if (path / "recipe.yaml").is_file():
+        return path / "recipe.yaml", path
+    known = shipped()
+    if (
+        not path.exists()
+        and path.stem in known
+        and str(path) in (path.stem, f"{path.stem}.yaml", f"recipes/{path.name}")
+    ):
+        path = known[path.stem][0]
+    return path, Path("runs") / path.stem
+
+
+@app.command()
+@_guarded
+def train(
+    recipe: RecipeArgument,
+    out: Annotated[Path | None, typer.Option(help="The run folder; runs/NAME-OF-RECIPE by default.")] = None,
+    overrides: Overrides = [],  # noqa: B006  (typer reads the default, nobody writes to it)
+    device: Annotated[str | None, typer.Option(help="auto, cpu or gpu; the recipe's train.accelerator.")] = None,
+    devices: Annotated[int | None, typer.Option(min=1, help="How many; the recipe's train.devices.")] = None,
+    precision: Annotated[str | None, typer.Option(help="32, 64, bf16-mixed or 16-mixed.")] = None,
+) -> None:
+    """Train what a recipe describes, or go on with a run that stopped.
+
+    Builds the dataset first where the recipe says how and it is not there. Killed, interrupted or finished, a run
+    goes on when the same command is given again (or `modalkit train RUN`), as if it had never stopped.
+
+    Example: modalkit train recipes/quickstart.yaml
+    """
+    flags = {"accelerator": device, "devices": devices, "precision": precision}
+    given = [f"train.{key}={value}" for key, value in flags.items() if value is not None]
+    from modalkit.recipe import load_recipe
+
+    path, run = _find(recipe)
+    loaded = load_recipe(path, [*overrides, *given])
+    from modalkit.building import ensure_dataset
+
+    ensure_dataset(loaded)
+    from modalkit.trainer import train as fit
+
+    run = out or run
+    result = fit(loaded, run)
+    if result.signal:
+        typer.echo(f"stopped at step {result.progress.step}; go on with: modalkit train {run}", err=True)
+        raise typer.Exit(128 + result.signal)
+    if result.translations:
+        _print_translations(list(result.translations), list(loaded.modalities), result.held_out)
+    typer.echo(f"{result.ended}: {run}  (look at {run / 'pictures' / 'final.png'})")
+
+
+def _print_translations(results: list[Translation], names: list[str], split: str) -> None:
+    """Print how far each prediction is above the training mean's, in nats per dimension."""
+    from modalkit.evaluation import table
+
+    rows = max(r.rows for r in results)
+    error = max(r.standard_error for r in results)
+    typer.echo(
+        f"\nNats per dimension above predicting the training mean, on {rows} {split} rows "
+        f"(standard errors up to {error:.4f}):\n\n{table(results, names)}\n"
+    )
+
+
+class _BuilderGroup(TyperGroup):
+    """Lists and makes a command for each installed builder, and imports only the one that is asked for."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        from modalkit import registry
+
+        return registry.names(registry.BUILDERS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        from modalkit import registry
+
+        if cmd_name not in registry.names(registry.BUILDERS):
+            return None
+        one = typer.Typer(pretty_exceptions_enable=False, rich_markup_mode=None, add_completion=False)
+        one.command(cmd_name)(_builder_command(cmd_name))
+        return typer.main.get_command(one)
+
+
+builders = typer.Typer(cls=_BuilderGroup, no_args_is_help=True, rich_markup_mode=None)
+
+
+@builders.callback()
+def _builders() -> None:
+    """Turn raw files into a dataset of N modalities.
+
+    Killed or interrupted, a build goes on when the same command is given again, and ends with the same bytes.
+
+    Example: modalkit build-dataset sample-faces --out data/faces --count 500
+    """
+
+
+app.add_typer(builders, name="build-dataset")
+
+
+def _builder_command(name: str) -> Callable[..., Any]:
+    """Return a function whose signature is a builder's options."""
+    from modalkit import registry
+    from modalkit.building import build
+
+    try:
+        builder = registry.get(registry.BUILDERS, name)
+    except ModalkitError as error:  # one broken plugin must not break the help of the others
+        return _guarded(functools.partial(_fail, error))
+
+    def run(out: Path, **options: Any) -> None:
+        typer.echo(build(name, out, {key: value for key, value in options.items() if value is not None}))
+
+    parameters = [_option("out", Path, ..., "The folder to make.")]
+    for key, field in builder.options.model_fields.items():
+        default = ... if field.is_required() else field.get_default(call_default_factory=True)
+        parameters.append(_option(key, field.annotation, default, field.description or ""))
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # what typer reads
+    run.__annotations__ = {p.name: p.annotation for p in parameters}
+    run.__doc__ = builder.summary
+    return _guarded(run)
+
+
+def _fail(error: ModalkitError) -> None:
+    """A builder that cannot be loaded."""
+    raise error
+
+
+def _option(name: str, annotation: Any, default: Any, help_text: str) -> inspect.Parameter:
+    """Return a keyword parameter that typer turns into ``--name``; pydantic checks the value's range."""
+    kinds = [a for a in (get_args(annotation) or (annotation,)) if a in (bool, int, float, Path)]
+    kind = kinds[0] if kinds else str
+    declared = Annotated[kind if default is ... else kind | None, typer.Option(help=help_text)]  # type: ignore[valid-type]
+    empty = inspect.Parameter.empty
+    return inspect.Parameter(
+        name, inspect.Parameter.KEYWORD_ONLY, default=empty if default is ... else default, annotation=declared
+    )
+
+
+@app.command(name="inspect")
+@_guarded
+def inspect_dataset(
+    dataset: Annotated[Path, typer.Argument(help="The dataset's folder.")],
+    rows: Annotated[int, typer.Option(min=1, max=64, help="Rows on the picture sheet.")] = 8,
+    sheet: Annotated[Path | None, typer.Option(help="Where the sheet goes; DATASET/sheet.png by default.")] = None,
+    verify: Annotated[bool, typer.Option("--verify", help="Compare every shard with its checksum.")] = False,
+) -> None:
+    """Show what a dataset holds: counts, presence and sizes, and a sheet of pictures of its first rows."""
+    from modalkit.data import Dataset
+    from modalkit.inspection import describe, save_sheet
+
+    opened = Dataset(dataset, in_memory=False)
+    typer.echo(describe(opened, verify=verify))
+    typer.echo(f"pictures: {save_sheet(opened, rows, sheet or dataset / 'sheet.png')}")
+
+
+@app.command()
+@_guarded
+def validate(
+    recipe: Annotated[list[str], typer.Argument(metavar="RECIPE...", help="Recipes' files or names.")],
+    overrides: Overrides = [],  # noqa: B006
+) -> None:
+    """Check recipes whole, without training: every error at once, each with its file and line."""
+    from modalkit.recipe import load_recipe
+
+    for name in recipe:
+        path, _ = _find(name)
+        loaded = load_recipe(path, overrides)
+        typer.echo(f"{path}: ok: {len(loaded.modalities)} modalities ({', '.join(loaded.modalities)})")
+
+
+@app.command()
+@_guarded
+def schema() -> None:
+    """Print the JSON Schema of recipes, from which editors complete and check."""
+    import json
+
+    from modalkit.recipe import recipe_schema
+
+    typer.echo(json.dumps(recipe_schema(), indent=2))
+
+
+class What(StrEnum):
+    """What `list` can list."""
+
+    kinds = "kinds"
+    objectives = "objectives"
+    builders = "builders"
+    recipes = "recipes"
+
+
+@app.command(name="list")
+@_guarded
+def list_plugins(
+    what: Annotated[What | None, typer.Argument(help="One of these; all by default.")] = None,
+) -> None:
+    """List what is installed, a line each, and who provides it."""
+    for section in [what] if what else list(What):
+        typer.echo(f"{section.value}:")
+        for name, summary, provider in _listing(section):
+            typer.echo(f"  {name:<20} {summary}  [{provider}]")
+
+
+def _listing(what: What) -> list[tuple[str, str, str]]:
+    from modalkit import registry
+
+    if what is What.recipes:
+        from modalkit.recipe import shipped
+
+        return [(name, summary, str(path)) for name, (path, summary) in shipped().items()]
+    group = {What.kinds: registry.KINDS, What.objectives: registry.OBJECTIVES, What.builders: registry.BUILDERS}[what]
+    found = registry.provided(group)
+    return [(p.name, p.plugin.summary if p.plugin else f"CANNOT BE USED: {p.failure}", p.provider) for p in found]
+
+
+def main() -> None:
+    """Run the command line."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

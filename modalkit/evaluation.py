@@ -1,0 +1,136 @@
+"""What a trained model can tell of one modality from another, on held-out rows, in nats."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+
+import torch
+from torch import Tensor
+
+from modalkit import registry
+from modalkit.data import Dataset
+from modalkit.engine import evaluate_plan
+from modalkit.model import MultimodalVAE
+from modalkit.plugin import Plan, Schema
+from modalkit.progress import bar
+from modalkit.randomness import generator
+
+ALL = "all"
+_MOST_SINGLES = 24
+_MARGINAL_ROWS = 4096
+
+
+@dataclass(frozen=True)
+class Translation:
+    """How well one modality is predicted from another (or from all), averaged over held-out rows.
+
+    Attributes:
+        given: the modality that was given, or ``"all"``.
+        want: the one that was predicted.
+        rows: how many rows had both.
+        log_px: mean of log p(x_want|z), z drawn from q(z|x_given), nats per dimension of `want`.
+        margin: how much that is above the training mean's prediction, nats per dimension; None where the kind
+            has no `marginal`.
+        standard_error: of `margin` over rows (of `log_px` without one).
+    """
+
+    given: str
+    want: str
+    rows: int
+    log_px: float
+    margin: float | None
+    standard_error: float
+
+
+def single_and_all_plan(names: Sequence[str], present: Tensor) -> Plan:
+    """Return the plan that asks for every present modality, given all of them and given each alone.
+
+    Above 24 modalities only the term with all is kept.
+
+    Args:
+        names: the modalities.
+        present: bool `(batch, modalities)`.
+    """
+    singles = torch.eye(len(names), dtype=torch.bool)[:, None] & present  # (modalities, batch, modalities)
+    few = len(names) <= _MOST_SINGLES
+    given = torch.stack([present, *(singles if few else [])])
+    return Plan((ALL, *(names if few else ())), given, present & given.any(-1, keepdim=True))
+
+
+@torch.no_grad()
+def translations(
+    model: MultimodalVAE, dataset: Dataset, rows: Tensor, *, seed: int = 0, batch_size: int = 50
+) -> list[Translation]:
+    """Score every modality given all, and given each single one, against the training mean's prediction.
+
+    Args:
+        model: put in eval mode here.
+        dataset: what the model was trained on; its training rows (at most 4,096, evenly spread) give the means.
+        rows: the held-out rows, int64 `(rows,)`.
+        seed: draws z, once a row and term.
+        batch_size: rows at a time.
+    """
+    model.eval()
+    baseline = _marginal_log_px(model.schemas, dataset, rows)
+    scores: list[dict[str, Tensor]] = []  # a batch: per modality (terms, batch)
+    asked: list[Tensor] = []
+    terms: tuple[str, ...] = ()
+    with bar(len(rows), "translations", unit="row", leave=False) as progress:
+        for index, part in enumerate(rows.split(batch_size)):
+            plan = single_and_all_plan(model.names, dataset.present[part])
+            noise = torch.randn(
+                len(plan.terms), len(part), model.latent_dim, generator=generator(seed, "translations", index)
+            )
+            result = evaluate_plan(model, dataset[part].to(model.device), plan, noise.to(model.device, model.dtype))
+            scores.append({n: v.cpu().double() for n, v in result.log_px.items()})
+            asked.append(plan.targets)
+            terms = plan.terms
+            progress.update(len(part))
+    wanted = torch.cat(asked, 1)  # (terms, rows, modalities)
+    table = []
+    for column, want in enumerate(model.names):
+        size = prod(model.schemas[want].event_shape)
+        log_px = torch.cat([s[want] for s in scores], 1) / size  # (terms, rows)
+        for term, given in enumerate(terms):
+            kept = wanted[term, :, column]
+            if not kept.any():
+                continue
+            score = log_px[term, kept]
+            margin = score - baseline[want][kept] / size if want in baseline else None
+            spread = (score if margin is None else margin).std(correction=0) / kept.sum().sqrt()
+            mean_margin = None if margin is None else float(margin.mean())
+            table.append(Translation(given, want, int(kept.sum()), float(score.mean()), mean_margin, float(spread)))
+    return table
+
+
+def _marginal_log_px(schemas: dict[str, Schema], dataset: Dataset, rows: Tensor) -> dict[str, Tensor]:
+    """Return log p of `rows` under each kind's best constant prediction for the training rows, `(rows,)`."""
+    train = dataset.rows("train")
+    train = train[:: max(1, len(train) // _MARGINAL_ROWS)][:_MARGINAL_ROWS]
+    fitted, tested = dataset[train], dataset[rows]
+    baseline = {}
+    for column, (name, schema) in enumerate(schemas.items()):
+        marginal, seen = registry.modality(schema.kind).marginal, fitted.present[:, column]
+        if marginal is not None and seen.any():
+            constant = marginal(schema, schema.unpack(fitted.values[name][seen]))
+            baseline[name] = constant.log_prob(schema.unpack(tested.values[name])).double()
+    return baseline
+
+
+def table(results: Sequence[Translation], names: Sequence[str]) -> str:
+    """Lay translations out as text: a row for what was given, a column for what was predicted, margins in nats."""
+    cells = {(r.given, r.want): r for r in results}
+    given = [g for g in (ALL, *names) if any(r.given == g for r in results)]
+    width = max(9, *(len(n) + 2 for n in names))
+    head = max(len(g) for g in given) + 6
+    lines = [" " * head + "".join(n.rjust(width) for n in names)]
+    for g in given:
+        line = f"given {g}".ljust(head)
+        for want in names:
+            cell = cells.get((g, want))
+            value = "-" if cell is None else f"{cell.log_px:.4f}" if cell.margin is None else f"{cell.margin:+.4f}"
+            line += value.rjust(width)
+        lines.append(line)
+    return "\n".join(lines)

@@ -1,0 +1,76 @@
+"""What a dataset holds, for a person to read and look at."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import torch
+
+from modalkit import registry
+from modalkit.data import Dataset
+from modalkit.errors import InputError
+from modalkit.files import write_atomic
+from modalkit.pictures import dataset_sheet
+from modalkit.plugin import Schema
+
+
+def schemas(dataset: Dataset) -> dict[str, Schema]:
+    """Return the schemas that a dataset was written with, as its manifest records them."""
+    derived = {"event_shape", "dtype"}
+    facts = {n: dataset.manifest.modalities[n].facts for n in dataset.names}
+    return {n: registry.schema(**{k: v for k, v in f.items() if k not in derived}) for n, f in facts.items()}
+
+
+def describe(dataset: Dataset, *, verify: bool = False) -> str:
+    """Return counts, presence for each modality and split, sizes and origin, as text.
+
+    Args:
+        dataset: opened with all its modalities.
+        verify: also compare every shard with the checksum in the manifest.
+
+    Raises:
+        InputError: a shard is not what was written.
+    """
+    manifest = dataset.manifest
+    total = sum(s.bytes for s in manifest.shards)
+    builder = ", ".join(f"{k} {v}" for k, v in manifest.builder.items() if not isinstance(v, dict))
+    lines = [
+        f"{dataset.path}: {manifest.rows} rows in {len(manifest.shards)} shards, {total / 2**20:.1f} MiB",
+        f"built by: {builder}",
+        "splits: " + ", ".join(f"{name} {count}" for name, count in manifest.splits.items()),
+        f"complete rows: {int(dataset.present.all(1).sum())}",
+    ]
+    if manifest.set_aside:
+        lines.append(f"set aside: {manifest.set_aside} sources, with their reasons in {dataset.path / 'set_aside.tsv'}")
+    if verify:
+        _verify(dataset)
+        lines.append(f"checksums: all {len(manifest.shards)} shards are as they were written")
+    width = max(len(n) for n in dataset.names) + 2
+    lines += ["", "modality".ljust(width) + "kind".ljust(12) + "shape".ljust(14) + "stored".ljust(9) + "present"]
+    splits = {name: dataset.present[dataset.rows(name)].sum(0) for name, count in manifest.splits.items() if count}
+    for column, name in enumerate(dataset.names):
+        facts, count = manifest.modalities[name].facts, manifest.modalities[name].present
+        shape = "x".join(map(str, facts["event_shape"])) or "one"
+        per_split = ", ".join(f"{s} {int(c[column])}" for s, c in splits.items())
+        share = f"{count} ({100 * count / max(1, manifest.rows):.1f} %: {per_split})"
+        lines.append(name.ljust(width) + facts["kind"].ljust(12) + shape.ljust(14) + facts["dtype"].ljust(9) + share)
+    return "\n".join(lines)
+
+
+def _verify(dataset: Dataset) -> None:
+    for shard in dataset.manifest.shards:
+        path = dataset.path / "shards" / shard.file
+        with path.open("rb") as handle:
+            if hashlib.file_digest(handle, "sha256").hexdigest() != shard.sha256:
+                raise InputError(
+                    f"{path}: is not what was written (its checksum differs); delete it and manifest.json, and run "
+                    f"the command that builds the dataset again"
+                )
+
+
+def save_sheet(dataset: Dataset, rows: int, path: Path) -> Path:
+    """Save a picture sheet of a dataset's first rows and return its path."""
+    sheet = dataset_sheet(dataset, schemas(dataset), torch.arange(min(rows, len(dataset))))
+    write_atomic(path, lambda temporary: sheet.save(temporary, format="png"))
+    return path

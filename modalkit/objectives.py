@@ -1,0 +1,95 @@
+"""Objectives: plans of ELBO terms. An objective decides which posteriors explain which modalities, no more."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from modalkit.plugin import Objective, ObjectiveOptions, Plan
+
+_MOST_FOR_ALL = 12
+
+
+class MvaeOptions(ObjectiveOptions):
+    """Options of the `mvae` objective."""
+
+    k: int = Field(1, ge=0, description="Number of random subsets a step, beside the complete and the single terms.")
+    subsets: Literal["sampled", "all"] = Field(
+        "sampled", description="sampled: complete, singles and k random; all: every one of the 2^M - 1 subsets."
+    )
+    targets: Literal["subset", "present"] = Field(
+        "subset", description="What a term must explain: the modalities that it is given (eq. 4), or all present."
+    )
+
+
+def plan_mvae(options: MvaeOptions, names: tuple[str, ...], present: Tensor, generator: torch.Generator) -> Plan:
+    r"""Return the sub-sampled training plan of the MVAE.
+
+    Each term is :math:`E_{q(z|X)} \sum_{m \in X} \lambda_m \log p(x_m|z) - \beta KL(q(z|X) \| p(z))`; the terms are
+    the complete one, one for each modality alone, and `k` random subsets of sizes 2 to M - 1 (size uniform, then
+    the subset). A row counts no subset twice: with a single modality present the complete term is that modality's
+    own, and with two there is no random subset.
+
+    Args:
+        options: see `MvaeOptions`.
+        names: the modalities.
+        present: bool `(batch, modalities)`.
+        generator: draws the random subsets.
+
+    Source:
+        Wu & Goodman 2018, equation 4 and section 2.4.
+    """
+    if options.subsets == "all":
+        terms, given = _all_subsets(names, present)
+    else:
+        several = present.sum(1, keepdim=True) > 1  # (batch, 1)
+        alone = torch.eye(len(names), dtype=torch.bool)[:, None] & present & several  # (modalities, batch, modalities)
+        draws = [_random_subset(present, generator) for _ in range(options.k if len(names) > 2 else 0)]
+        given = torch.stack([present, *(alone if len(names) > 1 else []), *draws])
+        terms = ("all", *(f"only:{n}" for n in names if len(names) > 1), *(f"random:{i}" for i in range(len(draws))))
+    targets = given if options.targets == "subset" else present & given.any(-1, keepdim=True)
+    return Plan(terms, given, targets)
+
+
+def _random_subset(present: Tensor, generator: torch.Generator) -> Tensor:
+    """Draw one subset for the step, as each row sees it: bool `(batch, modalities)`, empty where a row has under 3.
+
+    One order of the modalities and one size fraction serve the whole batch: a row takes the first of its present
+    modalities in that order. So complete rows share one subset a step, as in the paper, while under missing
+    modalities each row's subset is still uniform among its own, first by size and then by content.
+    """
+    order = torch.randperm(present.shape[1], generator=generator)
+    count = present.sum(1)
+    size = 2 + (torch.rand((), generator=generator, dtype=torch.float64) * (count - 2)).long()  # 2 to count - 1
+    rank = torch.empty_like(present, dtype=torch.long)
+    rank[:, order] = present[:, order].long().cumsum(1)  # 1 for a row's first present modality
+    return present & (rank <= size[:, None]) & (count > 2)[:, None]
+
+
+def _all_subsets(names: tuple[str, ...], present: Tensor) -> tuple[tuple[str, ...], Tensor]:
+    """Return every non-empty subset; a row takes part in those of which it has every member."""
+    codes = torch.arange(1, 2 ** len(names))
+    members = (codes[:, None] >> torch.arange(len(names))) & 1 == 1  # (2^M - 1, modalities)
+    whole = (present | ~members[:, None]).all(-1, keepdim=True)  # (2^M - 1, batch, 1)
+    terms = tuple("+".join(n for n, m in zip(names, row, strict=True) if m) for row in members.tolist())
+    return terms, members[:, None] & whole
+
+
+def check_mvae(options: MvaeOptions, names: tuple[str, ...]) -> None:
+    """Refuse `subsets: all` where the number of subsets is out of reach."""
+    if options.subsets == "all" and len(names) > _MOST_FOR_ALL:
+        raise ValueError(
+            f"subsets: all means 2^{len(names)} terms a step; use subsets: sampled above {_MOST_FOR_ALL} modalities"
+        )
+
+
+MVAE = Objective(
+    name="mvae",
+    summary="product of experts, trained on the complete, single and k random subsets (Wu & Goodman 2018)",
+    options=MvaeOptions,
+    plan=plan_mvae,
+    check=check_mvae,
+)

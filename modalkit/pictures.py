@@ -1,0 +1,118 @@
+"""Pictures a person looks at: sheets of samples, reconstructions and translations, for any mix of kinds."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from modalkit import registry
+from modalkit.data import Batch, Dataset
+from modalkit.evaluation import single_and_all_plan
+from modalkit.model import MultimodalVAE
+from modalkit.plugin import Picture, Schema
+from modalkit.randomness import generator
+
+Cell = Picture | str | None
+_CELL, _GAP, _LABEL, _PAPER, _INK, _ABSENT = 96, 4, 92, (255, 255, 255), (30, 30, 30), (225, 225, 225)
+_MOST_COLUMNS = 12
+
+
+def show(schema: Schema, value: Tensor) -> Picture | str:
+    """Return what a person sees of one value `(*event_shape)`, as its kind's plugin shows it."""
+    shown: Picture | str = registry.modality(schema.kind).show(schema, value.detach().cpu())
+    return shown
+
+
+def sheet(cells: Sequence[Sequence[Cell]], rows: Sequence[str], columns: Sequence[str]) -> Image.Image:
+    """Lay out a table of pictures and texts.
+
+    Args:
+        cells: a list for each row; a uint8 picture `(height, width[, 3])`, a text, or None for what is absent.
+        rows: a title for each row.
+        columns: a title for each column.
+    """
+    pitch, top = _CELL + _GAP, 20
+    page = Image.new("RGB", (_LABEL + pitch * len(columns), top + pitch * len(rows)), _PAPER)
+    draw, font = ImageDraw.Draw(page), ImageFont.load_default(11)
+    for x, title in enumerate(columns):
+        draw.text((_LABEL + x * pitch + 2, 4), title[:16], _INK, font)
+    for y, (title, line) in enumerate(zip(rows, cells, strict=True)):
+        draw.multiline_text((4, top + y * pitch + 4), "\n".join(textwrap.wrap(title, 15)), _INK, font)
+        for x, cell in enumerate(line):
+            _paint(page, draw, (_LABEL + x * pitch, top + y * pitch), cell, font)
+    return page
+
+
+def _paint(
+    page: Image.Image,
+    draw: ImageDraw.ImageDraw,
+    corner: tuple[int, int],
+    cell: Cell,
+    font: ImageFont.ImageFont | ImageFont.FreeTypeFont,
+) -> None:
+    """Put one cell onto the page."""
+    if cell is None:
+        draw.rectangle((*corner, corner[0] + _CELL, corner[1] + _CELL), fill=_ABSENT)
+        draw.text((corner[0] + 26, corner[1] + 40), "absent", (120, 120, 120), font)
+    elif isinstance(cell, str):
+        draw.multiline_text((corner[0] + 3, corner[1] + 3), "\n".join(textwrap.wrap(cell, 16)[:7]), _INK, font)
+    else:
+        picture = Image.fromarray(np.ascontiguousarray(cell)).convert("RGB")
+        factor = _CELL / max(picture.size)
+        size = (max(1, round(picture.width * factor)), max(1, round(picture.height * factor)))
+        page.paste(picture.resize(size, Image.Resampling.NEAREST if factor >= 1 else Image.Resampling.BOX), corner)
+
+
+def truth(schemas: dict[str, Schema], batch: Batch, row: int, names: Sequence[str]) -> list[Cell]:
+    """Show what one row of a batch holds of each modality, None where it is absent."""
+    columns = list(batch.values)
+    return [
+        show(schemas[n], schemas[n].unpack(batch.values[n][row : row + 1])[0])
+        if batch.present[row, columns.index(n)]
+        else None
+        for n in names
+    ]
+
+
+def dataset_sheet(dataset: Dataset, schemas: dict[str, Schema], rows: Tensor) -> Image.Image:
+    """Show some rows of a dataset, a line each, a column for each modality."""
+    batch, names = dataset[rows], dataset.names[:_MOST_COLUMNS]
+    cells = [truth(schemas, batch, i, names) for i in range(len(rows))]
+    return sheet(cells, [dataset.key(int(row)) for row in rows], names)
+
+
+@torch.no_grad()
+def translation_sheet(model: MultimodalVAE, dataset: Dataset, rows: Tensor, seed: int = 0) -> Image.Image:
+    """Show, for some rows, every modality predicted from all of them and from each single one.
+
+    A block for each row of the dataset: first the truth, then what the model predicts from one draw of z.
+
+    Args:
+        model: put in eval mode here.
+        dataset: where `rows` are.
+        rows: int64 `(rows,)`.
+        seed: draws z.
+    """
+    model.eval()
+    batch = dataset[rows].to(model.device)
+    plan = single_and_all_plan(model.names, batch.present)
+    posterior = model.posterior(model.observed(batch), batch.present, plan.given)
+    noise = torch.randn(posterior.loc.shape, generator=generator(seed, "pictures"))
+    z = posterior.rsample(noise.to(posterior.loc))  # (terms, rows, latent_dim)
+    names = model.names[:_MOST_COLUMNS]
+    values = {n: model.predict(n, z.flatten(0, 1)).unflatten(0, z.shape[:2]) for n in names}  # (terms, rows, …)
+    cells: list[list[Cell]] = []
+    titles = []
+    for i, row in enumerate(rows.tolist()):
+        cells.append(truth(model.schemas, batch, i, names))
+        titles.append(f"{dataset.key(row)} truth")
+        for t, term in enumerate(plan.terms):
+            if plan.given[t, i].any() and (term == "all" or term in names):
+                cells.append([show(model.schemas[n], values[n][t, i]) for n in names])
+                titles.append(f"from {term}")
+    return sheet(cells, titles, names)

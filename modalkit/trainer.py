@@ -1,0 +1,486 @@
+"""Training: one loop that reads top to bottom, over a dataset, a model and an objective's plans.
+
+A run folder holds::
+
+    recipe.yaml                the resolved recipe; `modalkit train RUN` goes on from here
+    environment.json           what it ran on
+    metrics.jsonl              a line each log step and each validation; events.out.tfevents… for TensorBoard
+    checkpoints/state.pt       everything that resuming needs, replaced whole
+    checkpoints/best.safetensors, last.safetensors
+    pictures/                  reconstructions and every single modality translated into every other
+    translations.json          how well, in nats, on held-out rows
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+import signal
+import sys
+import time
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+import yaml
+from lightning_fabric import Fabric
+from lightning_fabric.loggers import TensorBoardLogger
+from lightning_fabric.strategies import DDPStrategy
+from torch import Tensor, nn
+from tqdm import tqdm
+
+import modalkit
+from modalkit import registry
+from modalkit.checkpoint import load_state, load_weights, save_state, save_weights
+from modalkit.data import Batch, Dataset
+from modalkit.engine import Elbo, evaluate_plan
+from modalkit.errors import InputError, RunError
+from modalkit.evaluation import Translation, translations
+from modalkit.files import locked, write_atomic, write_json, write_text
+from modalkit.model import MultimodalVAE
+from modalkit.pictures import translation_sheet
+from modalkit.plugin import Objective, Plan
+from modalkit.progress import bar, say
+from modalkit.randomness import derived_seed, generator
+from modalkit.recipe import Recipe, TrainSection
+
+EVALUATED_ROWS = 500
+"""At most this many held-out rows are translated at the end of a run."""
+
+
+@dataclass
+class Progress:
+    """How far a run is; with the weights and the optimiser's state, all that resuming needs.
+
+    Attributes:
+        step: gradient steps done.
+        epoch: whole epochs done.
+        best: highest validation ELBO so far, nats a row, all terms summed, beta 1.
+        best_epoch: the epoch that it came after; 0 while there is none.
+    """
+
+    step: int = 0
+    epoch: int = 0
+    best: float = -math.inf
+    best_epoch: int = 0
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a run ended.
+
+    Attributes:
+        progress: how far it is.
+        ended: why it ended, in words; empty if a signal interrupted it.
+        signal: the signal's number, or 0.
+        held_out: the split that was translated.
+        translations: how well each modality is predicted from each other, unless interrupted.
+    """
+
+    progress: Progress
+    ended: str
+    signal: int = 0
+    held_out: str = ""
+    translations: tuple[Translation, ...] = ()
+
+
+class Step:
+    """What one step needs and what it gives; a plain object, so that no wrapper moves its masks to a device."""
+
+    def __init__(self, batch: Batch, plan: Plan, noise: Tensor, beta: float, rows: int) -> None:
+        self.batch, self.plan, self.noise, self.beta, self.rows = batch, plan, noise, beta, rows
+        self.elbo: Elbo
+
+
+class _Loss(nn.Module):
+    """The model as Fabric wraps it: its forward is a step's loss."""
+
+    def __init__(self, model: MultimodalVAE) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, step: Step) -> Tensor:
+        """Return minus the ELBO, summed over terms, averaged over the step's rows on all processes."""
+        step.elbo = evaluate_plan(self.model, step.batch, step.plan, step.noise, step.beta)
+        return -step.elbo.elbo.sum() / step.rows
+
+
+class Interrupts:
+    """Turns Ctrl-C and SIGTERM into a request that the loop meets between two steps; a second one is not held."""
+
+    def __init__(self) -> None:
+        self.signal = 0
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Interrupts:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, before in self._before.items():
+            signal.signal(number, before)
+
+    def _note(self, number: int, _: FrameType | None) -> None:
+        if self.signal:
+            raise KeyboardInterrupt
+        self.signal = number
+        say("stopping after this step; once more stops at once")
+
+
+def make_fabric(train: TrainSection) -> Fabric:
+    """Return the host of device, precision and processes that a recipe's ``train:`` section asks for."""
+    devices, nodes = train.devices, 1
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:  # under torchrun: its processes are one training, not many
+        devices = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+        nodes = int(os.environ["WORLD_SIZE"]) // devices
+    many = nodes > 1 or devices not in (1, "auto")
+    # A modality may be absent from a whole step, and then its networks have no gradient.
+    strategy = DDPStrategy(find_unused_parameters=True) if many else "auto"
+    precision: Any = {"32": "32-true", "64": "64-true"}.get(train.precision, train.precision)
+    try:
+        return Fabric(
+            accelerator=train.accelerator, devices=devices, num_nodes=nodes, precision=precision, strategy=strategy
+        )
+    except Exception as error:  # Fabric raises its own kinds for a missing GPU, a wrong count, an unknown precision
+        raise InputError(
+            f"train.accelerator {train.accelerator}, devices {train.devices}, precision {train.precision}: {error}"
+        ) from error
+
+
+class Trainer:
+    """Fits a recipe's model; `train` is the way in.
+
+    Args:
+        recipe: what to train.
+        run: the run folder.
+
+    Raises:
+        InputError: the dataset or a plugin does not fit the recipe, or `run` holds another recipe's run.
+    """
+
+    def __init__(self, recipe: Recipe, run: Path) -> None:
+        self.recipe, self.run, self.progress = recipe, run, Progress()
+        self.fabric = make_fabric(recipe.train)
+        self.fabric.launch()
+        self.dataset = Dataset(recipe.data.path, list(recipe.modalities), in_memory=recipe.data.in_memory)
+        self.dataset.require(recipe.modalities)
+        rows = self.dataset.rows("train")
+        self.rows = rows[self.dataset.present[rows].any(1)]
+        self.steps_per_epoch = math.ceil(len(self.rows) / recipe.train.batch_size)
+        self.objective: Objective[Any] = registry.get(registry.OBJECTIVES, recipe.objective.name)
+        torch.manual_seed(derived_seed(recipe.seed, "weights"))
+        self.model = MultimodalVAE(recipe.modalities, recipe.model.latent_dim)
+        optimizer = torch.optim.Adam(self.model.parameters(), lr=recipe.train.learning_rate)
+        self.loss, self.optimizer = self.fabric.setup(_Loss(self.model), optimizer)
+        self.state_path = run / "checkpoints" / "state.pt"
+        if self.state_path.exists():
+            self._restore()
+
+    def fit(self) -> Result:
+        """Train until the recipe is fulfilled or a signal comes; then translate and draw, and return how it ended."""
+        train, progress = self.recipe.train, self.progress
+        total = min(train.epochs * self.steps_per_epoch, train.max_steps or sys.maxsize)
+        with Interrupts() as interrupts, self._open_log() as log, self._bar(total) as shown:
+            while not self.ended() and not interrupts.signal:
+                started = time.monotonic()
+                for rows in self.epoch_batches():
+                    step = self.step(rows)
+                    progress.step += 1
+                    shown.update()
+                    if progress.step % train.log_every == 0:
+                        seconds, started = time.monotonic() - started, time.monotonic()
+                        rate = train.log_every * len(rows) / seconds
+                        metrics = step.elbo.summary() | {"beta": step.beta, "rows_per_second": rate}
+                        shown.set_postfix_str(f"ELBO {metrics['elbo']:.1f}, {rate:.0f} rows/s")
+                        log("train", metrics)
+                    if self._agreed(interrupts) or progress.step == train.max_steps:
+                        break
+                    if train.checkpoint_every and progress.step % train.checkpoint_every == 0:
+                        self.save()
+                if progress.step == (progress.epoch + 1) * self.steps_per_epoch:
+                    progress.epoch += 1
+                    self._after_epoch(log)
+                self.save()
+        if not self.ended():
+            return Result(progress, "", signal=interrupts.signal)
+        return self.conclude()
+
+    def ended(self) -> str:
+        """Return why training is over, in words, or the empty string."""
+        train, progress = self.recipe.train, self.progress
+        if progress.epoch >= train.epochs:
+            return f"{train.epochs} epochs done"
+        if train.max_steps is not None and progress.step >= train.max_steps:
+            return f"{train.max_steps} steps done"
+        if (
+            train.patience is not None
+            and progress.best_epoch
+            and progress.epoch - progress.best_epoch >= train.patience
+        ):
+            return f"no better validation ELBO for {train.patience} epochs"
+        return ""
+
+    def epoch_batches(self) -> list[Tensor]:
+        """Return what is left of this epoch: int64 row indices, a tensor for each step."""
+        order = torch.randperm(len(self.rows), generator=generator(self.recipe.seed, "order", self.progress.epoch))
+        batches = self.rows[order].split(self.recipe.train.batch_size)
+        return list(batches[self.progress.step - self.progress.epoch * self.steps_per_epoch :])
+
+    def step(self, rows: Tensor) -> Step:
+        """Do one gradient step on the dataset's `rows`; each process takes its share of them."""
+        seed, number = self.recipe.seed, self.progress.step
+        step = self.prepare(rows, "train", number, self.beta())
+        torch.manual_seed(derived_seed(seed, "dropout", number, self.fabric.global_rank))
+        loss = self.loss(step)
+        if (
+            self.fabric.device.type == "cpu" or (number + 1) % self.recipe.train.log_every == 0
+        ) and not loss.isfinite():
+            raise RunError(self._diagnose(step))
+        self.fabric.backward(loss)
+        if self.recipe.train.clip_norm is not None:
+            self.fabric.clip_gradients(
+                self.loss, self.optimizer, max_norm=self.recipe.train.clip_norm, error_if_nonfinite=False
+            )
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return step
+
+    def prepare(self, rows: Tensor, purpose: str, number: int, beta: float) -> Step:
+        """Plan a step over `rows`, draw its noise, and fetch this process's share of the values.
+
+        Plan and noise are those of the whole batch, so that many processes do what one would.
+        """
+        rank, world = self.fabric.global_rank, self.fabric.world_size
+        if purpose != "train":
+            rank, world = 0, 1  # one process validates
+        present = self.dataset.present[rows]
+        draws = generator(self.recipe.seed, f"{purpose} plan", number)
+        plan = self.objective.plan(self.recipe.objective, self.model.names, present, draws)
+        shape = (len(plan.terms), len(rows), self.model.latent_dim)
+        device = self.fabric.device
+        noise = torch.randn(
+            shape, generator=generator(self.recipe.seed, f"{purpose} noise", number, device=device), device=device
+        )
+        mine = slice(rank, None, world)
+        plan = Plan(plan.terms, plan.given[:, mine], plan.targets[:, mine])
+        batch = self.dataset[rows[mine]].to(device)
+        # Processes average their gradients, so each divides by its share of the whole batch.
+        return Step(batch, plan, noise[:, mine].to(self.model.dtype), beta, rows=max(1, len(rows)) / world)
+
+    def beta(self) -> float:
+        """Return this step's weight of the KL: linear from 0 over the warm-up, step by step."""
+        warmup = self.recipe.objective.warmup_epochs * self.steps_per_epoch
+        return self.recipe.objective.beta * min(1.0, (self.progress.step + 1) / warmup if warmup else 1.0)
+
+    @torch.no_grad()
+    def validate(self) -> dict[str, float]:
+        """Return the validation rows' mean ELBO and its parts at beta 1, the same draws every time."""
+        rows = self.dataset.rows("valid")
+        rows = rows[self.dataset.present[rows].any(1)]
+        if not len(rows):
+            return {}
+        self.model.eval()
+        sums: dict[str, float] = {}
+        for number, part in enumerate(rows.split(self.recipe.train.batch_size)):
+            step = self.prepare(part, "valid", number, beta=1.0)
+            elbo = evaluate_plan(self.model, step.batch, step.plan, step.noise)
+            for name, value in elbo.summary().items():
+                sums[name] = sums.get(name, 0.0) + value * len(part) / len(rows)
+        self.model.train()
+        return sums
+
+    def save(self) -> None:
+        """Write everything that resuming needs."""
+        if self.fabric.is_global_zero:
+            state = {
+                "progress": asdict(self.progress),
+                "model": self.model.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+            }
+            save_state(self.state_path, state)
+
+    def conclude(self) -> Result:
+        """Take the best weights, translate held-out rows, draw the last sheet, and return how it ended."""
+        if not self.fabric.is_global_zero:
+            return Result(self.progress, self.ended())
+        checkpoints = self.run / "checkpoints"
+        save_weights(checkpoints / "last.safetensors", self.model)
+        if self.progress.best_epoch:
+            load_weights(checkpoints / "best.safetensors", self.model)
+        else:
+            save_weights(checkpoints / "best.safetensors", self.model)
+        held_out = next(s for s in ("test", "valid", "train") if len(self.dataset.rows(s)))
+        rows = self.dataset.rows(held_out)
+        rows = rows[:: max(1, len(rows) // EVALUATED_ROWS)][:EVALUATED_ROWS]
+        table = tuple(translations(self.model, self.dataset, rows, seed=self.recipe.seed))
+        write_json(self.run / "translations.json", [asdict(t) for t in table])
+        self._draw(held_out, "final.png")
+        return Result(self.progress, self.ended(), held_out=held_out, translations=table)
+
+    def _restore(self) -> None:
+        state = load_state(self.state_path, self.fabric.device)
+        try:
+            self.model.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.progress = Progress(**state["progress"])
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            reason = " ".join(str(error).split())[:300]
+            raise InputError(f"{self.state_path}: does not fit this recipe ({reason}); choose another --out") from None
+
+    def _after_epoch(self, log: _Log) -> None:
+        """Validate, keep the best weights, draw; only one process does, and the others wait for its verdict."""
+        progress, train = self.progress, self.recipe.train
+        if self.fabric.is_global_zero:
+            metrics = self.validate()
+            if metrics:
+                log("valid", metrics)
+                say(f"epoch {progress.epoch}: validation ELBO {metrics['elbo']:.2f} nats a row (all terms, beta 1)")
+            # Without validation rows the last weights are the best there are.
+            if not metrics or metrics["elbo"] > progress.best:
+                progress.best, progress.best_epoch = metrics.get("elbo", progress.best), progress.epoch
+                save_weights(self.run / "checkpoints" / "best.safetensors", self.model)
+            if train.pictures_every and progress.epoch % train.pictures_every == 0:
+                self._draw("valid" if metrics else "train", f"epoch-{progress.epoch:04d}.png")
+        self.progress = Progress(**self.fabric.broadcast(asdict(progress)))
+
+    def _draw(self, split: str, name: str) -> None:
+        rows = self.dataset.rows(split)
+        complete = rows[self.dataset.present[rows].all(1)]
+        sheet = translation_sheet(self.model, self.dataset, (complete if len(complete) else rows)[:3], self.recipe.seed)
+        (self.run / "pictures").mkdir(exist_ok=True)
+        write_atomic(self.run / "pictures" / name, lambda path: sheet.save(path, format="png"))
+        self.model.train()
+
+    def _agreed(self, interrupts: Interrupts) -> bool:
+        """Tell whether any process was asked to stop, so that all of them stop after the same step."""
+        if self.fabric.world_size > 1:
+            asked = torch.tensor(float(interrupts.signal), device=self.fabric.device)
+            interrupts.signal = int(self.fabric.all_reduce(asked, reduce_op="max"))
+        return bool(interrupts.signal)
+
+    def _diagnose(self, step: Step) -> str:
+        """Say where a loss that is not finite came from."""
+        where = next(
+            (
+                f"the weights {name}, since an earlier step"
+                for name, p in self.model.named_parameters()
+                if not p.isfinite().all()
+            ),
+            None,
+        ) or next(
+            (
+                f"modality '{name}': log p({name}|z)"
+                for name, value in step.elbo.log_px.items()
+                if not value.isfinite().all()
+            ),
+            "the KL term: an expert's precision or mean overflowed",
+        )
+        return (
+            f"step {self.progress.step + 1}: the loss is NaN or infinite; first in {where}. Nothing was saved since "
+            f"{self.state_path if self.state_path.exists() else 'the start'}. Try a lower train.learning_rate, "
+            f"train.clip_norm, or a longer objective.warmup_epochs, in a new --out"
+        )
+
+    def _bar(self, total: int) -> tqdm[Any]:
+        return bar(
+            total, self.run.name, unit="step", initial=self.progress.step, disable=not self.fabric.is_global_zero
+        )
+
+    def _open_log(self) -> _Log:
+        return _Log(self.run, self.progress, enabled=self.fabric.is_global_zero)
+
+
+class _Log:
+    """Writes metrics as JSON lines and TensorBoard events; what a resumed run repeats is dropped first."""
+
+    def __init__(self, run: Path, progress: Progress, enabled: bool) -> None:
+        self.progress, self.enabled, path = progress, enabled, run / "metrics.jsonl"
+        if enabled:
+            kept = (
+                [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+                if path.exists()
+                else []
+            )
+            write_text(path, "".join(line for line in kept if json.loads(line)["step"] <= progress.step))
+            self.lines = path.open("a")
+            self.board = TensorBoardLogger(
+                run, name="", version="", purge_step=progress.step + 1 if progress.step else None
+            )
+
+    def __call__(self, split: str, metrics: dict[str, float]) -> None:
+        if self.enabled:
+            line = {"step": self.progress.step, "epoch": self.progress.epoch, "split": split} | metrics
+            self.lines.write(json.dumps(line) + "\n")
+            self.lines.flush()
+            self.board.log_metrics({f"{split}/{name}": value for name, value in metrics.items()}, self.progress.step)
+
+    def __enter__(self) -> _Log:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.enabled:
+            self.lines.close()
+            self.board.finalize("success")
+
+
+_MAY_CHANGE = {
+    "epochs",
+    "max_steps",
+    "patience",
+    "accelerator",
+    "devices",
+    "checkpoint_every",
+    "log_every",
+    "pictures_every",
+}
+
+
+def train(recipe: Recipe, run: Path) -> Result:
+    """Train a recipe into a run folder, going on from its last state if it has one.
+
+    Args:
+        recipe: what to train; its dataset must be there.
+        run: made if needed. A folder that holds the same recipe's run is resumed, bit for bit as if it had never
+            stopped; of the recipe only how long, where and how often to report may have changed.
+
+    Raises:
+        InputError: something given does not fit; the message says what.
+        RunError: the loss became NaN, or the disk is full; the last saved state is kept.
+    """
+    first = int(os.environ.get("LOCAL_RANK", 0)) == 0 and int(os.environ.get("RANK", 0)) == 0
+    with locked(run, "training") if first else nullcontext():
+        if first:
+            _claim(recipe, run)
+        return Trainer(recipe, run).fit()
+
+
+def _claim(recipe: Recipe, run: Path) -> None:
+    """Make `run` this recipe's, or check that it is."""
+    path, text = run / "recipe.yaml", recipe.to_yaml()
+    if path.exists():
+        before, now = _comparable(path.read_text()), _comparable(text)
+        changed = [key for key in before | now if before.get(key) != now.get(key)]
+        if changed:
+            raise InputError(
+                f"{run}: holds a run of another recipe ({', '.join(changed)} differ{'s' * (len(changed) == 1)}); "
+                f"choose another --out, or delete this folder"
+            )
+    elif any(p.name != ".lock" for p in run.iterdir()):
+        raise InputError(f"{run}: is not empty and not a run; choose another --out")
+    write_text(path, text)
+    versions = {"modalkit": modalkit.__version__, "torch": torch.__version__, "python": platform.python_version()}
+    machine = {"platform": platform.platform(), "cpus": os.cpu_count(), "cuda": torch.version.cuda}
+    write_json(run / "environment.json", versions | machine | {"command": sys.argv})
+
+
+def _comparable(text: str) -> dict[str, Any]:
+    """Return a resolved recipe's sections, each as text, without what may change when a run goes on."""
+    sections: dict[str, Any] = yaml.safe_load(text)
+    sections["train"] = {k: v for k, v in sections["train"].items() if k not in _MAY_CHANGE}
+    return {k: json.dumps(v, sort_keys=True, default=str) for k, v in sections.items() if k != "description"}
