@@ -10,20 +10,20 @@ from pydantic import ValidationError
 
 from modalkit import registry
 from modalkit.errors import InputError
-from modalkit.plugin import Builder
+from modalkit.plugin import Builder, Settings
 from modalkit.progress import say
 
 if TYPE_CHECKING:
     from modalkit.recipe import Recipe
 
 
-def build(name: str, out: Path, options: Mapping[str, Any]) -> str:
+def build(name: str, out: Path, options: Mapping[str, Any] | Settings) -> str:
     """Run one builder, or go on where it stopped.
 
     Args:
         name: the builder's name.
         out: what it makes.
-        options: its options, checked here.
+        options: its options, checked here unless they are its own settings already.
 
     Returns:
         One line that says what was made.
@@ -33,6 +33,8 @@ def build(name: str, out: Path, options: Mapping[str, Any]) -> str:
         RunError: the work could not be finished; what was done is kept.
     """
     builder: Builder[Any] = registry.get(registry.BUILDERS, name)
+    if isinstance(options, Settings):
+        return builder.build(options, out)
     try:
         checked = builder.options.model_validate(dict(options))
     except ValidationError as error:

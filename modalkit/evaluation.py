@@ -78,7 +78,7 @@ def translations(
     asked: list[Tensor] = []
     terms: tuple[str, ...] = ()
     with bar(len(rows), "translations", unit="row", leave=False) as progress:
-        for index, part in enumerate(rows.split(batch_size)):
+        for index, part in enumerate(torch.split(rows, batch_size)):
             plan = single_and_all_plan(model.names, dataset.present[part])
             noise = torch.randn(
                 len(plan.terms), len(part), model.latent_dim, generator=generator(seed, "translations", index)

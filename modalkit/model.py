@@ -33,12 +33,13 @@ class MultimodalVAE(nn.Module):
         super().__init__()
         self.schemas, self.names, self.latent_dim = dict(schemas), tuple(schemas), latent_dim
         self._kinds: dict[str, Modality[Any]] = {n: registry.modality(s.kind) for n, s in schemas.items()}
-        self.encoders, self.heads, self.decoders = nn.ModuleDict(), nn.ModuleDict(), nn.ModuleDict()
+        self.encoders, self.decoders = nn.ModuleDict(), nn.ModuleDict()
+        self.heads = nn.ModuleDict()
         for name, schema in self.schemas.items():
             self._assemble(name, schema)
         # Decoders whose rows depend on each other must see one ELBO term at a time.
         self.mixes_rows = {name: mixes_rows(self.decoders[name]) for name in self.names}
-        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # the fastest convolutions
+        self.to(memory_format=torch.channels_last)  # the fastest convolutions
 
     def _assemble(self, name: str, schema: Schema) -> None:
         """Make one modality's networks and check their shapes on two rows of zeros."""
@@ -131,11 +132,10 @@ class MultimodalVAE(nn.Module):
         locs, precisions = [], []
         for column, name in enumerate(self.names):
             rows = present[:, column].nonzero().squeeze(1)
-            weight = self.heads[name].weight
             if len(rows):
                 expert = self.encode(name, observed[name])
             else:
-                expert = Gaussian(*weight.new_zeros(2, 0, self.latent_dim))
+                expert = Gaussian(*torch.zeros(2, 0, self.latent_dim, device=self.device, dtype=self.dtype))
             locs.append(spread(expert.loc, rows, len(present)))
             precisions.append(spread(expert.precision, rows, len(present)))  # a precision of 0 says nothing
         with torch.autocast(self.device.type, enabled=False):  # products of many small numbers
@@ -174,12 +174,12 @@ class MultimodalVAE(nn.Module):
     @property
     def device(self) -> torch.device:
         """Where the parameters are."""
-        return self.heads[self.names[0]].weight.device
+        return next(self.heads.parameters()).device
 
     @property
     def dtype(self) -> torch.dtype:
         """Precision of the parameters."""
-        return self.heads[self.names[0]].weight.dtype
+        return next(self.heads.parameters()).dtype
 
 
 def take(values: Tensor, rows: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from modalkit import registry
 from modalkit.data import Batch, Dataset
-from modalkit.evaluation import single_and_all_plan
+from modalkit.evaluation import ALL, single_and_all_plan
 from modalkit.model import MultimodalVAE
 from modalkit.plugin import Picture, Schema
 from modalkit.randomness import generator
@@ -90,7 +90,7 @@ def dataset_sheet(dataset: Dataset, schemas: dict[str, Schema], rows: Tensor) ->
 def translation_sheet(model: MultimodalVAE, dataset: Dataset, rows: Tensor, seed: int = 0) -> Image.Image:
     """Show, for some rows, every modality predicted from all of them and from each single one.
 
-    A block for each row of the dataset: first the truth, then what the model predicts from one draw of z.
+    A block of columns for each row of the dataset: first the truth, then what the model predicts from one draw of z.
 
     Args:
         model: put in eval mode here.
@@ -105,14 +105,13 @@ def translation_sheet(model: MultimodalVAE, dataset: Dataset, rows: Tensor, seed
     noise = torch.randn(posterior.loc.shape, generator=generator(seed, "pictures"))
     z = posterior.rsample(noise.to(posterior.loc))  # (terms, rows, latent_dim)
     names = model.names[:_MOST_COLUMNS]
-    values = {n: model.predict(n, z.flatten(0, 1)).unflatten(0, z.shape[:2]) for n in names}  # (terms, rows, …)
-    cells: list[list[Cell]] = []
-    titles = []
-    for i, row in enumerate(rows.tolist()):
-        cells.append(truth(model.schemas, batch, i, names))
-        titles.append(f"{dataset.key(row)} truth")
-        for t, term in enumerate(plan.terms):
-            if plan.given[t, i].any() and (term == "all" or term in names):
-                cells.append([show(model.schemas[n], values[n][t, i]) for n in names])
-                titles.append(f"from {term}")
-    return sheet(cells, titles, names)
+    values = {n: torch.unflatten(model.predict(n, z.flatten(0, 1)), 0, z.shape[:2]) for n in names}  # (terms, rows, …)
+    shown = [(t, term) for t, term in enumerate(plan.terms) if term == ALL or term in names]
+    cells: list[list[Cell]] = [[] for _ in range(1 + len(shown))]
+    for i in range(len(rows)):
+        cells[0] += truth(model.schemas, batch, i, names)
+        for line, (t, _) in zip(cells[1:], shown, strict=True):
+            known = bool(plan.given[t, i].any())
+            line += [show(model.schemas[n], values[n][t, i]) if known else None for n in names]
+    columns = [f"{dataset.key(row)}: {n}" if n == names[0] else n for row in rows.tolist() for n in names]
+    return sheet(cells, ["truth", *(f"from {term}" for _, term in shown)], columns)

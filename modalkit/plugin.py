@@ -9,17 +9,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeAlias, TypeVar
 
+import numpy as np
+import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 if TYPE_CHECKING:
-    import numpy as np
     import torch
     from torch import Tensor, nn
     from torch.distributions import Distribution
 
-    Picture = np.ndarray[Any, np.dtype[np.uint8]]  # (height, width) or (height, width, 3)
+Picture: TypeAlias = npt.NDArray[np.uint8]
+"""What a person looks at: `(height, width)` for gray or `(height, width, 3)` for colour."""
 
 
 class Settings(BaseModel):

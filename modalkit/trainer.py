@@ -13,41 +13,37 @@ A run folder holds::
 
 from __future__ import annotations
 
-import json
 import math
 import os
-import platform
-import signal
 import sys
 import time
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
-import yaml
 from lightning_fabric import Fabric
-from lightning_fabric.loggers import TensorBoardLogger
 from lightning_fabric.strategies import DDPStrategy
 from torch import Tensor, nn
 from tqdm import tqdm
 
-import modalkit
 from modalkit import registry
 from modalkit.checkpoint import load_state, load_weights, save_state, save_weights
 from modalkit.data import Batch, Dataset
 from modalkit.engine import Elbo, evaluate_plan
 from modalkit.errors import InputError, RunError
 from modalkit.evaluation import Translation, translations
-from modalkit.files import locked, write_atomic, write_json, write_text
+from modalkit.files import locked, write_atomic, write_json
+from modalkit.interrupts import Interrupts
 from modalkit.model import MultimodalVAE
 from modalkit.pictures import translation_sheet
 from modalkit.plugin import Objective, Plan
 from modalkit.progress import bar, say
 from modalkit.randomness import derived_seed, generator
-from modalkit.recipe import Recipe, TrainSection
+from modalkit.recipe import Recipe
+from modalkit.recipe_model import TrainSettings
+from modalkit.run_folder import MetricsLog, claim
 
 EVALUATED_ROWS = 500
 """At most this many held-out rows are translated at the end of a run."""
@@ -110,30 +106,7 @@ class _Loss(nn.Module):
         return -step.elbo.elbo.sum() / step.rows
 
 
-class Interrupts:
-    """Turns Ctrl-C and SIGTERM into a request that the loop meets between two steps; a second one is not held."""
-
-    def __init__(self) -> None:
-        self.signal = 0
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> Interrupts:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._before[number] = signal.signal(number, self._note)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, before in self._before.items():
-            signal.signal(number, before)
-
-    def _note(self, number: int, _: FrameType | None) -> None:
-        if self.signal:
-            raise KeyboardInterrupt
-        self.signal = number
-        say("stopping after this step; once more stops at once")
-
-
-def make_fabric(train: TrainSection) -> Fabric:
+def make_fabric(train: TrainSettings) -> Fabric:
     """Return the host of device, precision and processes that a recipe's ``train:`` section asks for."""
     devices, nodes = train.devices, 1
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:  # under torchrun: its processes are one training, not many
@@ -198,7 +171,7 @@ class Trainer:
                         rate = train.log_every * len(rows) / seconds
                         metrics = step.elbo.summary() | {"beta": step.beta, "rows_per_second": rate}
                         shown.set_postfix_str(f"ELBO {metrics['elbo']:.1f}, {rate:.0f} rows/s")
-                        log("train", metrics)
+                        log("train", progress.step, progress.epoch, metrics)
                     if self._agreed(interrupts) or progress.step == train.max_steps:
                         break
                     if train.checkpoint_every and progress.step % train.checkpoint_every == 0:
@@ -229,7 +202,7 @@ class Trainer:
     def epoch_batches(self) -> list[Tensor]:
         """Return what is left of this epoch: int64 row indices, a tensor for each step."""
         order = torch.randperm(len(self.rows), generator=generator(self.recipe.seed, "order", self.progress.epoch))
-        batches = self.rows[order].split(self.recipe.train.batch_size)
+        batches = torch.split(self.rows[order], self.recipe.train.batch_size)
         return list(batches[self.progress.step - self.progress.epoch * self.steps_per_epoch :])
 
     def step(self, rows: Tensor) -> Step:
@@ -287,7 +260,7 @@ class Trainer:
             return {}
         self.model.eval()
         sums: dict[str, float] = {}
-        for number, part in enumerate(rows.split(self.recipe.train.batch_size)):
+        for number, part in enumerate(torch.split(rows, self.recipe.train.batch_size)):
             step = self.prepare(part, "valid", number, beta=1.0)
             elbo = evaluate_plan(self.model, step.batch, step.plan, step.noise)
             for name, value in elbo.summary().items():
@@ -333,13 +306,13 @@ class Trainer:
             reason = " ".join(str(error).split())[:300]
             raise InputError(f"{self.state_path}: does not fit this recipe ({reason}); choose another --out") from None
 
-    def _after_epoch(self, log: _Log) -> None:
+    def _after_epoch(self, log: MetricsLog) -> None:
         """Validate, keep the best weights, draw; only one process does, and the others wait for its verdict."""
         progress, train = self.progress, self.recipe.train
         if self.fabric.is_global_zero:
             metrics = self.validate()
             if metrics:
-                log("valid", metrics)
+                log("valid", progress.step, progress.epoch, metrics)
                 say(f"epoch {progress.epoch}: validation ELBO {metrics['elbo']:.2f} nats a row (all terms, beta 1)")
             # Without validation rows the last weights are the best there are.
             if not metrics or metrics["elbo"] > progress.best:
@@ -347,7 +320,8 @@ class Trainer:
                 save_weights(self.run / "checkpoints" / "best.safetensors", self.model)
             if train.pictures_every and progress.epoch % train.pictures_every == 0:
                 self._draw("valid" if metrics else "train", f"epoch-{progress.epoch:04d}.png")
-        self.progress = Progress(**self.fabric.broadcast(asdict(progress)))
+        verdict = self.fabric.broadcast((progress.best, progress.best_epoch))
+        progress.best, progress.best_epoch = verdict
 
     def _draw(self, split: str, name: str) -> None:
         rows = self.dataset.rows(split)
@@ -392,53 +366,8 @@ class Trainer:
             total, self.run.name, unit="step", initial=self.progress.step, disable=not self.fabric.is_global_zero
         )
 
-    def _open_log(self) -> _Log:
-        return _Log(self.run, self.progress, enabled=self.fabric.is_global_zero)
-
-
-class _Log:
-    """Writes metrics as JSON lines and TensorBoard events; what a resumed run repeats is dropped first."""
-
-    def __init__(self, run: Path, progress: Progress, enabled: bool) -> None:
-        self.progress, self.enabled, path = progress, enabled, run / "metrics.jsonl"
-        if enabled:
-            kept = (
-                [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
-                if path.exists()
-                else []
-            )
-            write_text(path, "".join(line for line in kept if json.loads(line)["step"] <= progress.step))
-            self.lines = path.open("a")
-            self.board = TensorBoardLogger(
-                run, name="", version="", purge_step=progress.step + 1 if progress.step else None
-            )
-
-    def __call__(self, split: str, metrics: dict[str, float]) -> None:
-        if self.enabled:
-            line = {"step": self.progress.step, "epoch": self.progress.epoch, "split": split} | metrics
-            self.lines.write(json.dumps(line) + "\n")
-            self.lines.flush()
-            self.board.log_metrics({f"{split}/{name}": value for name, value in metrics.items()}, self.progress.step)
-
-    def __enter__(self) -> _Log:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.enabled:
-            self.lines.close()
-            self.board.finalize("success")
-
-
-_MAY_CHANGE = {
-    "epochs",
-    "max_steps",
-    "patience",
-    "accelerator",
-    "devices",
-    "checkpoint_every",
-    "log_every",
-    "pictures_every",
-}
+    def _open_log(self) -> MetricsLog:
+        return MetricsLog(self.run, self.progress.step, enabled=self.fabric.is_global_zero)
 
 
 def train(recipe: Recipe, run: Path) -> Result:
@@ -456,31 +385,5 @@ def train(recipe: Recipe, run: Path) -> Result:
     first = int(os.environ.get("LOCAL_RANK", 0)) == 0 and int(os.environ.get("RANK", 0)) == 0
     with locked(run, "training") if first else nullcontext():
         if first:
-            _claim(recipe, run)
+            claim(recipe, run)
         return Trainer(recipe, run).fit()
-
-
-def _claim(recipe: Recipe, run: Path) -> None:
-    """Make `run` this recipe's, or check that it is."""
-    path, text = run / "recipe.yaml", recipe.to_yaml()
-    if path.exists():
-        before, now = _comparable(path.read_text()), _comparable(text)
-        changed = [key for key in before | now if before.get(key) != now.get(key)]
-        if changed:
-            raise InputError(
-                f"{run}: holds a run of another recipe ({', '.join(changed)} differ{'s' * (len(changed) == 1)}); "
-                f"choose another --out, or delete this folder"
-            )
-    elif any(p.name != ".lock" for p in run.iterdir()):
-        raise InputError(f"{run}: is not empty and not a run; choose another --out")
-    write_text(path, text)
-    versions = {"modalkit": modalkit.__version__, "torch": torch.__version__, "python": platform.python_version()}
-    machine = {"platform": platform.platform(), "cpus": os.cpu_count(), "cuda": torch.version.cuda}
-    write_json(run / "environment.json", versions | machine | {"command": sys.argv})
-
-
-def _comparable(text: str) -> dict[str, Any]:
-    """Return a resolved recipe's sections, each as text, without what may change when a run goes on."""
-    sections: dict[str, Any] = yaml.safe_load(text)
-    sections["train"] = {k: v for k, v in sections["train"].items() if k not in _MAY_CHANGE}
-    return {k: json.dumps(v, sort_keys=True, default=str) for k, v in sections.items() if k != "description"}

@@ -1,0 +1,168 @@
+"""Training through the command line, as a user types it: killed, interrupted, resumed, stopped."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from toys import write_circle, write_recipe
+
+COMMAND = [sys.executable, "-m", "modalkit.cli"]
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+def modalkit(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*COMMAND, *map(str, arguments)], cwd=cwd, env=ENVIRONMENT, capture_output=True, text=True, timeout=200
+    )
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("training")
+    write_recipe(folder, write_circle(folder))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def unbroken(work: Path) -> Path:
+    done = modalkit("train", "circle.yaml", "--out", "unbroken", cwd=work)
+    assert done.returncode == 0, done.stderr
+    assert "given image" in done.stdout and "3 epochs done" in done.stdout
+    return work / "unbroken"
+
+
+def steps_logged(run: Path) -> int:
+    lines = (run / "metrics.jsonl").read_text().splitlines() if (run / "metrics.jsonl").exists() else []
+    return max((json.loads(line)["step"] for line in lines), default=0)
+
+
+def start_and_signal(work: Path, name: str, number: int, after_step: int) -> int:
+    """Start a training, send a signal once it has logged a step, and return its exit status."""
+    process = subprocess.Popen(
+        [*COMMAND, "train", "circle.yaml", "--out", name, "--set", "train.log_every=1"],
+        cwd=work, env=ENVIRONMENT, stderr=subprocess.PIPE, stdout=subprocess.PIPE,
+    )  # fmt: skip
+    deadline = time.monotonic() + 120
+    while steps_logged(work / name) < after_step and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.005)
+    process.send_signal(number)
+    process.communicate(timeout=60)
+    return process.returncode
+
+
+def same_run(one: Path, other: Path) -> None:
+    a, b = (torch.load(run / "checkpoints" / "state.pt", weights_only=True) for run in (one, other))
+    assert a["progress"] == b["progress"]
+    assert all(torch.equal(a["model"][k], b["model"][k]) for k in a["model"])
+    for index, state in a["optimizer"]["state"].items():
+        assert all(torch.equal(value, b["optimizer"]["state"][index][k]) for k, value in state.items())
+    for name in ("best.safetensors", "last.safetensors"):
+        x, y = load_file(one / "checkpoints" / name), load_file(other / "checkpoints" / name)
+        assert x.keys() == y.keys() and all(torch.equal(x[k], y[k]) for k in x)
+    assert json.loads((one / "translations.json").read_text()) == json.loads((other / "translations.json").read_text())
+
+
+def test_a_run_folder_holds_what_it_promises(unbroken: Path) -> None:
+    names = {p.name.split(".")[0] for p in unbroken.iterdir()}
+    assert {"recipe", "environment", "metrics", "events", "checkpoints", "pictures", "translations"} <= names
+    lines = [json.loads(line) for line in (unbroken / "metrics.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines if line["split"] == "valid"] == [1, 2, 3]
+    assert (unbroken / "pictures" / "final.png").stat().st_size > 1000
+    table = json.loads((unbroken / "translations.json").read_text())
+    assert {(t["given"], t["want"]) for t in table} >= {("all", "image"), ("class", "position"), ("image", "image")}
+
+
+def test_killed_at_a_random_step_and_resumed_equals_unbroken_bit_for_bit(work: Path, unbroken: Path) -> None:
+    name = "killed"
+    for after in (4, 11):  # mid-epoch, twice; the last checkpoint is some steps behind
+        assert start_and_signal(work, name, signal.SIGKILL, after) == -signal.SIGKILL
+    done = modalkit("train", name, cwd=work)  # by its run folder
+    assert done.returncode == 0, done.stderr
+    same_run(unbroken, work / name)
+    steps = [json.loads(line)["step"] for line in (work / name / "metrics.jsonl").read_text().splitlines()]
+    assert steps == sorted(steps)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_saves_leaves_with_its_code_and_goes_on(work: Path, unbroken: Path, number: int) -> None:
+    name = f"interrupted-{number}"
+    assert start_and_signal(work, name, number, 5) == 128 + number
+    assert torch.load(work / name / "checkpoints" / "state.pt", weights_only=True)["progress"]["step"] >= 5
+    done = modalkit("train", "circle.yaml", "--out", name, cwd=work)
+    assert done.returncode == 0, done.stderr
+    same_run(unbroken, work / name)
+
+
+def test_a_finished_run_can_be_prolonged_but_not_changed(work: Path, unbroken: Path) -> None:
+    changed = modalkit("train", "circle.yaml", "--out", unbroken, "--set", "train.learning_rate=0.1", cwd=work)
+    assert changed.returncode == 2 and "another recipe" in changed.stderr and "train.learning_rate" in changed.stderr
+    assert "Traceback" not in changed.stderr
+    short = modalkit("train", "circle.yaml", "--out", "short", "--set", "train.max_steps=4", cwd=work)
+    assert short.returncode == 0 and "4 steps done" in short.stdout, short.stderr
+    longer = modalkit("train", "circle.yaml", "--out", "short", cwd=work)
+    assert longer.returncode == 0, longer.stderr
+    same_run(unbroken, work / "short")
+
+
+def test_nan_names_the_modality_and_the_step(work: Path) -> None:
+    wild = modalkit("train", "circle.yaml", "--out", "wild", "--set", "train.learning_rate=1e18", cwd=work)
+    assert wild.returncode == 1 and "Traceback" not in wild.stderr
+    assert "step 2: the loss is NaN or infinite" in wild.stderr and "learning_rate" in wild.stderr
+    (work / "odd.py").write_text(
+        "import dataclasses, torch, modalkit.registry as r\n"
+        "base = r.modality('vector')\n"
+        "class Odd(torch.distributions.Normal):\n"
+        "    def log_prob(self, x): return super().log_prob(x) * float('nan')\n"
+        "def likelihood(schema, raw):\n"
+        "    d = base.likelihood(schema, raw)\n"
+        "    return torch.distributions.Independent(Odd(d.mean, d.stddev), 1)\n"
+        "ODD = dataclasses.replace(base, kind='odd', likelihood=likelihood)\n"
+    )
+    text = (work / "circle.yaml").read_text().replace("position: {kind: vector", "position: {kind: odd")
+    (work / "odd.yaml").write_text("plugins: [odd.py]\n" + text)
+    odd = modalkit("train", "odd.yaml", cwd=work)
+    assert odd.returncode == 1 and "step 1" in odd.stderr and "modality 'position'" in odd.stderr, odd.stderr
+
+
+def test_early_stop(work: Path) -> None:
+    settings = ["--set", "train.patience=1", "--set", "train.epochs=50", "--set", "train.learning_rate=0.03"]
+    done = modalkit("train", "circle.yaml", "--out", "early", *settings, cwd=work)
+    assert done.returncode == 0 and "no better validation ELBO for 1 epochs" in done.stdout, done.stderr
+    state = torch.load(work / "early" / "checkpoints" / "state.pt", weights_only=True)["progress"]
+    assert state["epoch"] == state["best_epoch"] + 1 < 50
+
+
+def test_float64_and_two_processes_agree_with_one(work: Path) -> None:
+    """Batch norm sees each process's share, so this recipe does without it; two processes then do what one does."""
+    text = (
+        (work / "circle.yaml").read_text().replace("batch_norm: true, dropout: 0.2", "batch_norm: false, dropout: 0.0")
+    )
+    (work / "plain.yaml").write_text(text)
+    settings = ["--precision", "64", "--set", "train.max_steps=7"]
+    one = modalkit("train", "plain.yaml", "--out", "one", *settings, cwd=work)
+    two = modalkit("train", "plain.yaml", "--out", "two", "--devices", "2", *settings, cwd=work)
+    assert one.returncode == 0 and two.returncode == 0, one.stderr + two.stderr
+    a, b = (load_file(work / run / "checkpoints" / "last.safetensors") for run in ("one", "two"))
+    assert all(value.dtype == torch.float64 for value in a.values())
+    for key in a:
+        torch.testing.assert_close(a[key], b[key], rtol=1e-9, atol=1e-11)
+
+
+def test_two_trainings_do_not_share_a_folder(work: Path, unbroken: Path) -> None:
+    from modalkit.errors import InputError
+    from modalkit.files import locked
+
+    with locked(unbroken, "training"):
+        second = modalkit("train", "circle.yaml", "--out", unbroken, cwd=work)
+    assert second.returncode == 2 and "another process is training here" in second.stderr
+    with locked(unbroken, "x"), pytest.raises(InputError), locked(unbroken, "x"):
+        pass
