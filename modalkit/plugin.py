@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeAlias, TypeVar
 
@@ -103,7 +104,7 @@ class Schema(Settings):
 
         if not stored.is_floating_point():
             return torch.ones(len(stored), dtype=torch.bool)
-        return stored.isfinite().reshape(len(stored), -1).all(1)  # (batch, *event_shape) -> (batch,)
+        return stored.isfinite().reshape(len(stored), prod(self.event_shape)).all(1)  # (batch, *event_shape) -> (batch,)
 
     def facts(self) -> dict[str, Any]:
         """Return what a dataset must agree on with a recipe: shape, dtype and every field about the data."""

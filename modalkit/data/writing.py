@@ -1,15 +1,4 @@
-"""Datasets of N modalities on disk: safetensors shards with a manifest, and batches with presence.
-
-A dataset is a folder::
-
-    manifest.json             schemas, splits, counts, checksums, and how it was built
-    shards/00000.safetensors  every modality's rows, which are present, their split and their key
-    set_aside.tsv             what the builder could not use, and why (where there is any)
-    build.json                only while it is being built: the settings, so that work can go on
-
-A shard is written whole or not at all, so it is the unit of resume and of distribution: whoever writes
-it, the bytes are the same.
-"""
+"""Writing a dataset: shards that anyone may write, the account of them, and the short way from arrays."""
 
 from __future__ import annotations
 
@@ -23,71 +12,25 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from pydantic import ValidationError
-from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from torch import Tensor
 
-from modalkit.errors import InputError, did_you_mean
+from modalkit.data.manifest import (
+    FORMAT,
+    SPLITS,
+    Manifest,
+    ModalityFacts,
+    ShardFacts,
+    open_shard,
+    read_json,
+    read_manifest,
+    shard_path,
+)
+from modalkit.errors import InputError
 from modalkit.files import write_atomic, write_json, write_text
-from modalkit.plugin import Schema, Settings
+from modalkit.plugin import Schema
 
-FORMAT = 1
-SPLITS = ("train", "valid", "test")
 Array = npt.NDArray[Any]
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Some rows of a dataset.
-
-    Attributes:
-        values: per modality, `(batch, *event_shape)` in its stored dtype; zeros where absent.
-        present: bool `(batch, modalities)`, columns in the order of `values`; always on the CPU, so that
-            planning a step never waits for a device.
-    """
-
-    values: dict[str, Tensor]
-    present: Tensor
-
-    def __len__(self) -> int:
-        return len(self.present)
-
-    def to(self, device: torch.device) -> Batch:
-        """Return the batch with its values on `device`."""
-        return Batch({n: v.to(device, non_blocking=True) for n, v in self.values.items()}, self.present)
-
-    def pin_memory(self) -> Batch:
-        """Return the batch with its values in page-locked memory (what a DataLoader calls)."""
-        return Batch({n: v.pin_memory() for n, v in self.values.items()}, self.present)
-
-
-class ModalityFacts(Settings):
-    """What a manifest says of one modality: what `Schema.facts` gives, and in how many rows it is present."""
-
-    facts: dict[str, Any]
-    present: int
-
-
-class ShardFacts(Settings):
-    """What a manifest says of one shard."""
-
-    file: str
-    rows: int
-    bytes: int
-    sha256: str
-
-
-class Manifest(Settings):
-    """The content of manifest.json."""
-
-    format: int
-    rows: int
-    modalities: dict[str, ModalityFacts]
-    splits: dict[str, int]
-    set_aside: int
-    builder: dict[str, Any]
-    shards: list[ShardFacts]
 
 
 @dataclass
@@ -108,11 +51,6 @@ class Rows:
     split: Array
     keys: list[str]
     set_aside: list[tuple[str, str]] = field(default_factory=list)
-
-
-def shard_path(out: Path, index: int) -> Path:
-    """Return where shard `index` of the dataset `out` lies."""
-    return out / "shards" / f"{index:05d}.safetensors"
 
 
 def write_shard(out: Path, index: int, schemas: Mapping[str, Schema], rows: Rows) -> None:
@@ -188,7 +126,7 @@ class DatasetWriter:
                 "modalities": {n: m.facts for n, m in old.modalities.items()},
             }
         elif marker.exists():
-            before = _read_json(marker)
+            before = read_json(marker)
         elif out.exists() and any(p.name != ".lock" for p in out.iterdir()):
             raise InputError(f"{out}: is not empty and not a dataset; choose another folder")
         else:
@@ -216,7 +154,7 @@ class DatasetWriter:
         present, splits = np.zeros(len(self.schemas), np.int64), np.zeros(len(SPLITS), np.int64)
         for index in range(self.shards):
             path = shard_path(self.out, index)
-            shard, about = _open_shard(path)
+            shard, about = open_shard(path)
             present += shard["present"].numpy().sum(0)
             splits += np.bincount(shard["split"].numpy(), minlength=len(SPLITS))
             set_aside += about["set_aside"]
@@ -254,157 +192,6 @@ def _difference(before: Any, now: Any, at: str = "") -> str:
             if before.get(key) != now.get(key):
                 return _difference(before.get(key), now.get(key), f"{at}.{key}" if at else key)
     return f"{at}: {json.dumps(before)} there, {json.dumps(now)} now"
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read: {error}") from error
-
-
-def read_manifest(path: Path) -> Manifest:
-    """Read a dataset's manifest.
-
-    Raises:
-        InputError: no dataset there, one half-built, or a manifest that cannot be read.
-    """
-    file = path / "manifest.json"
-    if not file.exists():
-        if (path / "build.json").exists():
-            begun = _read_json(path / "build.json")
-            done = len(list((path / "shards").glob("*.safetensors"))) if (path / "shards").exists() else 0
-            raise InputError(
-                f"{path}: this dataset is half-built ({done} of {begun.get('shards', '?')} shards); run the "
-                f"command that builds it again and it goes on where it stopped"
-            )
-        what = "is not a modalkit dataset (no manifest.json)" if path.exists() else "there is no such dataset"
-        raise InputError(f"{path}: {what}; build one with `modalkit build-dataset` or modalkit.write_dataset")
-    raw = _read_json(file)
-    if isinstance(raw, dict) and raw.get("format") != FORMAT:
-        raise InputError(
-            f"{file}: format {raw.get('format')!r} is not one this version reads ({FORMAT}); build it again"
-        )
-    try:
-        return Manifest.model_validate(raw)
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise InputError(
-            f"{file}: {'.'.join(map(str, first['loc']))}: {first['msg']}; build the dataset again"
-        ) from None
-
-
-def _open_shard(path: Path, rows: int | None = None) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return a shard's tensors, memory-mapped, and what it says of itself."""
-    remedy = "delete this file and run the command that builds the dataset again"
-    try:
-        with safe_open(path, framework="pt") as shard:
-            about = json.loads((shard.metadata() or {})["modalkit"])
-            tensors = {key: shard.get_tensor(key) for key in shard.keys()}  # noqa: SIM118 (it is no dict)
-    except FileNotFoundError:
-        raise InputError(f"{path}: this shard is missing; run the command that builds the dataset again") from None
-    except (SafetensorError, OSError, KeyError, ValueError) as error:
-        raise InputError(f"{path}: this shard is truncated or damaged ({error}); {remedy}") from None
-    if rows is not None and about["rows"] != rows:
-        raise InputError(f"{path}: this shard holds {about['rows']} rows, the manifest says {rows}; {remedy}")
-    return tensors, about
-
-
-class Dataset:
-    """A dataset on disk, opened for reading; rows are fetched by index, many at a time.
-
-    Args:
-        path: the dataset's folder.
-        names: the modalities to read, in the order that batches will have; all by default.
-        in_memory: read everything now; by default if it is no more than 2 GiB. Otherwise shards are
-            memory-mapped, and a batch reads just its rows.
-
-    Raises:
-        InputError: missing, half-built or damaged; the message says what to do.
-    """
-
-    def __init__(self, path: Path | str, names: Sequence[str] | None = None, *, in_memory: bool | None = None) -> None:
-        self.path = Path(path)
-        self.manifest = read_manifest(self.path)
-        self.names = tuple(names) if names is not None else tuple(self.manifest.modalities)
-        for name in self.names:
-            if name not in self.manifest.modalities:
-                known = list(self.manifest.modalities)
-                raise InputError(
-                    f"{self.path}: has no modality '{name}'{did_you_mean(name, known)}; it has {', '.join(known)}"
-                )
-        shards = []
-        for facts in self.manifest.shards:
-            file = self.path / "shards" / facts.file
-            if file.exists() and file.stat().st_size != facts.bytes:
-                raise InputError(
-                    f"{file}: this shard is truncated ({file.stat().st_size} bytes of {facts.bytes}); delete it and "
-                    f"manifest.json, and run the command that builds the dataset again"
-                )
-            shards.append(_open_shard(file, facts.rows)[0])
-        columns = [list(self.manifest.modalities).index(n) for n in self.names]
-        self.present = torch.cat([s["present"] for s in shards])[:, columns].clone()
-        self.split = torch.cat([s["split"] for s in shards]).clone()
-        self._keys = [s["key"] for s in shards]
-        self._starts = torch.tensor([0] + [s.rows for s in self.manifest.shards]).cumsum(0)
-        self._values = [{n: s[f"value.{n}"] for n in self.names} for s in shards]
-        size = sum(v.numel() * v.element_size() for s in self._values for v in s.values())
-        if in_memory if in_memory is not None else size <= 2 << 30:
-            self._values = [{n: torch.cat([s[n] for s in self._values]) for n in self.names}]
-            self._starts = torch.tensor([0, len(self)])
-
-    def __len__(self) -> int:
-        return self.manifest.rows
-
-    def __getitem__(self, rows: Tensor) -> Batch:
-        """Fetch rows.
-
-        Args:
-            rows: int64 indices, `(batch,)`, in any order.
-        """
-        if len(self._values) == 1:
-            return Batch({n: self._values[0][n][rows] for n in self.names}, self.present[rows])
-        shard = torch.bucketize(rows, self._starts[1:], right=True)
-        local = rows - self._starts[shard]
-        values = {n: v.new_empty((len(rows), *v.shape[1:])) for n, v in self._values[0].items()}
-        for index in sorted(set(shard.tolist())):
-            at = (shard == index).nonzero().squeeze(1)  # (rows of this shard,)
-            for name in self.names:
-                values[name][at] = self._values[index][name][local[at]]
-        return Batch(values, self.present[rows])
-
-    def rows(self, split: str) -> Tensor:
-        """Return the int64 indices of a split's rows, `(rows,)`, in order."""
-        return (self.split == SPLITS.index(split)).nonzero().squeeze(1)
-
-    def key(self, row: int) -> str:
-        """Return a row's stable key, such as the name of the file that it came from."""
-        starts = torch.tensor([0] + [len(k) for k in self._keys]).cumsum(0)
-        shard = int(torch.bucketize(torch.tensor(row), starts[1:], right=True))
-        return bytes(self._keys[shard][row - int(starts[shard])].tolist()).rstrip(b"\0").decode()
-
-    def require(self, schemas: Mapping[str, Schema]) -> None:
-        """Check that a recipe's schemas describe this dataset.
-
-        Args:
-            schemas: the recipe's modalities, all among `names`.
-
-        Raises:
-            InputError: lists every modality whose facts differ, or that is absent from every training row.
-        """
-        wrong, train = [], self.present[self.rows("train")]
-        if not len(train):
-            wrong.append("no row is in the train split")
-        for name, schema in schemas.items():
-            there, here = self.manifest.modalities[name].facts, schema.facts()
-            # The kind itself may differ: another kind may model the same stored samples.
-            for key in sorted((there.keys() & here.keys()) - {"kind"}):
-                if there[key] != here[key]:
-                    wrong.append(f"{name}: {key} is {there[key]} in the dataset, {here[key]} in the recipe")
-            if len(train) and not train[:, self.names.index(name)].any():
-                wrong.append(f"{name}: absent from every training row; leave it out of the recipe")
-        if wrong:
-            raise InputError(f"{self.path}: does not fit the recipe:\n  " + "\n  ".join(wrong))
 
 
 def write_dataset(

@@ -1,0 +1,136 @@
+"""Reading a dataset: rows by index, many at a time, as batches with presence."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from modalkit.data.manifest import SPLITS, open_shard, read_manifest
+from modalkit.errors import InputError, did_you_mean
+from modalkit.plugin import Schema
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some rows of a dataset.
+
+    Attributes:
+        values: per modality, `(batch, *event_shape)` in its stored dtype; zeros where absent.
+        present: bool `(batch, modalities)`, columns in the order of `values`; always on the CPU, so that
+            planning a step never waits for a device.
+    """
+
+    values: dict[str, Tensor]
+    present: Tensor
+
+    def __len__(self) -> int:
+        return len(self.present)
+
+    def to(self, device: torch.device) -> Batch:
+        """Return the batch with its values on `device`."""
+        return Batch({n: v.to(device, non_blocking=True) for n, v in self.values.items()}, self.present)
+
+    def pin_memory(self) -> Batch:
+        """Return the batch with its values in page-locked memory (what a DataLoader calls)."""
+        return Batch({n: v.pin_memory() for n, v in self.values.items()}, self.present)
+
+
+class Dataset:
+    """A dataset on disk, opened for reading; rows are fetched by index, many at a time.
+
+    Args:
+        path: the dataset's folder.
+        names: the modalities to read, in the order that batches will have; all by default.
+        in_memory: read everything now; by default if it is no more than 2 GiB. Otherwise shards are
+            memory-mapped, and a batch reads just its rows.
+
+    Raises:
+        InputError: missing, half-built or damaged; the message says what to do.
+    """
+
+    def __init__(self, path: Path | str, names: Sequence[str] | None = None, *, in_memory: bool | None = None) -> None:
+        self.path = Path(path)
+        self.manifest = read_manifest(self.path)
+        self.names = tuple(names) if names is not None else tuple(self.manifest.modalities)
+        for name in self.names:
+            if name not in self.manifest.modalities:
+                known = list(self.manifest.modalities)
+                raise InputError(
+                    f"{self.path}: has no modality '{name}'{did_you_mean(name, known)}; it has {', '.join(known)}"
+                )
+        shards = []
+        for facts in self.manifest.shards:
+            file = self.path / "shards" / facts.file
+            if file.exists() and file.stat().st_size != facts.bytes:
+                raise InputError(
+                    f"{file}: this shard is truncated ({file.stat().st_size} bytes of {facts.bytes}); delete it and "
+                    f"manifest.json, and run the command that builds the dataset again"
+                )
+            shards.append(open_shard(file, facts.rows)[0])
+        columns = [list(self.manifest.modalities).index(n) for n in self.names]
+        self.present = torch.cat([s["present"] for s in shards])[:, columns].clone()
+        self.split = torch.cat([s["split"] for s in shards]).clone()
+        self._keys = [s["key"] for s in shards]
+        self._starts = torch.tensor([0] + [s.rows for s in self.manifest.shards]).cumsum(0)
+        self._values = [{n: s[f"value.{n}"] for n in self.names} for s in shards]
+        size = sum(v.numel() * v.element_size() for s in self._values for v in s.values())
+        if in_memory if in_memory is not None else size <= 2 << 30:
+            self._values = [{n: torch.cat([s[n] for s in self._values]) for n in self.names}]
+            self._starts = torch.tensor([0, len(self)])
+
+    def __len__(self) -> int:
+        return self.manifest.rows
+
+    def __getitem__(self, rows: Tensor) -> Batch:
+        """Fetch rows.
+
+        Args:
+            rows: int64 indices, `(batch,)`, in any order.
+        """
+        if len(self._values) == 1:
+            return Batch({n: self._values[0][n][rows] for n in self.names}, self.present[rows])
+        shard = torch.bucketize(rows, self._starts[1:], right=True)
+        local = rows - self._starts[shard]
+        values = {n: v.new_empty((len(rows), *v.shape[1:])) for n, v in self._values[0].items()}
+        for index in sorted(set(shard.tolist())):
+            at = (shard == index).nonzero().squeeze(1)  # (rows of this shard,)
+            for name in self.names:
+                values[name][at] = self._values[index][name][local[at]]
+        return Batch(values, self.present[rows])
+
+    def rows(self, split: str) -> Tensor:
+        """Return the int64 indices of a split's rows, `(rows,)`, in order."""
+        return (self.split == SPLITS.index(split)).nonzero().squeeze(1)
+
+    def key(self, row: int) -> str:
+        """Return a row's stable key, such as the name of the file that it came from."""
+        starts = torch.tensor([0] + [len(k) for k in self._keys]).cumsum(0)
+        shard = int(torch.bucketize(torch.tensor(row), starts[1:], right=True))
+        return bytes(self._keys[shard][row - int(starts[shard])].tolist()).rstrip(b"\0").decode()
+
+    def require(self, schemas: Mapping[str, Schema]) -> None:
+        """Check that a recipe's schemas describe this dataset.
+
+        Args:
+            schemas: the recipe's modalities, all among `names`.
+
+        Raises:
+            InputError: lists every modality whose facts differ, or that is absent from every training row.
+        """
+        wrong, train = [], self.present[self.rows("train")]
+        if not len(train):
+            wrong.append("no row is in the train split")
+        for name, schema in schemas.items():
+            there, here = self.manifest.modalities[name].facts, schema.facts()
+            # The kind itself may differ: another kind may model the same stored samples.
+            for key in sorted((there.keys() & here.keys()) - {"kind"}):
+                if there[key] != here[key]:
+                    wrong.append(f"{name}: {key} is {there[key]} in the dataset, {here[key]} in the recipe")
+            if len(train) and not train[:, self.names.index(name)].any():
+                wrong.append(f"{name}: absent from every training row; leave it out of the recipe")
+        if wrong:
+            raise InputError(f"{self.path}: does not fit the recipe:\n  " + "\n  ".join(wrong))

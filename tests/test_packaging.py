@@ -1,0 +1,113 @@
+"""The rooms: what is installed, and who may know whom."""
+
+from __future__ import annotations
+
+import ast
+import tomllib
+from importlib.metadata import entry_points
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+GROUPS = PROJECT["project"]["entry-points"]
+
+# Each line may know itself and the lines above it.
+ORDER = [
+    ["errors"],
+    ["progress", "randomness"],
+    ["files", "interrupts"],
+    ["plugin"],
+    ["nn", "distributions"],
+    ["registry"],
+    ["data"],
+    ["testing", "recipe_yaml", "recipe_errors", "recipe_model", "recipe"],
+    ["model"],
+    ["engine", "objectives"],
+    ["evaluation"],
+    ["pictures"],
+    ["inspection", "checkpoint", "run_folder", "building"],
+    ["trainer"],
+    ["cli"],
+]
+ROOMS = {
+    "modalities": {"plugin", "nn", "distributions", "errors"},
+    "tools": {"plugin", "data", "registry", "errors", "files", "progress"},
+}
+
+
+def imports(path: Path) -> set[str]:
+    """Return the absolute modules that a file imports while running (not for type checking alone)."""
+    found: set[str] = set()
+
+    def walk(node: ast.AST) -> None:
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+            return
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            found.update(f"{node.module}.{a.name}" if node.module == "modalkit" else node.module for a in node.names)
+        for child in ast.iter_child_nodes(node):
+            walk(child)
+
+    walk(ast.parse(path.read_text()))
+    return found
+
+
+def core(names: set[str]) -> set[str]:
+    return {name.split(".")[1] for name in names if name.startswith("modalkit.")}
+
+
+def sources(folder: str) -> list[Path]:
+    return sorted((ROOT / folder).rglob("*.py"))
+
+
+def test_every_core_module_has_a_place_in_the_order() -> None:
+    modules = {p.stem for p in (ROOT / "modalkit").iterdir() if p.suffix == ".py" or (p / "__init__.py").exists()}
+    assert modules - {"__init__"} == {name for line in ORDER for name in line}
+
+
+@pytest.mark.parametrize("path", sources("modalkit"), ids=lambda p: str(p.relative_to(ROOT)))
+def test_the_core_knows_only_what_stands_above(path: Path) -> None:
+    if path.parent.name == "modalkit" and path.stem == "__init__":
+        return
+    name = path.stem if path.parent.name == "modalkit" else path.parent.name
+    place = next(i for i, line in enumerate(ORDER) if name in line)
+    allowed = {known for line in ORDER[: place + 1] for known in line}
+    assert core(imports(path)) - {"__version__"} <= allowed
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_plugins_know_the_contract_and_its_tools_only(room: str) -> None:
+    for path in sources(room):
+        assert core(imports(path)) <= ROOMS[room], path.name
+
+
+def test_no_source_line_imports_the_plugin_rooms() -> None:
+    forbidden = ("modalities", "tools", "recipes", "modalkit_")
+    for folder in ("modalkit", "modalities", "tools", "recipes"):
+        for path in sources(folder):
+            assert not [name for name in imports(path) if name.split(".")[0].startswith(forbidden)], path
+
+
+def test_every_plugin_file_has_its_entry_point() -> None:
+    kinds = {p.stem for p in sources("modalities")} - {"__init__"}
+    assert set(GROUPS["modalkit.modalities"]) == kinds
+    with_builder = {p.stem for p in sources("tools") if "BUILDER" in p.read_text()}
+    assert {value.split(":")[0].split(".")[1] for value in GROUPS["modalkit.builders"].values()} == with_builder
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_the_installed_entry_points_are_those_of_the_project(group: str) -> None:
+    """Fails after pyproject.toml changed until the package is installed again."""
+    installed = {e.name: e.value for e in entry_points(group=group) if e.dist and e.dist.name == "modalkit-vae"}
+    assert installed == GROUPS[group]
+    for entry in entry_points(group=group):
+        assert entry.load() is not None
+
+
+def test_packages_are_all_listed() -> None:
+    found = {"modalkit"} | {f"modalkit.{p.parent.name}" for p in (ROOT / "modalkit").glob("*/__init__.py")}
+    listed = set(PROJECT["tool"]["setuptools"]["packages"])
+    assert listed == found | {"modalkit_modalities", "modalkit_tools", "modalkit_recipes"}
