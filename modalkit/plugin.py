@@ -104,7 +104,8 @@ class Schema(Settings):
 
         if not stored.is_floating_point():
             return torch.ones(len(stored), dtype=torch.bool)
-        return stored.isfinite().reshape(len(stored), prod(self.event_shape)).all(1)  # (batch, *event_shape) -> (batch,)
+        # (batch, *event_shape) -> (batch, values of a sample) -> (batch,)
+        return stored.isfinite().reshape(len(stored), prod(self.event_shape)).all(1)
 
     def facts(self) -> dict[str, Any]:
         """Return what a dataset must agree on with a recipe: shape, dtype and every field about the data."""

@@ -1,0 +1,132 @@
+"""Pictures: Bernoulli likelihood on intensities, after MLPs or convolutions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from pydantic import BeforeValidator, Field, PositiveInt, model_validator
+from torch import Tensor, nn
+from torch.distributions import Bernoulli, Distribution, Independent
+
+from modalkit.errors import InputError
+from modalkit.nn import Dcgan, ImageNetwork, as_tuple, stages
+from modalkit.nn import decoder as make_decoder
+from modalkit.nn import encoder as make_encoder
+from modalkit.plugin import Modality, Schema
+
+if TYPE_CHECKING:
+    from modalkit.plugin import Picture
+
+Size = Annotated[
+    tuple[PositiveInt, PositiveInt],
+    BeforeValidator(
+        lambda size: (size, size) if isinstance(size, int) else as_tuple(size),
+        json_schema_input_type=PositiveInt | tuple[PositiveInt, PositiveInt],
+    ),
+    Field(description="Pixels: one number for a square, or [height, width]."),
+]
+
+
+class ImageSchema(Schema):
+    """A picture; its values are intensities in [0, 1], `(channels, height, width)`, stored as bytes."""
+
+    size: Size
+    channels: PositiveInt = Field(3, description="1 for gray, 3 for colour.")
+    network: ImageNetwork = Dcgan()
+
+    dtype: ClassVar[Literal["uint8", "int64", "float32"]] = "uint8"
+
+    @model_validator(mode="after")
+    def _large_enough(self) -> ImageSchema:
+        if isinstance(self.network, Dcgan):
+            stages(self.size, self.network.widths)
+        return self
+
+    @property
+    def event_shape(self) -> tuple[int, ...]:
+        """Channels, height, width."""
+        return (self.channels, *self.size)
+
+    def unpack(self, stored: Tensor) -> Tensor:
+        """Turn bytes into intensities."""
+        return stored / 255
+
+    def pack(self, value: Tensor) -> Tensor:
+        """Turn intensities into the nearest bytes.
+
+        Raises:
+            ValueError: an intensity is not in [0, 1].
+        """
+        if not bool(((value >= 0) & (value <= 1)).all()):
+            raise ValueError(
+                f"intensities must lie in [0, 1], not {float(value.min()):g} to {float(value.max()):g}; "
+                f"divide by 255, or give them as uint8"
+            )
+        return (value * 255).round().to(torch.uint8)
+
+
+def encoder(schema: ImageSchema) -> nn.Module:
+    """Return the encoder that the schema's network asks for."""
+    return make_encoder(schema.network, schema.event_shape)
+
+
+def decoder(schema: ImageSchema, latent_dim: int) -> nn.Module:
+    """Return the decoder that the schema's network asks for; raw: logits `(rows, *event_shape)`."""
+    return make_decoder(schema.network, latent_dim, schema.event_shape)
+
+
+def likelihood(schema: ImageSchema, logits: Tensor) -> Distribution:
+    """Return independent Bernoullis, whose log-probability `x log p + (1 - x) log(1 - p)` takes any x in [0, 1]."""
+    bits = Bernoulli(logits=logits, validate_args=False)
+    return Independent(bits, len(schema.event_shape), validate_args=False)
+
+
+def marginal(schema: ImageSchema, values: Tensor) -> Distribution:
+    """Return each pixel's mean over the rows, with half a white and half a black one added to stay off 0 and 1."""
+    mean = (values.sum(0, keepdim=True) + 0.5) / (len(values) + 1)  # (1, *event_shape)
+    return likelihood(schema, mean.logit())
+
+
+def show(schema: ImageSchema, value: Tensor) -> Picture:
+    """Return a gray or a colour picture; another number of channels is laid side by side."""
+    pixels: Picture = schema.pack(value.detach().clamp(0, 1)).cpu().numpy()
+    if schema.channels == 3:
+        return np.ascontiguousarray(pixels.transpose(1, 2, 0))
+    return np.concatenate(list(pixels), axis=1)
+
+
+def read(schema: ImageSchema, source: str) -> Tensor:
+    """Read a picture file: gray or colour as the schema asks, short side fitted, centre cropped.
+
+    Raises:
+        InputError: it is no picture that can be read.
+    """
+    mode = {1: "L", 3: "RGB"}.get(schema.channels)
+    if mode is None:
+        raise InputError(f"a picture file cannot be read as {schema.channels} channels; only 1 or 3 have a meaning")
+    height, width = schema.size
+    try:
+        with Image.open(Path(source)) as picture:
+            upright = ImageOps.exif_transpose(picture).convert(mode)
+            fitted = ImageOps.fit(upright, (width, height), Image.Resampling.BILINEAR)
+    except (OSError, ValueError, Image.DecompressionBombError) as error:  # PIL's own errors are OSErrors
+        raise InputError(f"{source}: cannot be read as a picture: {error}") from error
+    pixels = torch.from_numpy(np.array(fitted)).reshape(height, width, schema.channels)  # (h, w[, 3]) -> (h, w, c)
+    return schema.unpack(pixels.permute(2, 0, 1))
+
+
+MODALITY: Modality[Any] = Modality(
+    kind="image",
+    summary="picture of any size, gray or colour; Bernoulli likelihood on intensities",
+    schema=ImageSchema,
+    encoder=encoder,
+    decoder=decoder,
+    likelihood=likelihood,
+    show=show,
+    read=read,
+    marginal=marginal,
+)

@@ -1,0 +1,117 @@
+"""One of several classes: Categorical likelihood."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+from torch.distributions import Categorical
+
+from modalkit.errors import InputError, did_you_mean
+from modalkit.nn import DenseNetwork, Mlp, category_encoder
+from modalkit.nn import decoder as make_decoder
+from modalkit.plugin import Modality, Schema
+
+
+class IntegerSchema(Schema):
+    """Base of the kinds whose values are whole numbers."""
+
+    dtype: ClassVar[Literal["uint8", "int64", "float32"]] = "int64"
+
+    def pack(self, value: Tensor) -> Tensor:
+        """Turn whole numbers of any dtype into what is stored.
+
+        Raises:
+            ValueError: a number is not whole.
+        """
+        if value.is_floating_point() and not bool((value == value.round()).all()):
+            raise ValueError(f"numbers must be whole, not {float(value[value != value.round()][0]):g}")
+        return value.long()
+
+
+class LabelSchema(IntegerSchema):
+    """A class; its values are integers from 0 to `classes - 1`."""
+
+    names: tuple[str, ...] | None = Field(None, description="Names of the classes, in the order of their numbers.")
+    classes: int = Field(
+        default_factory=lambda known: len(known.get("names") or ()),
+        description="Number of classes; follows from `names` where they are given.",
+    )
+    network: DenseNetwork = Mlp()
+
+    @model_validator(mode="after")
+    def _named_or_counted(self) -> LabelSchema:
+        if self.names is None and "classes" not in self.model_fields_set:
+            raise ValueError("give 'classes', a number, or 'names', a list")
+        if self.names is not None and len(set(self.names)) != self.classes:
+            raise ValueError(f"'names' lists {len(set(self.names))} different names for {self.classes} 'classes'")
+        if self.classes < 2:
+            raise ValueError("there must be at least 2 classes")
+        return self
+
+    @property
+    def event_shape(self) -> tuple[int, ...]:
+        """A number."""
+        return ()
+
+    def valid(self, stored: Tensor) -> Tensor:
+        """Tell which numbers are those of a class."""
+        return (stored >= 0) & (stored < self.classes)
+
+
+def encoder(schema: LabelSchema) -> nn.Module:
+    """Return an embedding and dense layers."""
+    return category_encoder(schema.network, schema.classes)
+
+
+def decoder(schema: LabelSchema, latent_dim: int) -> nn.Module:
+    """Return dense layers; raw: logits `(rows, classes)`."""
+    return make_decoder(schema.network, latent_dim, (schema.classes,))
+
+
+def likelihood(schema: LabelSchema, logits: Tensor) -> Categorical:
+    """Return a Categorical over the classes."""
+    return Categorical(logits=logits, validate_args=False)
+
+
+def marginal(schema: LabelSchema, values: Tensor) -> Categorical:
+    """Return the classes' frequencies, with half a row added to each."""
+    counts = torch.bincount(values, minlength=schema.classes).unsqueeze(0) + 0.5  # (1, classes)
+    return Categorical(probs=counts, validate_args=False)
+
+
+def show(schema: LabelSchema, value: Tensor) -> str:
+    """Return the class's name, or its number."""
+    return schema.names[int(value)] if schema.names else str(int(value))
+
+
+def read(schema: LabelSchema, source: str) -> Tensor:
+    """Read a class's name or number.
+
+    Raises:
+        InputError: there is no such class.
+    """
+    known = list(schema.names or [])
+    numbers = [str(number) for number in range(schema.classes)]
+    for words in (known, numbers):
+        if source.strip() in words:
+            return torch.tensor(words.index(source.strip()))
+    choice = f"one of {', '.join(known)}, or " if known else ""
+    raise InputError(
+        f"'{source}' is no class{did_you_mean(source, known)}; give {choice}a number from 0 to {schema.classes - 1}"
+    )
+
+
+MODALITY = Modality(
+    kind="label",
+    summary="one of several classes; Categorical likelihood",
+    schema=LabelSchema,
+    encoder=encoder,
+    decoder=decoder,
+    likelihood=likelihood,
+    show=show,
+    read=read,
+    marginal=marginal,
+)

@@ -1,0 +1,330 @@
+"""Networks that recipes choose from, and the building blocks they are made of.
+
+Every hidden layer is followed by SiLU (Swish, the paper's activation). Encoders return features; the core
+adds the Gaussian head.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BeforeValidator, Field, PositiveInt
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from modalkit.plugin import CustomNetwork, Settings
+
+NetworkT = TypeVar("NetworkT", bound=Settings)
+
+_KERNEL = 4
+_SMALL = 32  # pictures whose smaller side is below this get the paper's small form
+
+
+def as_tuple(value: Any) -> Any:
+    """Let a list stand for a tuple: recipes are strictly validated, and beyond a BeforeValidator pydantic minds."""
+    return tuple(value) if isinstance(value, list) else value
+
+
+Widths = Annotated[tuple[PositiveInt, ...], BeforeValidator(as_tuple)]
+
+
+class Mlp(Settings):
+    """Fully connected networks."""
+
+    type: Literal["mlp"] = "mlp"
+    hidden: Widths = Field((512, 512), min_length=1, description="Widths of the encoder's layers.")
+    decoder_hidden: Widths = Field((512, 512, 512), description="Widths of the decoder's layers.")
+    batch_norm: bool = Field(False, description="Batch normalisation after every hidden layer.")
+    dropout: float = Field(0.0, ge=0, lt=1, description="Dropout after each of the encoder's hidden layers.")
+
+
+class Dcgan(Settings):
+    """Convolutional networks of DCGAN's kind, for pictures of any size.
+
+    There are two forms, as in the paper. Below 32 pixels (28 in the paper): every convolution halves the sides.
+    From 32 on (50 and 64 in the paper): they halve them until 6 to 11 pixels are left, and a last one ends at 2
+    to 8. Fields left at None follow from the form.
+    """
+
+    type: Literal["dcgan"] = "dcgan"
+    widths: Annotated[Widths, Field(min_length=1)] | None = Field(
+        None, description="Channels after each of the encoder's convolutions; the decoder mirrors them."
+    )
+    hidden: PositiveInt = Field(512, description="Width of the encoder's dense layer.")
+    decoder_hidden: Widths | None = Field(
+        None, description="Widths of the decoder's dense layers before its first picture; small form (512,), else ()."
+    )
+    batch_norm: bool | None = Field(
+        None, description="Batch normalisation of all convolutions but the encoder's first and the decoder's last."
+    )
+    dropout: float | None = Field(
+        None, ge=0, lt=1, description="Dropout after the encoder's dense layer; small form 0, else 0.1."
+    )
+
+
+def by_name(network: Any) -> Any:
+    """Let ``network: mlp`` stand for ``network: {type: mlp}``."""
+    return {"type": network} if isinstance(network, str) else network
+
+
+DenseNetwork = Annotated[
+    Mlp | CustomNetwork,
+    Field(discriminator="type", description="`mlp`, one with its settings, or your own."),
+    BeforeValidator(by_name, json_schema_input_type=Literal["mlp"] | Mlp | CustomNetwork),
+]
+"""What a recipe may choose for vectors: ``network: mlp``, ``{type: mlp, …}`` or ``{type: custom, …}``."""
+
+ImageNetwork = Annotated[
+    Mlp | Dcgan | CustomNetwork,
+    Field(discriminator="type", description="`mlp`, `dcgan`, one of them with its settings, or your own."),
+    BeforeValidator(by_name, json_schema_input_type=Literal["mlp", "dcgan"] | Mlp | Dcgan | CustomNetwork),
+]
+"""What a recipe may choose for pictures."""
+
+
+class _LoneRow(_BatchNorm):
+    """Batch normalisation that a batch with one value per channel does not break.
+
+    With modalities missing, a batch of a hundred may hold a single row that has this one. One value has no
+    variance, so torch refuses it in training; here the running statistics stand in for the batch's.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        if not self.training or input.numel() > input.shape[1]:
+            return super().forward(input)
+        return functional.batch_norm(
+            input, self.running_mean, self.running_var, self.weight, self.bias, training=False, eps=self.eps
+        )
+
+
+class BatchNorm1d(_LoneRow, nn.BatchNorm1d):
+    """`torch.nn.BatchNorm1d` for `(rows, channels)`, any number of rows."""
+
+
+class BatchNorm2d(_LoneRow, nn.BatchNorm2d):
+    """`torch.nn.BatchNorm2d` for `(rows, channels, height, width)`, any number of rows."""
+
+
+def mixes_rows(module: nn.Module) -> bool:
+    """Tell whether a row's output depends on the other rows while training: whether batch norm is in it.
+
+    >>> mixes_rows(mlp(3, [4], batch_norm=True)), mixes_rows(mlp(3, [4]))
+    (True, False)
+    """
+    return any(isinstance(part, _BatchNorm) for part in module.modules())
+
+
+def _after(width: int, batch_norm: bool, dropout: float) -> list[nn.Module]:
+    """Return what follows a hidden layer."""
+    norm = [BatchNorm1d(width)] if batch_norm else []
+    return [*norm, nn.SiLU(), *([nn.Dropout(dropout)] if dropout else [])]
+
+
+def mlp(
+    inputs: int, hidden: Sequence[int], outputs: int | None = None, *, batch_norm: bool = False, dropout: float = 0.0
+) -> nn.Sequential:
+    """Return a fully connected network, `(rows, inputs) -> (rows, outputs)`.
+
+    Args:
+        inputs: width of the input.
+        hidden: widths of the hidden layers.
+        outputs: width of a last linear layer; None ends after the last hidden one.
+        batch_norm: normalise after every hidden layer, before its SiLU.
+        dropout: probability of dropping a unit, after every hidden layer.
+
+    >>> import torch
+    >>> mlp(784, [512, 512], 10)(torch.zeros(3, 784)).shape
+    torch.Size([3, 10])
+    """
+    layers: list[nn.Module] = []
+    for width in hidden:
+        layers += [nn.Linear(inputs, width), *_after(width, batch_norm, dropout)]
+        inputs = width
+    return nn.Sequential(*layers, *([] if outputs is None else [nn.Linear(inputs, outputs)]))
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One of a DCGAN's convolutions, with 4x4 kernels.
+
+    Attributes:
+        width: channels after it.
+        stride: 1 or 2.
+        padding: 0 or 1.
+        before: height and width of its input.
+        after: height and width of its output, `floor((before + 2 padding - 4) / stride) + 1`.
+    """
+
+    width: int
+    stride: int
+    padding: int
+    before: tuple[int, int]
+    after: tuple[int, int]
+
+    @property
+    def mirror_kernel(self) -> tuple[int, int]:
+        """Kernel of the transposed convolution from `after` back to `before`: 4, or 5 where halving lost a pixel."""
+        height, width = (
+            large - (small - 1) * self.stride + 2 * self.padding
+            for large, small in zip(self.before, self.after, strict=True)
+        )
+        return height, width
+
+
+def stages(size: Sequence[int], widths: Sequence[int] | None = None) -> list[Stage]:
+    """Return the convolutions that an encoder applies to a picture, and a decoder undoes in reverse.
+
+    Args:
+        size: the picture's height and width, pixels; the smaller decides.
+        widths: channels after each convolution; by default as in the paper, see `Dcgan`.
+
+    Raises:
+        ValueError: the picture is too small for that many convolutions.
+
+    >>> [(s.width, *s.after) for s in stages((64, 64))]
+    [(32, 32, 32), (64, 16, 16), (128, 8, 8), (256, 5, 5)]
+    >>> [s.mirror_kernel for s in stages((50, 50))]
+    [(4, 4), (5, 5), (4, 4), (4, 4)]
+    """
+    small = min(size) < _SMALL
+    if widths is None:
+        halvings = (min(size) // 6).bit_length() - 1  # 6 to 11 pixels are left
+        widths = (64, 128) if small else [*(min(32 << i, 256) for i in range(halvings)), 256]
+    found: list[Stage] = []
+    before = (size[0], size[1])
+    for index, width in enumerate(widths):
+        last = not small and index == len(widths) - 1
+        stride, padding = (1 if min(before) >= 8 else 2, 0) if last else (2, 1)
+        if min(before) + 2 * padding < _KERNEL:
+            raise ValueError(
+                f"a picture of {size[0]} x {size[1]} is too small for {len(widths)} convolutions; "
+                f"make it larger, give fewer 'widths', or write 'network: mlp'"
+            )
+        height, across = ((side + 2 * padding - _KERNEL) // stride + 1 for side in before)
+        found.append(Stage(width, stride, padding, before, (height, across)))
+        before = (height, across)
+    return found
+
+
+class DcganEncoder(nn.Module):
+    """Pictures `(rows, channels, height, width)` to features `(rows, network.hidden)`.
+
+    Args:
+        shape: channels, height, width.
+        network: its settings.
+    """
+
+    def __init__(self, shape: Sequence[int], network: Dcgan) -> None:
+        super().__init__()
+        channels, *size = shape
+        large = min(size) >= _SMALL
+        batch_norm = large if network.batch_norm is None else network.batch_norm
+        dropout = 0.1 * large if network.dropout is None else network.dropout
+        layers: list[nn.Module] = []
+        for stage in stages(size, network.widths):
+            layers.append(nn.Conv2d(channels, stage.width, _KERNEL, stage.stride, stage.padding, bias=False))
+            layers += [BatchNorm2d(stage.width)] if batch_norm and len(layers) > 1 else []
+            layers.append(nn.SiLU())
+            channels = stage.width
+        self.convolutions = nn.Sequential(*layers)
+        self.dense = mlp(channels * math.prod(stage.after), [network.hidden], dropout=dropout)
+
+    def forward(self, value: Tensor) -> Tensor:
+        """Return features."""
+        features: Tensor = self.dense(self.convolutions(value).flatten(1))  # (rows, C, h, w) -> (rows, C*h*w)
+        return features
+
+
+class DcganDecoder(nn.Module):
+    """Latents `(rows, latent_dim)` to pictures `(rows, channels, height, width)` of logits: the encoder's mirror.
+
+    Args:
+        latent_dim: size of z.
+        shape: channels, height, width.
+        network: its settings.
+    """
+
+    def __init__(self, latent_dim: int, shape: Sequence[int], network: Dcgan) -> None:
+        super().__init__()
+        channels, *size = shape
+        large = min(size) >= _SMALL
+        batch_norm = large if network.batch_norm is None else network.batch_norm
+        hidden = (() if large else (512,)) if network.decoder_hidden is None else network.decoder_hidden
+        chain = stages(size, network.widths)
+        self.start = (chain[-1].width, *chain[-1].after)
+        self.dense = mlp(latent_dim, [*hidden, math.prod(self.start)])
+        layers: list[nn.Module] = []
+        for stage, width in zip(chain[::-1], [*(s.width for s in chain[-2::-1]), channels], strict=True):
+            layers += [BatchNorm2d(stage.width)] if batch_norm and layers else []
+            layers += [nn.SiLU()] if layers else []
+            convolution = nn.ConvTranspose2d(
+                stage.width, width, stage.mirror_kernel, stage.stride, stage.padding, bias=False
+            )
+            layers.append(convolution)
+        self.convolutions = nn.Sequential(*layers)
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Return logits."""
+        picture: Tensor = self.convolutions(self.dense(z).unflatten(1, self.start))  # (rows, C*h*w) -> (rows, C, h, w)
+        return picture
+
+
+def built_in(network: NetworkT | CustomNetwork) -> NetworkT:
+    """Return a kind's own settings, which are all that a kind ever builds from.
+
+    Raises:
+        TypeError: they are a custom network's; the core builds that from its reference.
+    """
+    if isinstance(network, CustomNetwork):
+        raise TypeError("a custom network is built by the core, never by the kind")
+    return network
+
+
+class Reshape(nn.Module):
+    """`(rows, ...) -> (rows, *shape)`."""
+
+    def __init__(self, shape: Sequence[int]) -> None:
+        super().__init__()
+        self.shape = tuple(shape)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return `x`, each row in the new shape."""
+        return x.reshape(len(x), *self.shape)
+
+
+def encoder(network: Mlp | Dcgan | CustomNetwork, shape: Sequence[int]) -> nn.Module:
+    """Return an encoder of real values, `(rows, *shape) -> (rows, features)`.
+
+    Args:
+        network: the schema's choice; `Dcgan` needs a shape of channels, height and width.
+        shape: the shape of a row.
+    """
+    if isinstance(network, Dcgan):
+        return DcganEncoder(shape, network)
+    network, width = built_in(network), math.prod(shape)
+    layers = mlp(width, network.hidden, batch_norm=network.batch_norm, dropout=network.dropout)
+    return layers if len(shape) == 1 else nn.Sequential(Reshape((width,)), *layers)
+
+
+def category_encoder(network: Mlp | CustomNetwork, categories: int) -> nn.Sequential:
+    """Return an encoder of one integer below `categories`, `(rows,) -> (rows, features)`.
+
+    An embedding is the first hidden layer's matrix: the same as `encoder` of a one-hot vector, without bias.
+    """
+    network = built_in(network)
+    first, *rest = network.hidden
+    tail = mlp(first, rest, batch_norm=network.batch_norm, dropout=network.dropout)
+    return nn.Sequential(nn.Embedding(categories, first), *_after(first, network.batch_norm, network.dropout), *tail)
+
+
+def decoder(network: Mlp | Dcgan | CustomNetwork, latent_dim: int, shape: Sequence[int]) -> nn.Module:
+    """Return a decoder, `(rows, latent_dim) -> (rows, *shape)`."""
+    if isinstance(network, Dcgan):
+        return DcganDecoder(latent_dim, shape, network)
+    network = built_in(network)
+    layers = mlp(latent_dim, network.decoder_hidden, math.prod(shape), batch_norm=network.batch_norm)
+    return layers if len(shape) == 1 else nn.Sequential(*layers, Reshape(shape))

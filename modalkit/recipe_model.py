@@ -1,0 +1,233 @@
+"""What a recipe holds: its sections, each validated by pydantic or by the plugin that it names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    SerializeAsAny,
+    ValidationError,
+    ValidationInfo,
+    WithJsonSchema,
+    create_model,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
+from pydantic_core import InitErrorDetails, PydanticCustomError, to_json
+
+from modalkit import registry
+from modalkit.errors import InputError
+from modalkit.plugin import ObjectiveOptions, Schema, Settings
+from modalkit.recipe_yaml import Key, dump
+
+_MODULE_DICT = (
+    "T_destination add_module apply bfloat16 buffers call_super_init children clear compile cpu cuda double "
+    "dump_patches eval extra_repr float forward get_buffer get_extra_state get_parameter get_submodule half ipu items "
+    "keys load_state_dict modules mtia named_buffers named_children named_modules named_parameters parameters pop "
+    "register_backward_hook register_buffer register_forward_hook register_forward_pre_hook "
+    "register_full_backward_hook register_full_backward_pre_hook register_load_state_dict_post_hook "
+    "register_load_state_dict_pre_hook register_module register_parameter register_state_dict_post_hook "
+    "register_state_dict_pre_hook requires_grad_ set_extra_state set_submodule share_memory state_dict to to_empty "
+    "train training type update values xpu zero_grad"
+)
+RESERVED = frozenset(_MODULE_DICT.split())
+"""Attributes of torch.nn.ModuleDict, which therefore cannot name a modality's networks."""
+
+
+DEFAULT_OBJECTIVE: str = ObjectiveOptions.model_fields["name"].default
+
+
+def _wrong(key: Key, message: str, *, kind: str = "said") -> ValidationError:
+    """Return an error at `key` whose message is already in plain words."""
+    said = PydanticCustomError(kind, "{message}", {"message": message})
+    return ValidationError.from_exception_data("recipe", [InitErrorDetails(type=said, loc=key, input=None)])
+
+
+def _by_plugin(entry: Any, info: ValidationInfo, tag: str, model_of: Callable[[str], type[Settings]]) -> Any:
+    """Validate a mapping by the model of the plugin that its `tag` names.
+
+    JSON mode, so that a list is a tuple and a text a path, but strict otherwise: no number is a text.
+    """
+    if isinstance(entry, Settings):
+        return entry
+    if not isinstance(entry, dict):
+        raise PydanticCustomError("mapping_type", "should be a mapping")
+    if tag not in entry:
+        raise _wrong((tag,), "is missing", kind="absent")
+    if not isinstance(entry[tag], str):
+        raise _wrong((tag,), "should be a text")
+    try:
+        return model_of(entry[tag]).model_validate_json(to_json(entry), strict=True, context=info.context)
+    except ValidationError:
+        raise
+    except InputError as error:
+        raise _wrong((tag,), str(error), kind="plugin") from None
+    except Exception as error:  # a stranger's validator may raise anything
+        raise _wrong((), f"{tag} '{entry[tag]}' raised {type(error).__name__}: {error}") from error
+
+
+def _schema(entry: Any, info: ValidationInfo) -> Any:
+    return _by_plugin(entry, info, "kind", kind_schema)
+
+
+def kind_schema(kind: str) -> type[Settings]:
+    """Return the model of a modality of this kind."""
+    schema: type[Settings] = registry.modality(kind).schema
+    return schema
+
+
+def objective_options(name: str) -> type[Settings]:
+    """Return the model of an objective's section."""
+    options: type[Settings] = registry.get(registry.OBJECTIVES, name).options
+    return options
+
+
+def _objective(entry: Any, info: ValidationInfo) -> Any:
+    named = {"name": DEFAULT_OBJECTIVE} | entry if isinstance(entry, dict) else entry
+    return _by_plugin(named, info, "name", objective_options)
+
+
+def step_model(builder: str) -> type[Settings]:
+    """Return the model of a build step: the builder's own options, and beside them its name and where it writes."""
+    options: type[Settings] = registry.get(registry.BUILDERS, builder).options
+    return create_model(
+        options.__name__,
+        __base__=options,
+        builder=(str, Field(description="Name of the builder (`modalkit list builders`).")),
+        out=(Path | None, Field(None, description="What it makes; the last step's default is data.path.")),
+    )
+
+
+class BuildStep(Settings):
+    """One step towards a dataset; in a recipe the builder's options stand beside ``builder`` and ``out``.
+
+    Attributes:
+        out: where it writes; None for data.path.
+    """
+
+    builder: str
+    out: Path | None = None
+    options: SerializeAsAny[Settings]
+
+    @model_serializer
+    def _flat(self) -> dict[str, Any]:
+        return {"builder": self.builder, "out": self.out and str(self.out)} | self.options.model_dump(mode="json")
+
+
+def _step(entry: Any, info: ValidationInfo) -> Any:
+    checked = _by_plugin(entry, info, "builder", step_model)
+    if isinstance(checked, BuildStep):
+        return checked
+    options = registry.get(registry.BUILDERS, checked.builder).options
+    own = {name: item for name, item in entry.items() if name not in ("builder", "out")}
+    made = options.model_validate_json(to_json(own), strict=True, context=info.context)
+    return BuildStep(builder=checked.builder, out=checked.out, options=made)
+
+
+def _modality_name(name: str) -> str:
+    if not (name.isascii() and name[:1].isalpha() and name.replace("_", "").replace("-", "").isalnum()):
+        raise ValueError("a modality's name should begin with a letter and hold only letters, digits, - and _")
+    if name in RESERVED:
+        raise ValueError(f"'{name}' is a word that networks use for themselves; rename this modality")
+    return name
+
+
+class DataSettings(Settings):
+    """The dataset to train on."""
+
+    path: Path = Field(description="Folder of the dataset, relative to the working directory.")
+    build: tuple[Annotated[BuildStep, BeforeValidator(_step)], ...] = Field(
+        (), description="Steps that make the dataset if it is not there: a builder each, with its options beside."
+    )
+    in_memory: bool | None = Field(
+        None, description="Whether to read the whole dataset into memory; null: if it is small."
+    )
+
+    @model_validator(mode="after")
+    def _steps_write_somewhere(self) -> DataSettings:
+        for index, step in enumerate(self.build[:-1]):
+            if step.out is None:
+                raise _wrong(
+                    ("build", index, "out"), "is missing; only the last step can leave it to data.path", kind="absent"
+                )
+        return self
+
+
+class ModelSettings(Settings):
+    """What the modalities share."""
+
+    latent_dim: int = Field(64, ge=1, description="Number of latent dimensions.")
+
+
+def _as_text(value: Any) -> Any:
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+Precision = Annotated[
+    Literal["32", "64", "bf16-mixed", "16-mixed"],
+    BeforeValidator(_as_text),
+    WithJsonSchema({"enum": ["32", 32, "64", 64, "bf16-mixed", "16-mixed"]}),
+]
+PositiveInt = Annotated[int, Field(ge=1)]
+
+
+class TrainSettings(Settings):
+    """How to train."""
+
+    epochs: int = Field(10, ge=1, description="Passes over the training rows.")
+    max_steps: PositiveInt | None = Field(None, description="Stop after this many steps, whatever the epoch.")
+    batch_size: int = Field(100, ge=1, description="Rows a step, on each device.")
+    learning_rate: float = Field(1e-3, gt=0, allow_inf_nan=False, description="Learning rate of Adam.")
+    clip_norm: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = Field(
+        None, description="Scale gradients down to this Euclidean norm where theirs is larger."
+    )
+    patience: PositiveInt | None = Field(
+        None, description="Stop early after this many epochs without a better validation ELBO."
+    )
+    accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps"] = Field("auto", description="What to compute on.")
+    devices: PositiveInt | Literal["auto"] = Field(1, description="How many of them; auto: all.")
+    precision: Precision = Field("32", description="Floating-point format of the computation.")
+    checkpoint_every: PositiveInt | None = Field(
+        None, description="Steps between checkpoints; null: one at the end of each epoch."
+    )
+    log_every: int = Field(10, ge=1, description="Steps between lines of metrics.")
+    pictures_every: int = Field(1, ge=0, description="Epochs between sample pictures; 0: only at the end.")
+
+
+class Recipe(Settings):
+    """Everything that defines a training run."""
+
+    description: str = Field("", description="What this recipe is, for people.")
+    extends: str | None = Field(
+        None,
+        description="Recipe to start from: a path relative to this file, or the name of a shipped recipe. "
+        "Merged when loaded, and therefore null afterwards.",
+    )
+    plugins: tuple[Path, ...] = Field((), description="Python files with plugins, relative to this file.")
+    seed: int = Field(0, ge=0, description="Determines every random choice of the run.")
+    data: DataSettings = Field(description="The dataset to train on.")
+    modalities: dict[
+        Annotated[str, AfterValidator(_modality_name)], Annotated[SerializeAsAny[Schema], BeforeValidator(_schema)]
+    ] = Field(min_length=1, description="Name of each modality, and its schema as its kind defines it.")
+    model: ModelSettings = Field(ModelSettings(), description="What the modalities share.")
+    objective: Annotated[SerializeAsAny[ObjectiveOptions], BeforeValidator(_objective)] = Field(
+        default_factory=dict, validate_default=True, description="What training maximises."
+    )
+    train: TrainSettings = Field(TrainSettings(), description="How to train.")
+
+    @field_validator("objective")
+    @classmethod
+    def _fits_the_modalities(cls, options: ObjectiveOptions, info: ValidationInfo) -> ObjectiveOptions:
+        if "modalities" in info.data:
+            registry.get(registry.OBJECTIVES, options.name).check(options, tuple(info.data["modalities"]))
+        return options
+
+    def to_yaml(self) -> str:
+        """Return this recipe as YAML, with every default and absolute plugin paths; it loads as an equal one."""
+        return dump(self.model_dump(mode="json", exclude={"extends"}))

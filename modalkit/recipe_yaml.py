@@ -1,0 +1,341 @@
+"""YAML that remembers where every key was written, so that an error can name the file and line.
+
+Scalars follow the YAML 1.2 core schema: ``yes`` and ``on`` are texts, ``1e-3`` is a number. Repeated keys, tags
+for Python objects, and numbers that are not finite are refused.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from math import isfinite
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from modalkit.errors import InputError
+
+Key = tuple[str | int, ...]
+"""Where a value stands in a document: ``("modalities", "image", "size")``."""
+
+_TAG = "tag:yaml.org,2002:"
+_CORE = {
+    "null": r"~|null|Null|NULL|",
+    "bool": r"true|True|TRUE|false|False|FALSE",
+    "int": r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+",
+    "float": r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+    "merge": r"<<",
+}
+_MAX_DEPTH, _MAX_NODES = 32, 100_000  # a few lines of aliases can stand for more than fits into memory
+
+
+class Place(NamedTuple):
+    """A line of a file, or (line 0) the text of an override."""
+
+    source: str
+    line: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.source}:{self.line}" if self.line else self.source
+
+
+class Problem(NamedTuple):
+    """Something wrong with the value at `key`, which was written at `place`."""
+
+    place: Place
+    key: Key
+    text: str
+
+    def __str__(self) -> str:
+        name = ".".join(part if isinstance(part, str) and part.isprintable() else repr(part) for part in self.key)
+        return ": ".join(filter(None, (str(self.place), name, self.text)))
+
+
+@dataclass
+class Document:
+    """Plain data with the place of every key in it, and what could not be read.
+
+    Attributes:
+        value: mappings, lists, texts, numbers, booleans and None.
+        places: where each key or list item was written; the root's key is ``()``.
+        problems: what is wrong so far; the value there is None, or the first of those that were given.
+    """
+
+    value: Any
+    places: dict[Key, Place]
+    problems: list[Problem] = field(default_factory=list)
+
+    def place(self, key: Key) -> Place:
+        """Return where `key`, or the nearest mapping or list around it, was written."""
+        while key not in self.places:
+            key = key[:-1]
+        return self.places[key]
+
+    def blame(self, key: Key, text: str) -> None:
+        """Note a problem with what stands at `key`."""
+        self.problems.append(Problem(self.place(key), key, text))
+
+    def forget(self, key: Key) -> None:
+        """Drop the places of `key` and of everything in it."""
+        self.places = {k: p for k, p in self.places.items() if k[: len(key)] != key}
+
+
+class _Loader(yaml.SafeLoader):
+    """Resolves plain scalars by the core schema only."""
+
+    yaml_implicit_resolvers = {}  # noqa: RUF012 -- add_implicit_resolver's own class attribute
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes the texts that either version of YAML would take for something else."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+for _name, _pattern in _CORE.items():
+    for _class in (_Loader, _Dumper):
+        _class.add_implicit_resolver(_TAG + _name, re.compile(f"(?:{_pattern})\\Z"), None)
+
+
+def dump(value: Any) -> str:
+    """Return plain data as YAML that `parse` reads back as the same."""
+
+    def text(readable: bool) -> str:
+        return str(yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=readable, width=120))
+
+    # PyYAML writes Unicode's own line breaks as they are, and reads them back as others.
+    return text(not re.search("[\x85\u2028\u2029\ufeff]", text(True)))
+
+
+def read(path: Path) -> Document:
+    """Read a file that must hold one YAML mapping.
+
+    Raises:
+        InputError: it is missing, unreadable, binary, empty, not a mapping, or not YAML.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: not a text file; a recipe is YAML in UTF-8") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot read this recipe: {error.strerror}") from None
+    document = parse(text, Place(str(path), 1))
+    if document.value is None and not document.problems:
+        raise InputError(f"{path}: is empty; a recipe needs at least 'data' and 'modalities'")
+    if not isinstance(document.value, dict):
+        raise InputError(f"{document.place(())}: should be a mapping (lines of 'key: value') at the top")
+    return document
+
+
+def parse(text: str, start: Place) -> Document:
+    """Read YAML.
+
+    Args:
+        text: one YAML document.
+        start: place of its first line; line 0 stands for all of it.
+
+    Raises:
+        InputError: a syntax error, or more nesting or aliases than a person would write.
+    """
+    walk = _Walk(start)
+    try:
+        loader = _Loader(text)
+        node = loader.get_single_node()
+        walk.document.value = None if node is None else walk.build(node, ())
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position)
+        raise InputError(f"{walk.at(line)}: not YAML: holds the control character {chr(error.character)!r}") from None
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        raise InputError(f"{walk.at(mark.line if mark else 0)}: not YAML: {_plain(error)}") from None
+    except RecursionError:
+        raise InputError(f"{start}: nested too deeply") from None
+    return walk.document
+
+
+def _plain(error: yaml.MarkedYAMLError) -> str:
+    problem = error.problem or str(error)
+    if "'\\t'" in problem:
+        return "tabs cannot indent a line; use spaces"
+    if problem.startswith("mapping values are not allowed"):
+        return "unexpected ':'; check the indentation, and quote a text that holds ': '"
+    context = f" {error.context}" if error.context and error.context.startswith("while") else ""
+    return problem + context
+
+
+class _Walk:
+    """Turns one YAML node tree into a `Document`."""
+
+    def __init__(self, start: Place) -> None:
+        self.start, self.nodes = start, 0
+        self.document = Document(None, {(): start})
+
+    def at(self, line: int) -> Place:
+        """Return the place of a line, counted from 0."""
+        return self.start._replace(line=self.start.line + line if self.start.line else 0)
+
+    def build(self, node: yaml.Node, key: Key) -> Any:
+        """Return what a node stands for, noting places and problems."""
+        self.document.places.setdefault(key, self.at(node.start_mark.line))
+        self.nodes += 1
+        if len(key) > _MAX_DEPTH or self.nodes > _MAX_NODES:
+            raise InputError(f"{self.at(node.start_mark.line)}: nested too deeply, or too many aliases")
+        if isinstance(node, yaml.MappingNode) and node.tag == _TAG + "map":
+            made = {}
+            for name, (line, item) in self.pairs(node, key).items():
+                self.document.places[(*key, name)] = self.at(line)
+                made[name] = self.build(item, (*key, name))
+            return made
+        if isinstance(node, yaml.SequenceNode) and node.tag == _TAG + "seq":
+            return [self.build(item, (*key, index)) for index, item in enumerate(node.value)]
+        try:
+            return _scalar(node)
+        except ValueError as error:
+            self.document.blame(key, str(error))
+            return None
+
+    def pairs(self, node: yaml.MappingNode, key: Key) -> dict[str, tuple[int, yaml.Node]]:
+        """Return a mapping's own keys and those it merges in by ``<<``, each with its line and value."""
+        own: dict[str, tuple[int, yaml.Node]] = {}
+        merged: dict[str, tuple[int, yaml.Node]] = {}
+        for name_node, item in node.value:
+            line = name_node.start_mark.line
+            if name_node.tag == _TAG + "merge":
+                for base in self.bases(item, key):
+                    merged = {**self.pairs(base, key), **merged}
+                continue
+            name = name_node.value
+            if name_node.tag != _TAG + "str" or not _is_text(name):
+                shown = f" '{name}'" if isinstance(name, str) else ""
+                self.wrong(line, key, f"the key{shown} should be a text; put it in quotes")
+            elif name in own:
+                first = self.at(own[name][0]).line
+                self.wrong(line, (*key, name), f"given twice{f', in line {first} already' if first else ''}")
+            else:
+                own[name] = (line, item)
+        return {**merged, **own}
+
+    def bases(self, item: yaml.Node, key: Key) -> Iterator[yaml.MappingNode]:
+        """Yield the mappings that ``<<`` names, the most important first."""
+        for base in item.value if isinstance(item, yaml.SequenceNode) else [item]:
+            self.nodes += 1
+            if isinstance(base, yaml.MappingNode):
+                yield base
+            else:
+                self.wrong(base.start_mark.line, (*key, "<<"), "should name a mapping, or a list of them")
+
+    def wrong(self, line: int, key: Key, text: str) -> None:
+        """Note a problem at a line, counted from 0."""
+        self.document.problems.append(Problem(self.at(line), key, text))
+
+
+def _is_text(text: Any) -> bool:
+    return isinstance(text, str) and not re.search("[\0\ud800-\udfff]", text)
+
+
+def _scalar(node: yaml.Node) -> Any:
+    """Return a scalar's value; ValueError says what is wrong with it."""
+    kind, text = node.tag.removeprefix(_TAG), node.value
+    if not isinstance(node, yaml.ScalarNode) or kind not in {*_CORE, "str"}:
+        raise ValueError(f"the tag '{node.tag.replace(_TAG, '!!')}' is not supported; write plain values")
+    if kind in ("str", "merge"):
+        if not _is_text(text):
+            raise ValueError("a text cannot hold the NUL character or half of a surrogate pair")
+        return text
+    if not re.fullmatch(_CORE[kind], text):
+        raise ValueError(f"'{text}' is not a {kind}")
+    if kind == "null":
+        return None
+    if kind == "bool":
+        return text.lower() == "true"
+    if kind == "int":
+        number = int(text, 0 if text[:2] in ("0x", "0o") else 10) if len(text) < 30 else 1 << 63
+        if not -(1 << 63) <= number < 1 << 63:
+            raise ValueError(f"the number {text[:30]}… is too large" if len(text) > 30 else f"{text} is too large")
+        return number
+    real = float(text) if text[-1] not in "fFnN" else float("nan")
+    if not isfinite(real):
+        raise ValueError(f"should be a finite number, got {text}")
+    return real
+
+
+def merged(base: Document, over: Document) -> Document:
+    """Lay one document over another: mappings key by key; everything else is replaced.
+
+    A null in `over` removes what `base` has there, except at the top level. ``plugins`` add up: the modalities
+    that `base` brings need theirs.
+    """
+    result = Document(None, dict(base.places), base.problems + over.problems)
+
+    def lay(key: Key, old: Any, new: Any) -> Any:
+        if isinstance(old, dict) and isinstance(new, dict):
+            both = dict(old)
+            for name, item in new.items():
+                here = (*key, name)
+                if item is None and name in old and key:
+                    del both[name]
+                    result.forget(here)
+                else:
+                    both[name] = lay(here, old.get(name), item)
+            result.places[key] = over.places[key]
+            return both
+        if key == ("plugins",) and isinstance(old, list) and isinstance(new, list):
+            added = [(over.places[(*key, i)], item) for i, item in enumerate(new) if item not in old]
+            result.places |= {(*key, len(old) + i): place for i, (place, _) in enumerate(added)}
+            return old + [item for _, item in added]
+        result.forget(key)
+        result.places |= {k: p for k, p in over.places.items() if k[: len(key)] == key}
+        return new
+
+    result.value = lay((), base.value, over.value)
+    return result
+
+
+def override(document: Document, text: str) -> None:
+    """Change a document as ``a.b=value`` says, the value being YAML; a null removes what stands there.
+
+    What is wrong with the override is noted in ``document.problems``.
+    """
+    place = Place(f"--set {text}")
+    name, equals, raw = text.partition("=")
+    parts = name.strip().split(".")
+    if not equals or not all(parts) or not _is_text(name) or len(parts) > _MAX_DEPTH:
+        document.problems.append(Problem(place, (), "should be written as key=value, such as train.epochs=5"))
+        return
+    new = parse(raw, place)
+    inside, key = document.value, Key()
+    for index, part in enumerate(parts):
+        step = _step(inside, part)
+        if step is None:
+            text = f"'{'.'.join(map(str, key))}' is {_shape(inside)}; set the whole of it"
+            document.problems.append(Problem(place, (*key, part), text))
+            return
+        key = (*key, step)
+        if index < len(parts) - 1:
+            if isinstance(inside, dict) and step not in inside:
+                inside[step] = {}
+                document.places[key] = place
+            inside = inside[step]
+    document.forget(key)
+    document.problems += [problem._replace(key=key + problem.key) for problem in new.problems]
+    if new.value is None and not new.problems and isinstance(inside, dict) and step in inside and len(key) > 1:
+        del inside[step]
+        return
+    inside[step] = new.value
+    document.places |= {key + k: p for k, p in new.places.items()}
+
+
+def _step(inside: Any, part: str) -> str | int | None:
+    """Return the key or index that `part` names in a mapping or list, or None if there can be no such."""
+    if isinstance(inside, list):
+        return next((index for index in range(len(inside)) if str(index) == part), None)
+    return part if isinstance(inside, dict) else None
+
+
+def _shape(value: Any) -> str:
+    if isinstance(value, list):
+        return f"a list of {len(value)}"
+    return f"{dump(value).splitlines()[0]}, not a mapping"

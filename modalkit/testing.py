@@ -1,0 +1,299 @@
+"""A check for authors of modality plugins; it says in words what the core could not live with."""
+
+from __future__ import annotations
+
+import copy
+import json
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from pydantic import ValidationError
+from safetensors.torch import load_model, save_model
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from modalkit import registry
+from modalkit.errors import InputError
+from modalkit.plugin import CustomNetwork, Modality, Schema
+
+
+def check_modality(
+    kind: str | Modality[Any], schema: Schema | Mapping[str, Any], *, rows: int = 4, latent_dim: int = 3, seed: int = 0
+) -> None:
+    """Check that a modality plugin keeps the contract of `modalkit.plugin.Modality`.
+
+    It needs no data: it draws its own from the likelihood at random z.
+
+    Args:
+        kind: the plugin, or the name of an installed one.
+        schema: a schema, or the fields of one as a recipe would give them.
+        rows: rows of the batches that it tries, at least 2.
+        latent_dim: size of z.
+        seed: what everything random follows from.
+
+    Raises:
+        AssertionError: the first thing that is wrong: the plugin, which part, what was expected and what came.
+
+    >>> check_modality("vector", {"size": 5})
+    """
+    if rows < 2:
+        raise ValueError(f"rows must be at least 2, not {rows}")
+    modality = registry.modality(kind) if isinstance(kind, str) else kind
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        _Check(modality, _made(modality, schema), rows, latent_dim).run()
+
+
+def _made(modality: Modality[Any], schema: Schema | Mapping[str, Any]) -> Schema:
+    if isinstance(schema, Mapping):
+        try:
+            made: Schema = modality.schema(**{"kind": modality.kind, **schema})
+        except ValidationError as error:
+            raise AssertionError(f"kind '{modality.kind}': schema: refuses {dict(schema)}: {error}") from error
+        return made
+    if not issubclass(type(schema), modality.schema):
+        expected = modality.schema.__name__
+        raise AssertionError(f"kind '{modality.kind}': schema: expected a {expected}, got a {type(schema).__name__}")
+    return schema
+
+
+class _Check:
+    """One plugin and one schema under examination."""
+
+    def __init__(self, modality: Modality[Any], schema: Schema, rows: int, latent_dim: int) -> None:
+        self.modality, self.schema, self.rows, self.latent_dim = modality, schema, rows, latent_dim
+        self.event_shape: tuple[int, ...] = ()
+        self.z = torch.randn(rows, latent_dim)
+
+    def expect(self, part: str, ok: bool, problem: str) -> None:
+        """Blame a part of the plugin unless all is well."""
+        if not ok:
+            raise AssertionError(f"kind '{self.modality.kind}': {part}: {problem}")
+
+    @contextmanager
+    def using(self, part: str, doing: str = "") -> Iterator[None]:
+        """Blame a part of the plugin for whatever it raises."""
+        try:
+            yield
+        except AssertionError:
+            raise
+        except Exception as error:  # a plugin may raise anything
+            problem = f"raised {type(error).__name__}{doing and ' ' + doing}: {error}"
+            raise AssertionError(f"kind '{self.modality.kind}': {part}: {problem}") from error
+
+    def run(self) -> None:
+        """Check everything, simple things first."""
+        self.check_schema()
+        encoder, decoder = self.networks()
+        with torch.no_grad():
+            likelihood = self.likelihood(decoder, self.z)
+            values = self.check_storage(likelihood)
+            self.check_prediction(likelihood, values)
+            self.check_encoder(encoder, values)
+            self.check_log_prob(likelihood, values)
+            self.check_double(encoder, decoder, values)
+            self.check_saving(encoder, decoder, values)
+            self.check_marginal(values)
+        self.check_training(values)
+
+    def check_schema(self) -> None:
+        """What datasets and run folders write of it."""
+        schema = self.schema
+        self.expect("schema", schema.kind == self.modality.kind, f"its kind is '{schema.kind}'")
+        with self.using("schema.event_shape"):
+            shape = schema.event_shape
+        whole = isinstance(shape, tuple) and all(type(n) is int and n > 0 for n in shape)
+        self.expect("schema.event_shape", whole, f"expected a tuple of positive ints, got {shape!r}")
+        self.event_shape = shape
+        self.expect("schema.dtype", schema.dtype in ("uint8", "int64", "float32"), f"got {schema.dtype!r}")
+        with self.using("schema.facts", "(they must be plain JSON values)"):
+            facts = schema.facts()
+            same = json.loads(json.dumps(facts)) == facts
+        self.expect("schema.facts", same, f"do not come back from JSON as they were: {facts}")
+        with self.using("schema", "when read back from a run folder's recipe"):
+            again = type(schema).model_validate_json(schema.model_dump_json(), strict=True)
+        self.expect("schema", again == schema, f"read back from JSON it is another: {again!r}")
+
+    def networks(self) -> tuple[nn.Module, nn.Module]:
+        """Return a new encoder and decoder in evaluation mode."""
+        network, made = getattr(self.schema, "network", None), []
+        for part, sizes in (("encoder", ()), ("decoder", (self.latent_dim,))):
+            with self.using(part, "when it was made"):
+                if isinstance(network, CustomNetwork):
+                    module = registry.import_object(getattr(network, part))(self.schema, *sizes, **network.options)
+                else:
+                    module = getattr(self.modality, part)(self.schema, *sizes)
+            self.expect(part, isinstance(module, nn.Module), f"expected a torch.nn.Module, got {type(module).__name__}")
+            made.append(module.eval())
+        return made[0], made[1]
+
+    def likelihood(self, decoder: nn.Module, z: Tensor) -> Distribution:
+        """Return p(x|z) after a look at its shapes."""
+        with self.using("decoder", f"on z of shape {tuple(z.shape)}"):
+            raw = decoder(z)
+        with self.using("likelihood"):
+            likelihood = self.modality.likelihood(self.schema, raw)
+        kept = isinstance(likelihood, Distribution)
+        self.expect("likelihood", kept, f"expected a Distribution, got a {type(likelihood).__name__}")
+        for name, expected in (("batch_shape", (len(z),)), ("event_shape", self.event_shape)):
+            got = tuple(getattr(likelihood, name))
+            self.expect("likelihood", got == expected, f"expected {name} {expected} for {len(z)} rows, got {got}")
+        return likelihood
+
+    def check_storage(self, likelihood: Distribution) -> Tensor:
+        """Draw samples, store them and return the values that a dataset would give back."""
+        with self.using("likelihood.sample"):
+            drawn = likelihood.sample()
+        shape, schema = (self.rows, *self.event_shape), self.schema
+        self.expect("likelihood.sample", drawn.shape == shape, f"expected {shape}, got {tuple(drawn.shape)}")
+        with self.using("schema.pack", "on samples of the likelihood"):
+            stored = schema.pack(drawn)
+        wanted, got = (getattr(torch, schema.dtype), shape), (stored.dtype, tuple(stored.shape))
+        self.expect("schema.pack", got == wanted, f"expected {wanted}, got {got}")
+        with self.using("schema.valid"):
+            valid = schema.valid(stored)
+        right = isinstance(valid, Tensor) and valid.dtype == torch.bool and valid.shape == (self.rows,)
+        self.expect("schema.valid", right, f"expected bool of shape ({self.rows},), got {valid!r}")
+        self.expect("schema.valid", bool(valid.all()), f"refuses a sample of the likelihood: {stored[~valid][:1]}")
+        with self.using("schema.unpack"):
+            values = schema.unpack(stored)
+            again = schema.pack(values)
+        known = values.dtype in (torch.get_default_dtype(), torch.int64) and values.shape == shape
+        self.expect(
+            "schema.unpack", known, f"expected float or int64 of {shape}, got {values.dtype} of {tuple(values.shape)}"
+        )
+        self.expect("schema.pack", torch.equal(again, stored), "does not undo unpack: another value came back")
+        return values
+
+    def check_prediction(self, likelihood: Distribution, values: Tensor) -> None:
+        """What stands for the likelihood in a translation, and how a person sees it and gives it."""
+        name = "mean" if values.is_floating_point() else "mode"
+        with self.using(f"likelihood.{name}", f"(a kind of {values.dtype} values needs it to show a translation)"):
+            predicted = getattr(likelihood, name)
+        good = predicted.shape == values.shape and bool(predicted.isfinite().all())
+        part = f"likelihood.{name}"
+        self.expect(part, good, f"expected finite {tuple(values.shape)}, got {tuple(predicted.shape)}: {predicted}")
+        for value in (predicted[0], values[0]):
+            with self.using("show"):
+                shown = self.modality.show(self.schema, value)
+            picture = isinstance(shown, np.ndarray) and shown.dtype == np.uint8
+            picture = picture and (shown.ndim == 2 or (shown.ndim == 3 and shown.shape[2] == 3))  # type: ignore[union-attr]
+            got = f"{shown.dtype} of {shown.shape}" if isinstance(shown, np.ndarray) else repr(shown)
+            self.expect(
+                "show",
+                isinstance(shown, str) or picture,
+                f"expected a text, or uint8 of (height, width) or (height, width, 3); got {got}",
+            )
+        with tempfile.TemporaryDirectory() as folder:
+            source = shown if isinstance(shown, str) else str(Path(folder) / "shown.png")
+            if isinstance(shown, np.ndarray):
+                Image.fromarray(shown).save(source)
+            self.check_read(source, values)
+            self.check_read(str(Path(folder) / "nothing of the kind"), values)
+
+    def check_read(self, source: str, values: Tensor) -> None:
+        """A person's text or file becomes a value, or is refused with a sentence."""
+        try:
+            value = self.modality.read(self.schema, source)
+        except (InputError, ValueError) as error:
+            self.expect("read", bool(str(error)), f"refuses '{source}' without a word")
+            return
+        except Exception as error:
+            problem = f"raised {type(error).__name__} for '{source}': {error}; expected an InputError with a sentence"
+            raise AssertionError(f"kind '{self.modality.kind}': read: {problem}") from error
+        got = (value.dtype, tuple(value.shape)) if isinstance(value, Tensor) else type(value).__name__
+        expected = (values.dtype, self.event_shape)
+        self.expect("read", got == expected, f"expected {expected} from '{source}', got {got}")
+        with self.using("read", f"when the value of '{source}' was stored"):
+            valid = bool(self.schema.valid(self.schema.pack(value[None])).all())
+        self.expect("read", valid, f"gave a value for '{source}' that schema.valid refuses: {value}")
+
+    def check_encoder(self, encoder: nn.Module, values: Tensor) -> None:
+        """Features for the Gaussian head."""
+        with self.using("encoder", f"on values of shape {tuple(values.shape)}"):
+            features = encoder(values)
+        good = isinstance(features, Tensor) and features.is_floating_point() and features.ndim == 2
+        good = good and len(features) == self.rows
+        got = f"{features.dtype} of {tuple(features.shape)}" if isinstance(features, Tensor) else repr(features)
+        self.expect("encoder", good, f"expected floats of shape ({self.rows}, features), got {got}")
+        self.expect("encoder", bool(features.isfinite().all()), "features are not finite")
+
+    def check_log_prob(self, likelihood: Distribution, values: Tensor) -> None:
+        """One finite number a row, for values that are views too."""
+        first = values[:1].expand(values.shape)
+        with self.using("likelihood.log_prob"):
+            log_px, of_view, of_copy = (likelihood.log_prob(v) for v in (values, first, first.contiguous()))
+        part, got = "likelihood.log_prob", tuple(log_px.shape)
+        self.expect(part, got == (self.rows,), f"expected one number a row, ({self.rows},), got {got}")
+        self.expect(part, bool(log_px.isfinite().all()), f"of its own samples is not finite: {log_px.tolist()}")
+        self.expect(part, torch.allclose(of_view, of_copy), "differs between an expanded view and its copy")
+
+    def check_double(self, encoder: nn.Module, decoder: nn.Module, values: Tensor) -> None:
+        """Double precision, in which a row's result must not depend on the other rows."""
+        encoder, decoder = copy.deepcopy(encoder).double(), copy.deepcopy(decoder).double()
+        values = values.double() if values.is_floating_point() else values
+        outputs: dict[str, list[Tensor]] = {"encoder": [], "likelihood.log_prob": []}
+        for some in (slice(None), slice(1)):
+            with self.using("encoder", "in float64"):
+                outputs["encoder"].append(encoder(values[some])[:1])
+            likelihood = self.likelihood(decoder, self.z[some].double())
+            with self.using("likelihood.log_prob", "in float64"):
+                outputs["likelihood.log_prob"].append(likelihood.log_prob(values[some])[:1])
+        for part, (among, alone) in outputs.items():
+            self.expect(part, among.dtype == torch.float64, f"returned {among.dtype} in a float64 model")
+            same = torch.allclose(among, alone, rtol=1e-8, atol=1e-10)
+            self.expect(part, same, "a row's result depends on the other rows, in evaluation mode")
+
+    def check_saving(self, encoder: nn.Module, decoder: nn.Module, values: Tensor) -> None:
+        """New networks with the saved state do the same."""
+        torch.manual_seed(torch.initial_seed() + 1)  # the new ones must not be equal by chance
+        for part, old, new in zip(("encoder", "decoder"), (encoder, decoder), self.networks(), strict=True):
+            with tempfile.TemporaryDirectory() as folder, self.using(part, "when saved and loaded with safetensors"):
+                save_model(old, str(Path(folder) / "weights.safetensors"))
+                load_model(new, str(Path(folder) / "weights.safetensors"))
+            before, after = (
+                m(values) if part == "encoder" else self.likelihood(m, self.z).log_prob(values) for m in (old, new)
+            )
+            problem = "saved and loaded it computes something else; keep what it needs in parameters or buffers"
+            self.expect(part, torch.allclose(before, after, rtol=1e-4, atol=1e-5), problem)
+
+    def check_marginal(self, values: Tensor) -> None:
+        """The baseline, where there is one."""
+        if self.modality.marginal is None:
+            return
+        with self.using("marginal"):
+            baseline = self.modality.marginal(self.schema, values)
+            shapes, log_px = (tuple(baseline.batch_shape), tuple(baseline.event_shape)), baseline.log_prob(values)
+        expected = ((1,), self.event_shape)
+        self.expect("marginal", shapes == expected, f"expected batch_shape and event_shape {expected}, got {shapes}")
+        good = log_px.shape == (self.rows,) and bool(log_px.isfinite().all())
+        self.expect("marginal", good, f"log_prob of {self.rows} rows must be as many finite numbers, got {log_px}")
+
+    def check_training(self, values: Tensor) -> None:
+        """Gradients everywhere, and lone rows, which missing modalities make common."""
+        encoder, decoder = (module.train() for module in self.networks())
+        z = self.z.clone().requires_grad_()
+        with self.using("likelihood", "in training"):
+            loss = self.likelihood(decoder, z).log_prob(values).sum()
+        with self.using("encoder", "in training"):
+            features = encoder(values)
+        with self.using("encoder or likelihood", "when differentiated"):
+            (loss + (features * torch.randn_like(features)).sum()).backward()
+        parameters = [("decoder", "z", z)]
+        parameters += [("encoder", n, p) for n, p in encoder.named_parameters()]
+        parameters += [("decoder", n, p) for n, p in decoder.named_parameters()]
+        for part, name, parameter in parameters:
+            if parameter.requires_grad:
+                self.expect(part, parameter.grad is not None, f"no gradient reaches '{name}'")
+                finite = bool(parameter.grad is not None and parameter.grad.isfinite().all())
+                self.expect(part, finite, f"the gradient of '{name}' is not finite")
+        with self.using("encoder", "in training, on a batch of one row (modalkit.nn.BatchNorm1d can do that)"):
+            encoder(values[:1])
+        with self.using("decoder", "in training, on a batch of one row (modalkit.nn.BatchNorm1d can do that)"):
+            decoder(self.z[:1])

@@ -1,0 +1,196 @@
+"""The command line as a user types it: what it lists and shows, and what it says of bad input."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from toys import RECIPE, write_circle, write_recipe
+
+DOCS = Path(__file__).parent.parent / "docs"
+
+
+def modalkit(*arguments: object, cwd: Path, path: Path | None = None) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **({"PYTHONPATH": str(path)} if path else {})}
+    command = [sys.executable, "-m", "modalkit.cli", *map(str, arguments)]
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=200)
+
+
+def refused(done: subprocess.CompletedProcess[str], *words: str, code: int = 2) -> None:
+    assert done.returncode == code and "Traceback" not in done.stderr, done.stderr
+    for word in words:
+        assert word in done.stderr, done.stderr
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("cli")
+    write_recipe(folder, write_circle(folder))
+    return folder
+
+
+def angle_source() -> str:
+    blocks = re.findall(r"```python[^\n]*\n(.*?)```", (DOCS / "writing-a-modality.md").read_text(), re.S)
+    return next(block for block in blocks if "VonMises" in block and "Modality" in block)
+
+
+def install(folder: Path, name: str, kinds: dict[str, str], modules: dict[str, str]) -> Path:
+    """Lay out a distribution as pip would: its modules, and metadata with its entry points."""
+    info = folder / f"{name}-1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+    points = "".join(f"{kind} = {value}\n" for kind, value in kinds.items())
+    (info / "entry_points.txt").write_text(f"[modalkit.modalities]\n{points}")
+    for module, text in modules.items():
+        (folder / f"{module}.py").write_text(text)
+    return folder
+
+
+def test_help_teaches_without_loading_anything_heavy(work: Path) -> None:
+    done = modalkit("--help", cwd=work)
+    assert done.returncode == 0 and "Exit codes" in done.stdout
+    for command in ("train", "build-dataset", "inspect", "validate", "schema", "list"):
+        assert command in done.stdout
+    loaded = "import sys, modalkit.cli; print([m for m in ('torch', 'numpy', 'pydantic', 'cv2') if m in sys.modules])"
+    assert subprocess.check_output([sys.executable, "-c", loaded], text=True).strip() == "[]"
+    for name in ("celeba-transforms", "sample-faces", "mnist"):
+        one = modalkit("build-dataset", name, "--help", cwd=work)
+        assert one.returncode == 0 and "--out" in one.stdout, one.stderr
+
+
+def test_list_says_who_provides_what_also_of_third_parties(work: Path, tmp_path: Path) -> None:
+    everything = modalkit("list", cwd=work)
+    assert everything.returncode == 0, everything.stderr
+    for word in ("image", "mvae", "sample-faces", "quickstart", "modalkit-vae 0.1.0"):
+        assert word in everything.stdout
+    install(tmp_path, "angle-kind", {"angle": "angle_kind:ANGLE"}, {"angle_kind": angle_source()})
+    install(tmp_path, "bad-kind", {"bad": "bad_kind:X"}, {"bad_kind": "raise RuntimeError('no licence today')"})
+    install(tmp_path, "odd-kind", {"odd": "odd_kind:X"}, {"odd_kind": "X = 3"})
+    kinds = modalkit("list", "kinds", cwd=work, path=tmp_path).stdout
+    assert re.search(r"angle .*\[angle-kind 1.0\]", kinds), kinds
+    assert "RuntimeError: no licence today  [bad-kind 1.0]" in kinds
+    assert "not a modalkit.plugin.Modality  [odd-kind 1.0]" in kinds
+    # A plugin that fails is in the way of those who use it, and of nobody else.
+    assert modalkit("validate", "circle.yaml", cwd=work, path=tmp_path).returncode == 0
+
+
+def test_clashing_and_broken_plugins_are_named(work: Path, tmp_path: Path) -> None:
+    install(tmp_path, "my-vectors", {"vector": "v:X", "broken": "broken:X"}, {"v": "X = 1", "broken": "1/0"})
+    refused(
+        modalkit("validate", "circle.yaml", cwd=work, path=tmp_path),
+        "circle.yaml:7:", "'vector' is provided twice", "my-vectors", "modalkit-vae",
+    )  # fmt: skip
+    (work / "broken.yaml").write_text("data: {path: circle}\nmodalities:\n  x: {kind: broken}\n")
+    refused(
+        modalkit("validate", "broken.yaml", cwd=work, path=tmp_path),
+        "broken.yaml:3:", "my-vectors 1.0", "ZeroDivisionError",
+    )  # fmt: skip
+    (work / "plug.py").write_text("import math\nmath.nothing\n")
+    (work / "plug.yaml").write_text("plugins: [plug.py]\ndata: {path: circle}\nmodalities:\n  x: {kind: plug}\n")
+    refused(modalkit("validate", "plug.yaml", cwd=work), "plug.yaml:1:", "plug.py:2: raised AttributeError")
+
+
+SHAPES = {
+    "encoder": ("encoder=lambda s: torch.nn.Flatten(0)", "its encoder failed", "must return (rows, features)"),
+    "raises": ("encoder=lambda s: 1 / 0", "its encoder failed", "ZeroDivisionError"),
+    "decoder": ("decoder=lambda s, d: torch.nn.Linear(d + 1, 2)", "its decoder failed", "shapes cannot be multiplied"),
+    "likelihood": (
+        "likelihood=lambda s, raw: torch.distributions.Normal(raw[:, :2], 1.0)", "its likelihood failed",
+        "batch_shape (2, 2, 2) and event_shape ()",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", SHAPES)
+def test_a_plugin_with_wrong_shapes_is_told_before_training(work: Path, case: str) -> None:
+    change, *words = SHAPES[case]
+    (work / f"{case}.py").write_text(
+        "import dataclasses, torch, modalkit.registry\n"
+        f"X = dataclasses.replace(modalkit.registry.modality('vector'), kind='{case}', {change})\n"
+    )
+    text = RECIPE.replace("DATA", "circle").replace("position: {kind: vector", f"position: {{kind: {case}")
+    (work / f"{case}.yaml").write_text(f"plugins: [{case}.py]\n{text}")
+    refused(modalkit("train", f"{case}.yaml", cwd=work), f"modality 'position' (kind '{case}')", *words)
+
+
+def test_wrong_recipes_are_refused_whole(work: Path) -> None:
+    (work / "wrong.yaml").write_text(
+        "data: {path: circle}\n"
+        "modalities:\n"
+        "  position: {kind: vectr, size: 2}\n"
+        "train:\n"
+        "  learning_rte: 0.1\n"
+        "  epochs: none\n"
+    )
+    done = modalkit("train", "wrong.yaml", "--set", "train.batch_size=-3", cwd=work)
+    refused(
+        done, "wrong.yaml:3:", "did you mean 'vector'", "wrong.yaml:5:", "did you mean 'learning_rate'",
+        "wrong.yaml:6:", "--set train.batch_size=-3",
+    )  # fmt: skip
+    refused(modalkit("train", "nowhere.yaml", cwd=work), "nowhere.yaml", "no such recipe")
+
+
+def test_datasets_that_cannot_be_used(work: Path) -> None:
+    refused(modalkit("train", "circle.yaml", "--set", "data.path=nowhere", cwd=work), "nowhere", "build-dataset")
+    refused(modalkit("inspect", "nowhere", cwd=work), "there is no such dataset")
+    refused(
+        modalkit("train", "circle.yaml", "--set", "modalities.position.size=3", cwd=work),
+        "position: size is 2 in the dataset, 3 in the recipe",
+    )
+    refused(modalkit("train", "circle.yaml", "--set", "train.accelerator=gpu", cwd=work), "train.accelerator gpu")
+
+
+def test_out_of_memory_is_said(work: Path) -> None:
+    done = modalkit("train", "circle.yaml", "--out", "huge", "--set", "model.latent_dim=20000000000", cwd=work)
+    refused(done, "out of memory", code=1)
+
+
+def test_inspect_shows_counts_presence_and_pictures(work: Path) -> None:
+    done = modalkit("inspect", "circle", "--verify", "--rows", "3", cwd=work)
+    assert done.returncode == 0, done.stderr
+    assert "120 rows in 1 shards" in done.stdout and "all 1 shards are as they were written" in done.stdout
+    assert re.search(r"image +image +1x12x12 +uint8 +\d+ \(\d+\.\d %: train \d+, valid \d+, test \d+\)", done.stdout)
+    assert (work / "circle" / "sheet.png").stat().st_size > 1000
+    shard = work / "circle" / "shards" / "00000.safetensors"
+    data = bytearray(shard.read_bytes())
+    data[-1] ^= 1
+    shard.write_bytes(data)
+    refused(modalkit("inspect", "circle", "--verify", cwd=work), "checksum differs")
+    data[-1] ^= 1
+    shard.write_bytes(data)
+
+
+def test_schema_is_json_and_validate_says_ok(work: Path) -> None:
+    schema = json.loads(modalkit("schema", cwd=work).stdout)
+    assert {"data", "modalities", "objective", "train"} <= set(schema["properties"])
+    done = modalkit("validate", "circle.yaml", "quickstart", "recipes/mnist.yaml", "celeba_transforms", cwd=work)
+    assert done.returncode == 0 and done.stdout.count(": ok: ") == 4, done.stderr
+
+
+def test_the_tutorials_modality_trains(work: Path) -> None:
+    """The file that docs/writing-a-modality.md shows, on a dataset of angles, through a recipe that lists it."""
+    (work / "angle.py").write_text(angle_source())
+    (work / "wind.py").write_text(
+        "import torch, modalkit\n"
+        "from modalkit.registry import add_file\n"
+        "from pathlib import Path\n"
+        "add_file(Path('angle.py'))\n"
+        "a = torch.rand(300) * 6.283 - 3.1415\n"
+        "schemas = {'direction': modalkit.schema('angle'), 'speed': modalkit.schema('vector', size=1)}\n"
+        "values = {'direction': a, 'speed': a.sin()[:, None] + 0.1 * torch.randn(300, 1)}\n"
+        "modalkit.write_dataset('wind', schemas, values, present={'speed': a > -2})\n"
+    )
+    subprocess.run([sys.executable, "wind.py"], cwd=work, check=True)
+    (work / "wind.yaml").write_text(
+        "plugins: [angle.py]\ndata: {path: wind}\nmodalities:\n  direction: {kind: angle}\n"
+        "  speed: {kind: vector, size: 1}\nmodel: {latent_dim: 2}\n"
+        "train: {epochs: 8, batch_size: 50, learning_rate: 0.01}\n"
+    )
+    done = modalkit("train", "wind.yaml", cwd=work)
+    assert done.returncode == 0, done.stderr
+    assert "given direction" in done.stdout and "given speed" in done.stdout
