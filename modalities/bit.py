@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,7 @@ from torch.distributions import Bernoulli, Distribution, Independent
 from modalkit.errors import InputError
 from modalkit.nn import DenseNetwork, Mlp, category_encoder
 from modalkit.nn import decoder as make_decoder
-from modalkit.plugin import Modality, Schema
+from modalkit.plugin import Modality, Schema, Stored
 
 _WORDS = {"yes": 1.0, "true": 1.0, "1": 1.0, "no": 0.0, "false": 0.0, "0": 0.0}
 
@@ -22,7 +22,7 @@ class BitSchema(Schema):
 
     network: DenseNetwork = Mlp()
 
-    dtype: ClassVar[Literal["uint8", "int64", "float32"]] = "uint8"
+    dtype: ClassVar[Stored] = "uint8"
 
     @property
     def event_shape(self) -> tuple[int, ...]:

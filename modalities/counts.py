@@ -13,16 +13,15 @@ from modalkit.errors import InputError
 from modalkit.nn import DenseNetwork, Mlp
 from modalkit.nn import decoder as make_decoder
 from modalkit.nn import encoder as make_encoder
-from modalkit.plugin import Modality, Schema
+from modalkit.plugin import Modality, Schema, Stored
 
-from .label import IntegerSchema
 from .vector import MODALITY as VECTOR
 
 _LOG_RATE = 20.0  # bounds |log mean|: beyond, exp overflows single precision in the sums that follow
 _LOG_COUNT = 7.0  # bounds |log total_count|: beyond, lgamma(x + r) - lgamma(r) cancels, and it is Poisson anyway
 
 
-class CountsSchema(IntegerSchema):
+class CountsSchema(Schema):
     """A vector of counts; its values are integers from 0."""
 
     size: PositiveInt = Field(description="How many counts.")
@@ -31,6 +30,7 @@ class CountsSchema(IntegerSchema):
     )
     network: DenseNetwork = Mlp(hidden=(128, 128), decoder_hidden=(128, 128))
 
+    dtype: ClassVar[Stored] = "int64"
     model_only: ClassVar[frozenset[str]] = Schema.model_only | {"likelihood"}
 
     @property

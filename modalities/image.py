@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from modalkit.errors import InputError
 from modalkit.nn import Dcgan, ImageNetwork, as_tuple, stages
 from modalkit.nn import decoder as make_decoder
 from modalkit.nn import encoder as make_encoder
-from modalkit.plugin import Modality, Schema
+from modalkit.plugin import Modality, Schema, Stored
 
 if TYPE_CHECKING:
     from modalkit.plugin import Picture
@@ -38,7 +38,7 @@ class ImageSchema(Schema):
     channels: PositiveInt = Field(3, description="1 for gray, 3 for colour.")
     network: ImageNetwork = Dcgan()
 
-    dtype: ClassVar[Literal["uint8", "int64", "float32"]] = "uint8"
+    dtype: ClassVar[Stored] = "uint8"
 
     @model_validator(mode="after")
     def _large_enough(self) -> ImageSchema:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 from pydantic import Field, model_validator
@@ -12,26 +12,10 @@ from torch.distributions import Categorical
 from modalkit.errors import InputError, did_you_mean
 from modalkit.nn import DenseNetwork, Mlp, category_encoder
 from modalkit.nn import decoder as make_decoder
-from modalkit.plugin import Modality, Schema
+from modalkit.plugin import Modality, Schema, Stored
 
 
-class IntegerSchema(Schema):
-    """Base of the kinds whose values are whole numbers."""
-
-    dtype: ClassVar[Literal["uint8", "int64", "float32"]] = "int64"
-
-    def pack(self, value: Tensor) -> Tensor:
-        """Turn whole numbers of any dtype into what is stored.
-
-        Raises:
-            ValueError: a number is not whole.
-        """
-        if value.is_floating_point() and not bool((value == value.round()).all()):
-            raise ValueError(f"numbers must be whole, not {float(value[value != value.round()][0]):g}")
-        return value.long()
-
-
-class LabelSchema(IntegerSchema):
+class LabelSchema(Schema):
     """A class; its values are integers from 0 to `classes - 1`."""
 
     names: tuple[str, ...] | None = Field(None, description="Names of the classes, in the order of their numbers.")
@@ -40,6 +24,8 @@ class LabelSchema(IntegerSchema):
         description="Number of classes; follows from `names` where they are given.",
     )
     network: DenseNetwork = Mlp()
+
+    dtype: ClassVar[Stored] = "int64"
 
     @model_validator(mode="after")
     def _named_or_counted(self) -> LabelSchema:

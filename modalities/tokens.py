@@ -15,9 +15,7 @@ from torch.nn.utils.rnn import pack_padded_sequence
 
 from modalkit.errors import InputError
 from modalkit.nn import built_in, by_name
-from modalkit.plugin import CustomNetwork, Modality, Settings
-
-from .label import IntegerSchema
+from modalkit.plugin import CustomNetwork, Modality, Schema, Settings, Stored
 
 
 class Gru(Settings):
@@ -35,7 +33,7 @@ RecurrentNetwork = Annotated[
 ]
 
 
-class TokensSchema(IntegerSchema):
+class TokensSchema(Schema):
     """A string of 0 to `max_length` characters.
 
     Its values are `max_length + 1` integers: each character's place in the alphabet, then `stop` to the end, so
@@ -45,6 +43,8 @@ class TokensSchema(IntegerSchema):
     alphabet: str = Field(min_length=1, description="Every character that can occur, each once.")
     max_length: PositiveInt = Field(description="Characters in the longest string.")
     network: RecurrentNetwork = Gru()
+
+    dtype: ClassVar[Stored] = "int64"
 
     @field_validator("alphabet")
     @classmethod

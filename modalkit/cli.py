@@ -291,6 +291,9 @@ def _listing(what: What) -> list[tuple[str, str, str]]:
 
 def main() -> None:
     """Run the command line."""
+    # Before torch loads OpenMP. Its threads otherwise spin while they wait, and where another process wants a core
+    # too, small steps become many times slower (docs/design.md has the figures).
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     app()
 
 

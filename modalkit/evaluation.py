@@ -120,17 +120,26 @@ def _marginal_log_px(schemas: dict[str, Schema], dataset: Dataset, rows: Tensor)
 
 
 def table(results: Sequence[Translation], names: Sequence[str]) -> str:
-    """Lay translations out as text: a row for what was given, a column for what was predicted, margins in nats."""
+    """Lay translations out as text: a row for what was given, a column for what was predicted.
+
+    A cell is the margin, or in brackets log p itself where the kind has no `marginal` to compare with.
+    """
     cells = {(r.given, r.want): r for r in results}
     given = [g for g in (ALL, *names) if any(r.given == g for r in results)]
-    width = max(9, *(len(n) + 2 for n in names))
+    width = max(11, *(len(n) + 2 for n in names))
     head = max(len(g) for g in given) + 6
     lines = [" " * head + "".join(n.rjust(width) for n in names)]
     for g in given:
         line = f"given {g}".ljust(head)
         for want in names:
-            cell = cells.get((g, want))
-            value = "-" if cell is None else f"{cell.log_px:.4f}" if cell.margin is None else f"{cell.margin:+.4f}"
-            line += value.rjust(width)
+            line += _cell(cells.get((g, want))).rjust(width)
         lines.append(line)
+    if any(r.margin is None for r in results):
+        lines.append("(in brackets: log p itself; that kind has no marginal to compare with)")
     return "\n".join(lines)
+
+
+def _cell(result: Translation | None) -> str:
+    if result is None:
+        return "-"
+    return f"({result.log_px:.4f})" if result.margin is None else f"{result.margin:+.4f}"

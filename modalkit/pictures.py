@@ -113,5 +113,5 @@ def translation_sheet(model: MultimodalVAE, dataset: Dataset, rows: Tensor, seed
         for line, (t, _) in zip(cells[1:], shown, strict=True):
             known = bool(plan.given[t, i].any())
             line += [show(model.schemas[n], values[n][t, i]) if known else None for n in names]
-    columns = [f"{dataset.key(row)}: {n}" if n == names[0] else n for row in rows.tolist() for n in names]
+    columns = [f"{n} {dataset.key(row)}" if n == names[0] else n for row in rows.tolist() for n in names]
     return sheet(cells, ["truth", *(f"from {term}" for _, term in shown)], columns)

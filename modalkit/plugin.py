@@ -25,6 +25,10 @@ Picture: TypeAlias = npt.NDArray[np.uint8]
 """What a person looks at: `(height, width)` for gray or `(height, width, 3)` for colour."""
 
 
+Stored: TypeAlias = Literal["uint8", "int64", "float32"]
+"""How a sample can be stored."""
+
+
 class Settings(BaseModel):
     """Base of everything a person configures: frozen, and unknown keys are refused."""
 
@@ -66,7 +70,7 @@ class Schema(Settings):
         description="Weight of this modality's log-likelihood (lambda in the paper).",
     )
 
-    dtype: ClassVar[Literal["uint8", "int64", "float32"]] = "float32"
+    dtype: ClassVar[Stored] = "float32"
     """How a sample is stored on disk and travels to the device."""
 
     model_only: ClassVar[frozenset[str]] = frozenset({"weight", "network"})
@@ -93,10 +97,18 @@ class Schema(Settings):
         return stored.to(torch.get_default_dtype()) if stored.is_floating_point() else stored.long()
 
     def pack(self, value: Tensor) -> Tensor:
-        """Turn values, `(batch, *event_shape)`, into what is stored; the inverse of `unpack`."""
+        """Turn values, `(batch, *event_shape)`, into what is stored; the inverse of `unpack`.
+
+        Raises:
+            ValueError: integers are stored, and a value is not whole.
+        """
         import torch
 
-        return value.to(getattr(torch, self.dtype))
+        stored = value.to(getattr(torch, self.dtype))
+        if value.is_floating_point() and not stored.is_floating_point() and not bool((stored == value).all()):
+            wrong = float(value[stored != value][0])
+            raise ValueError(f"{wrong:g} is no whole number of the range of {self.dtype}, in which this kind is stored")
+        return stored
 
     def valid(self, stored: Tensor) -> Tensor:
         """Tell, as booleans of shape `(batch,)`, which stored samples can be what this schema describes."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -95,7 +96,11 @@ def _objective(entry: Any, info: ValidationInfo) -> Any:
 
 def step_model(builder: str) -> type[Settings]:
     """Return the model of a build step: the builder's own options, and beside them its name and where it writes."""
-    options: type[Settings] = registry.get(registry.BUILDERS, builder).options
+    return _with_builder_and_out(registry.get(registry.BUILDERS, builder).options)
+
+
+@cache  # classes are costly to make, and every one of them slows isinstance down
+def _with_builder_and_out(options: type[Settings]) -> type[Settings]:
     return create_model(
         options.__name__,
         __base__=options,
@@ -182,7 +187,7 @@ class TrainSettings(Settings):
 
     epochs: int = Field(10, ge=1, description="Passes over the training rows.")
     max_steps: PositiveInt | None = Field(None, description="Stop after this many steps, whatever the epoch.")
-    batch_size: int = Field(100, ge=1, description="Rows a step, on each device.")
+    batch_size: int = Field(100, ge=1, description="Rows a step, over all devices.")
     learning_rate: float = Field(1e-3, gt=0, allow_inf_nan=False, description="Learning rate of Adam.")
     clip_norm: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = Field(
         None, description="Scale gradients down to this Euclidean norm where theirs is larger."

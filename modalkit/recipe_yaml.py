@@ -102,12 +102,11 @@ for _name, _pattern in _CORE.items():
 
 def dump(value: Any) -> str:
     """Return plain data as YAML that `parse` reads back as the same."""
-
-    def text(readable: bool) -> str:
-        return str(yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=readable, width=120))
-
+    text = str(yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120))
     # PyYAML writes Unicode's own line breaks as they are, and reads them back as others.
-    return text(not re.search("[\x85\u2028\u2029\ufeff]", text(True)))
+    if re.search("[\x85\u2028\u2029\ufeff]", text):
+        text = str(yaml.dump(value, Dumper=_Dumper, sort_keys=False, width=120))
+    return text
 
 
 def read(path: Path) -> Document:

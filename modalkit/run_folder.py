@@ -32,20 +32,27 @@ MAY_CHANGE = {
 """Keys of ``train:`` that may change when a run goes on: how long, where, and how often to report."""
 
 
-def claim(recipe: Recipe, run: Path) -> None:
-    """Make `run` this recipe's, or check that it is."""
-    path, text = run / "recipe.yaml", recipe.to_yaml()
-    if path.exists():
-        before, now = _comparable(path.read_text()), _comparable(text)
-        changed = [key for key in before | now if before.get(key) != now.get(key)]
-        if changed:
-            raise InputError(
-                f"{run}: holds a run of another recipe ({', '.join(changed)} differ{'s' * (len(changed) == 1)}); "
-                f"choose another --out, or delete this folder"
-            )
-    elif any(p.name != ".lock" for p in run.iterdir()):
+def check_claim(recipe: Recipe, run: Path) -> None:
+    """Check that a run folder is this recipe's, or nobody's.
+
+    Raises:
+        InputError: it holds the saved state of another recipe's run, or files of something else.
+    """
+    path = run / "recipe.yaml"
+    if not path.exists() and any(p.name != ".lock" for p in run.iterdir()):
         raise InputError(f"{run}: is not empty and not a run; choose another --out")
-    write_text(path, text)
+    if path.exists() and (run / "checkpoints" / "state.pt").exists():
+        before, now = _comparable(path.read_text()), _comparable(recipe.to_yaml())
+        if changed := [key for key in before | now if before.get(key) != now.get(key)]:
+            raise InputError(
+                f"{run}: holds a run of another recipe (it differs in {', '.join(changed)}); choose another --out, "
+                f"or delete this folder"
+            )
+
+
+def claim(recipe: Recipe, run: Path) -> None:
+    """Write into a run folder what it is a run of, and what it runs on."""
+    write_text(run / "recipe.yaml", recipe.to_yaml())
     versions = {"modalkit": modalkit.__version__, "torch": torch.__version__, "python": platform.python_version()}
     machine = {"platform": platform.platform(), "cpus": os.cpu_count(), "cuda": torch.version.cuda}
     write_json(run / "environment.json", versions | machine | {"command": sys.argv})

@@ -43,7 +43,7 @@ from modalkit.progress import bar, say
 from modalkit.randomness import derived_seed, generator
 from modalkit.recipe import Recipe
 from modalkit.recipe_model import TrainSettings
-from modalkit.run_folder import MetricsLog, claim
+from modalkit.run_folder import MetricsLog, check_claim, claim
 
 EVALUATED_ROWS = 500
 """At most this many held-out rows are translated at the end of a run."""
@@ -385,5 +385,8 @@ def train(recipe: Recipe, run: Path) -> Result:
     first = int(os.environ.get("LOCAL_RANK", 0)) == 0 and int(os.environ.get("RANK", 0)) == 0
     with locked(run, "training") if first else nullcontext():
         if first:
+            check_claim(recipe, run)
+        trainer = Trainer(recipe, run)
+        if first:  # only now that everything fits
             claim(recipe, run)
-        return Trainer(recipe, run).fit()
+        return trainer.fit()
