@@ -14,6 +14,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as the command line does
 
@@ -32,7 +33,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9, help="pairs of steps that are counted")
     parser.add_argument("--recipe", default="celeba_transforms", help="a recipe whose modalities are all pictures")
     arguments = parser.parse_args()
-    recipe = load_recipe(arguments.recipe)
+    recipe = load_recipe(Path(arguments.recipe))
     rows, latent = recipe.train.batch_size, recipe.model.latent_dim
     torch.manual_seed(0)
     models = [MultimodalVAE(recipe.modalities, latent) for _ in range(2)]
