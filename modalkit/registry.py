@@ -58,7 +58,7 @@ def _load(group: str, entry: EntryPoint) -> Provided:
     provider = f"{entry.dist.name} {entry.dist.version}" if entry.dist else "?"
     try:
         plugin = entry.load()
-    except Exception as error:  # a stranger's module may raise anything; one bad plugin must not stop the rest
+    except (Exception, SystemExit) as error:  # a stranger's module may do anything; the rest must still be usable
         return Provided(entry.name, provider, failure=f"{entry.value} raised {type(error).__name__}: {error}")
     problem = _problem(group, plugin)
     if not problem and name_of(plugin) != entry.name:
@@ -159,7 +159,7 @@ def import_file(path: Path) -> ModuleType:
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a stranger's file may do anything, such as leave
         del sys.modules[name]
         at = getattr(error, "lineno", None) or _last_line(error, path)
         raise InputError(f"{path}{f':{at}' if at else ''}: raised {type(error).__name__}: {error}") from error

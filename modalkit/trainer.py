@@ -23,17 +23,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning_fabric import Fabric
-from lightning_fabric.strategies import DDPStrategy
-from torch import Tensor, nn
-from tqdm import tqdm
+from torch import Tensor
 
 from modalkit import registry
 from modalkit.checkpoint import load_state, load_weights, save_state, save_weights
-from modalkit.data import Batch, Dataset
-from modalkit.engine import Elbo, evaluate_plan
+from modalkit.data import Dataset
+from modalkit.engine import evaluate_plan
 from modalkit.errors import InputError, RunError
 from modalkit.evaluation import Translation, translations
+from modalkit.fabric import Loss, Step, make_fabric
 from modalkit.files import locked, write_atomic, write_json
 from modalkit.interrupts import Interrupts
 from modalkit.model import MultimodalVAE
@@ -42,7 +40,6 @@ from modalkit.plugin import Objective, Plan
 from modalkit.progress import bar, say
 from modalkit.randomness import derived_seed, generator
 from modalkit.recipe import Recipe
-from modalkit.recipe_model import TrainSettings
 from modalkit.run_folder import MetricsLog, check_claim, claim
 
 EVALUATED_ROWS = 500
@@ -85,47 +82,6 @@ class Result:
     translations: tuple[Translation, ...] = ()
 
 
-class Step:
-    """What one step needs and what it gives; a plain object, so that no wrapper moves its masks to a device."""
-
-    def __init__(self, batch: Batch, plan: Plan, noise: Tensor, beta: float, rows: int) -> None:
-        self.batch, self.plan, self.noise, self.beta, self.rows = batch, plan, noise, beta, rows
-        self.elbo: Elbo
-
-
-class _Loss(nn.Module):
-    """The model as Fabric wraps it: its forward is a step's loss."""
-
-    def __init__(self, model: MultimodalVAE) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, step: Step) -> Tensor:
-        """Return minus the ELBO, summed over terms, averaged over the step's rows on all processes."""
-        step.elbo = evaluate_plan(self.model, step.batch, step.plan, step.noise, step.beta)
-        return -step.elbo.elbo.sum() / step.rows
-
-
-def make_fabric(train: TrainSettings) -> Fabric:
-    """Return the host of device, precision and processes that a recipe's ``train:`` section asks for."""
-    devices, nodes = train.devices, 1
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1:  # under torchrun: its processes are one training, not many
-        devices = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-        nodes = int(os.environ["WORLD_SIZE"]) // devices
-    many = nodes > 1 or devices not in (1, "auto")
-    # A modality may be absent from a whole step, and then its networks have no gradient.
-    strategy = DDPStrategy(find_unused_parameters=True) if many else "auto"
-    precision: Any = {"32": "32-true", "64": "64-true"}.get(train.precision, train.precision)
-    try:
-        return Fabric(
-            accelerator=train.accelerator, devices=devices, num_nodes=nodes, precision=precision, strategy=strategy
-        )
-    except Exception as error:  # Fabric raises its own kinds for a missing GPU, a wrong count, an unknown precision
-        raise InputError(
-            f"train.accelerator {train.accelerator}, devices {train.devices}, precision {train.precision}: {error}"
-        ) from error
-
-
 class Trainer:
     """Fits a recipe's model; `train` is the way in.
 
@@ -150,7 +106,7 @@ class Trainer:
         torch.manual_seed(derived_seed(recipe.seed, "weights"))
         self.model = MultimodalVAE(recipe.modalities, recipe.model.latent_dim)
         optimizer = torch.optim.Adam(self.model.parameters(), lr=recipe.train.learning_rate)
-        self.loss, self.optimizer = self.fabric.setup(_Loss(self.model), optimizer)
+        self.loss, self.optimizer = self.fabric.setup(Loss(self.model), optimizer)
         self.state_path = run / "checkpoints" / "state.pt"
         if self.state_path.exists():
             self._restore()
@@ -159,7 +115,9 @@ class Trainer:
         """Train until the recipe is fulfilled or a signal comes; then translate and draw, and return how it ended."""
         train, progress = self.recipe.train, self.progress
         total = min(train.epochs * self.steps_per_epoch, train.max_steps or sys.maxsize)
-        with Interrupts() as interrupts, self._open_log() as log, self._bar(total) as shown:
+        first = self.fabric.is_global_zero
+        shown = bar(total, self.run.name, unit="step", initial=progress.step, disable=not first)
+        with Interrupts() as interrupts, MetricsLog(self.run, progress.step, enabled=first) as log, shown:
             while not self.ended() and not interrupts.signal:
                 started = time.monotonic()
                 for rows in self.epoch_batches():
@@ -167,22 +125,30 @@ class Trainer:
                     progress.step += 1
                     shown.update()
                     if progress.step % train.log_every == 0:
+                        self.check(step)
                         seconds, started = time.monotonic() - started, time.monotonic()
                         rate = train.log_every * len(rows) / seconds
                         metrics = step.elbo.summary() | {"beta": step.beta, "rows_per_second": rate}
                         shown.set_postfix_str(f"ELBO {metrics['elbo']:.1f}, {rate:.0f} rows/s")
                         log("train", progress.step, progress.epoch, metrics)
-                    if self._agreed(interrupts) or progress.step == train.max_steps:
+                    due = train.checkpoint_every and progress.step % train.checkpoint_every == 0
+                    last = self._agreed(interrupts) or progress.step in (train.max_steps, self._epoch_ends())
+                    if due or last:
+                        self.check(step)  # what is saved must be sound
+                    if last:
                         break
-                    if train.checkpoint_every and progress.step % train.checkpoint_every == 0:
+                    if due:
                         self.save()
-                if progress.step == (progress.epoch + 1) * self.steps_per_epoch:
+                if progress.step == self._epoch_ends():
                     progress.epoch += 1
                     self._after_epoch(log)
                 self.save()
         if not self.ended():
             return Result(progress, "", signal=interrupts.signal)
         return self.conclude()
+
+    def _epoch_ends(self) -> int:
+        return (self.progress.epoch + 1) * self.steps_per_epoch
 
     def ended(self) -> str:
         """Return why training is over, in words, or the empty string."""
@@ -211,10 +177,9 @@ class Trainer:
         step = self.prepare(rows, "train", number, self.beta())
         torch.manual_seed(derived_seed(seed, "dropout", number, self.fabric.global_rank))
         loss = self.loss(step)
-        if (
-            self.fabric.device.type == "cpu" or (number + 1) % self.recipe.train.log_every == 0
-        ) and not loss.isfinite():
-            raise RunError(self._diagnose(step))
+        step.loss = loss.detach()
+        if self.fabric.device.type == "cpu":  # elsewhere looking at it would wait for the device
+            self.check(step)
         self.fabric.backward(loss)
         if self.recipe.train.clip_norm is not None:
             self.fabric.clip_gradients(
@@ -223,6 +188,11 @@ class Trainer:
         self.optimizer.step()
         self.optimizer.zero_grad()
         return step
+
+    def check(self, step: Step) -> None:
+        """Raise `RunError`, naming the modality, if a step's loss is NaN or infinite."""
+        if not step.loss.isfinite():
+            raise RunError(self._diagnose(step))
 
     def prepare(self, rows: Tensor, purpose: str, number: int, beta: float) -> Step:
         """Plan a step over `rows`, draw its noise, and fetch this process's share of the values.
@@ -360,14 +330,6 @@ class Trainer:
             f"{self.state_path if self.state_path.exists() else 'the start'}. Try a lower train.learning_rate, "
             f"train.clip_norm, or a longer objective.warmup_epochs, in a new --out"
         )
-
-    def _bar(self, total: int) -> tqdm[Any]:
-        return bar(
-            total, self.run.name, unit="step", initial=self.progress.step, disable=not self.fabric.is_global_zero
-        )
-
-    def _open_log(self) -> MetricsLog:
-        return MetricsLog(self.run, self.progress.step, enabled=self.fabric.is_global_zero)
 
 
 def train(recipe: Recipe, run: Path) -> Result:

@@ -27,7 +27,7 @@ ORDER = [
     ["engine", "objectives"],
     ["evaluation"],
     ["pictures"],
-    ["inspection", "checkpoint", "run_folder", "building"],
+    ["inspection", "checkpoint", "run_folder", "fabric", "building"],
     ["trainer"],
     ["cli"],
 ]
