@@ -42,8 +42,8 @@ class Loss(nn.Module):
 def make_fabric(train: TrainSettings) -> Fabric:
     """Return the host of device, precision and processes that a recipe's ``train:`` section asks for."""
     devices, nodes = train.devices, 1
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1:  # under torchrun: its processes are one training, not many
-        devices = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    if "LOCAL_WORLD_SIZE" in os.environ:  # under torchrun: its processes are one training, not many
+        devices = int(os.environ["LOCAL_WORLD_SIZE"])
         nodes = int(os.environ["WORLD_SIZE"]) // devices
     many = nodes > 1 or devices not in (1, "auto")
     # A modality may be absent from a whole step, and then its networks have no gradient.
