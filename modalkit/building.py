@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,12 +10,17 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from modalkit import registry
+from modalkit.data.manifest import difference
 from modalkit.errors import InputError
+from modalkit.files import write_json
 from modalkit.plugin import Builder, Settings
 from modalkit.progress import say
 
 if TYPE_CHECKING:
     from modalkit.recipe import Recipe
+
+_RECORD = "recipe_build.json"
+"""In a dataset that a recipe had built: the steps that did it."""
 
 
 def build(name: str, out: Path, options: Mapping[str, Any] | Settings) -> str:
@@ -44,10 +50,31 @@ def build(name: str, out: Path, options: Mapping[str, Any] | Settings) -> str:
 
 
 def ensure_dataset(recipe: Recipe) -> None:
-    """Run a recipe's ``data.build`` steps unless its dataset is there; finished steps are found finished."""
-    if (recipe.data.path / "manifest.json").exists() or not recipe.data.build:
+    """Run a recipe's ``data.build`` steps unless its dataset is there; what is half-built goes on.
+
+    Raises:
+        InputError: the dataset is there, but other steps than the recipe's built it.
+    """
+    out, record = recipe.data.path, recipe.data.path / _RECORD
+    if not recipe.data.build:
+        return
+    steps = [
+        {k: v for k, v in step.model_dump(mode="json").items() if k != "workers"}  # it changes no byte
+        | {"out": str(step.out or out)}
+        for step in recipe.data.build
+    ]
+    if (out / "manifest.json").exists():
+        # Without a record it was built by hand, and is the person's own choice.
+        before = json.loads(record.read_text()) if record.exists() else steps
+        if before != steps:
+            raise InputError(
+                f"{out}: was built by other steps than data.build asks for ({difference(before, steps)}); delete "
+                f"{' and '.join(dict.fromkeys(step['out'] for step in steps))}, or choose other folders there and in "
+                f"data.path"
+            )
         return
     for step in recipe.data.build:
-        out = step.out or recipe.data.path
-        say(f"{out}: {step.builder}")
-        say(build(step.builder, out, step.options))
+        target = step.out or out
+        say(f"{target}: {step.builder}")
+        say(build(step.builder, target, step.options))
+    write_json(record, steps)

@@ -116,6 +116,9 @@ def train(
     from modalkit.building import ensure_dataset
 
     ensure_dataset(loaded)
+    from modalkit.data import check_manifest
+
+    check_manifest(loaded.data.path, loaded.modalities)
     from modalkit.trainer import train as fit
 
     run = out or run
@@ -220,14 +223,20 @@ def inspect_dataset(
     rows: Annotated[int, typer.Option(min=1, max=64, help="Rows on the picture sheet.")] = 8,
     sheet: Annotated[Path | None, typer.Option(help="Where the sheet goes; DATASET/sheet.png by default.")] = None,
     verify: Annotated[bool, typer.Option("--verify", help="Compare every shard with its checksum.")] = False,
+    plugin: Annotated[
+        list[Path], typer.Option(help="A Python file with kinds that are not installed; repeatable.")
+    ] = [],  # noqa: B006
 ) -> None:
     """Show what a dataset holds: counts, presence and sizes, and a sheet of pictures of its first rows."""
+    from modalkit import registry
     from modalkit.data import Dataset
     from modalkit.inspection import describe, save_sheet
 
+    for file in plugin:
+        registry.add_file(file)
     opened = Dataset(dataset, in_memory=False)
     typer.echo(describe(opened, verify=verify))
-    typer.echo(f"pictures: {save_sheet(opened, rows, sheet or dataset / 'sheet.png')}")
+    typer.echo(save_sheet(opened, rows, sheet or dataset / "sheet.png"))
 
 
 @app.command()
@@ -236,13 +245,23 @@ def validate(
     recipe: Annotated[list[str], typer.Argument(metavar="RECIPE...", help="Recipes' files or names.")],
     overrides: Overrides = [],  # noqa: B006
 ) -> None:
-    """Check recipes whole, without training: every error at once, each with its file and line."""
+    """Check recipes whole, without training: every error at once, each with its file and line.
+
+    Where a recipe's dataset is there, it is compared too.
+    """
     from modalkit.recipe import load_recipe
 
     for name in recipe:
         path, _ = _find(name)
         loaded = load_recipe(path, overrides)
-        typer.echo(f"{path}: ok: {len(loaded.modalities)} modalities ({', '.join(loaded.modalities)})")
+        compared = f"fits {loaded.data.path}"
+        if (loaded.data.path / "manifest.json").exists():
+            from modalkit.data import check_manifest
+
+            check_manifest(loaded.data.path, loaded.modalities)
+        else:
+            compared = f"{loaded.data.path} is not there, so not compared"
+        typer.echo(f"{path}: ok: {len(loaded.modalities)} modalities ({', '.join(loaded.modalities)}); {compared}")
 
 
 @app.command()
@@ -269,12 +288,39 @@ class What(StrEnum):
 @_guarded
 def list_plugins(
     what: Annotated[What | None, typer.Argument(help="One of these; all by default.")] = None,
+    name: Annotated[str | None, typer.Argument(help="One kind, objective or builder: show the keys it takes.")] = None,
 ) -> None:
-    """List what is installed, a line each, and who provides it."""
+    """List what is installed, a line each, and who provides it; or the keys of one plugin.
+
+    Example: modalkit list kinds image
+    """
+    if what and name:
+        typer.echo(_keys(what, name))
+        return
     for section in [what] if what else list(What):
         typer.echo(f"{section.value}:")
         for name, summary, provider in _listing(section):
             typer.echo(f"  {name:<20} {summary}  [{provider}]")
+
+
+def _keys(what: What, name: str) -> str:
+    """Return one plugin's keys: what each may be, its default, and what it means."""
+    from modalkit import registry
+    from modalkit.errors import InputError
+    from modalkit.inspection import keys
+
+    if what is What.recipes:
+        raise InputError(
+            "a recipe has no keys of its own; `modalkit validate` checks one, docs/recipes.md explains them"
+        )
+    plugin = registry.get(_group(what), name)
+    return f"{name}: {plugin.summary}\n{keys(plugin.schema if what is What.kinds else plugin.options)}"
+
+
+def _group(what: What) -> str:
+    from modalkit import registry
+
+    return {What.kinds: registry.KINDS, What.objectives: registry.OBJECTIVES, What.builders: registry.BUILDERS}[what]
 
 
 def _listing(what: What) -> list[tuple[str, str, str]]:
@@ -284,8 +330,7 @@ def _listing(what: What) -> list[tuple[str, str, str]]:
         from modalkit.recipe import shipped
 
         return [(name, summary, str(path)) for name, (path, summary) in shipped().items()]
-    group = {What.kinds: registry.KINDS, What.objectives: registry.OBJECTIVES, What.builders: registry.BUILDERS}[what]
-    found = registry.provided(group)
+    found = registry.provided(_group(what))
     return [(p.name, p.plugin.summary if p.plugin else f"CANNOT BE USED: {p.failure}", p.provider) for p in found]
 
 

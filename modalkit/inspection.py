@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -11,15 +13,46 @@ from modalkit import registry
 from modalkit.data import Dataset
 from modalkit.errors import InputError
 from modalkit.files import write_atomic
-from modalkit.pictures import dataset_sheet
-from modalkit.plugin import Schema
+from modalkit.pictures import MOST_COLUMNS, dataset_sheet
+from modalkit.plugin import Schema, Settings
 
 
 def schemas(dataset: Dataset) -> dict[str, Schema]:
-    """Return the schemas that a dataset was written with, as its manifest records them."""
-    derived = {"event_shape", "dtype"}
-    facts = {n: dataset.manifest.modalities[n].facts for n in dataset.names}
-    return {n: registry.schema(**{k: v for k, v in f.items() if k not in derived}) for n, f in facts.items()}
+    """Return the schemas that a dataset was written with, as far as their kinds are known here."""
+    derived, found = {"event_shape", "dtype"}, {}
+    for name in dataset.names:
+        facts = dataset.manifest.modalities[name].facts
+        if facts["kind"] in registry.names(registry.KINDS):
+            found[name] = registry.schema(**{k: v for k, v in facts.items() if k not in derived})
+    return found
+
+
+def keys(model: type[Settings]) -> str:
+    """Return the keys of a schema or of options, a line each: what it may be, its default, what it means."""
+    whole = model.model_json_schema()
+    lines = []
+    for name, part in whole["properties"].items():
+        default = "required" if name in whole.get("required", []) else f"default {json.dumps(part.get('default'))}"
+        lines.append(
+            f"  {name}: {_may_be(part, whole.get('$defs', {}))}; {default}\n      {part.get('description', '')}"
+        )
+    return "\n".join(lines)
+
+
+def _may_be(part: dict[str, Any], definitions: dict[str, Any]) -> str:
+    """Return a JSON Schema as a few words."""
+    if "$ref" in part:
+        target = definitions[part["$ref"].split("/")[-1]]
+        return f"{{{', '.join(target.get('properties', {}))}}}"
+    for several in ("anyOf", "oneOf"):
+        if several in part:
+            return " or ".join(dict.fromkeys(_may_be(one, definitions) for one in part[several]))
+    if "const" in part or "enum" in part:
+        return " | ".join(json.dumps(one) for one in part.get("enum", [part.get("const")]))
+    if part.get("type") == "array":
+        inside = part.get("items") or {}
+        return f"list of {_may_be(inside, definitions)}" if inside else f"list of {part.get('maxItems', 'any')}"
+    return str(part.get("type", "any"))
 
 
 def describe(dataset: Dataset, *, verify: bool = False) -> str:
@@ -69,8 +102,12 @@ def _verify(dataset: Dataset) -> None:
                 )
 
 
-def save_sheet(dataset: Dataset, rows: int, path: Path) -> Path:
-    """Save a picture sheet of a dataset's first rows and return its path."""
-    sheet = dataset_sheet(dataset, schemas(dataset), torch.arange(min(rows, len(dataset))))
+def save_sheet(dataset: Dataset, rows: int, path: Path) -> str:
+    """Save a picture sheet of a dataset's first rows and return a line that says where, and what is not on it."""
+    known = schemas(dataset)
+    shown, unknown = list(known)[:MOST_COLUMNS], [name for name in dataset.names if name not in known]
+    sheet = dataset_sheet(dataset, {name: known[name] for name in shown}, torch.arange(min(rows, len(dataset))))
     write_atomic(path, lambda temporary: sheet.save(temporary, format="png"))
-    return path
+    part = f" (the first {len(shown)} of {len(known)} modalities)" if len(shown) < len(known) else ""
+    why = f"; not shown, their kind is not installed (--plugin names its file): {', '.join(unknown)}" if unknown else ""
+    return f"pictures: {path}{part}{why}"

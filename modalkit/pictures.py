@@ -19,7 +19,8 @@ from modalkit.randomness import generator
 
 Cell = Picture | str | None
 _CELL, _GAP, _LABEL, _PAPER, _INK, _ABSENT = 96, 4, 92, (255, 255, 255), (30, 30, 30), (225, 225, 225)
-_MOST_COLUMNS = 12
+MOST_COLUMNS = 12
+"""Modalities that a sheet has room for."""
 
 
 def show(schema: Schema, value: Tensor) -> Picture | str:
@@ -60,7 +61,7 @@ def _paint(
         draw.rectangle((*corner, corner[0] + _CELL, corner[1] + _CELL), fill=_ABSENT)
         draw.text((corner[0] + 26, corner[1] + 40), "absent", (120, 120, 120), font)
     elif isinstance(cell, str):
-        draw.multiline_text((corner[0] + 3, corner[1] + 3), "\n".join(textwrap.wrap(cell, 16)[:7]), _INK, font)
+        draw.multiline_text((corner[0] + 3, corner[1] + 3), "\n".join(textwrap.wrap(cell, 14)[:7]), _INK, font)
     else:
         picture = Image.fromarray(np.ascontiguousarray(cell)).convert("RGB")
         factor = _CELL / max(picture.size)
@@ -81,7 +82,7 @@ def truth(schemas: dict[str, Schema], batch: Batch, row: int, names: Sequence[st
 
 def dataset_sheet(dataset: Dataset, schemas: dict[str, Schema], rows: Tensor) -> Image.Image:
     """Show some rows of a dataset, a line each, a column for each modality."""
-    batch, names = dataset[rows], dataset.names[:_MOST_COLUMNS]
+    batch, names = dataset[rows], list(schemas)
     cells = [truth(schemas, batch, i, names) for i in range(len(rows))]
     return sheet(cells, [dataset.key(int(row)) for row in rows], names)
 
@@ -104,7 +105,7 @@ def translation_sheet(model: MultimodalVAE, dataset: Dataset, rows: Tensor, seed
     posterior = model.posterior(model.observed(batch), batch.present, plan.given)
     noise = torch.randn(posterior.loc.shape, generator=generator(seed, "pictures"))
     z = posterior.rsample(noise.to(posterior.loc))  # (terms, rows, latent_dim)
-    names = model.names[:_MOST_COLUMNS]
+    names = model.names[:MOST_COLUMNS]
     values = {n: torch.unflatten(model.predict(n, z.flatten(0, 1)), 0, z.shape[:2]) for n in names}  # (terms, rows, …)
     shown = [(t, term) for t, term in enumerate(plan.terms) if term == ALL or term in names]
     cells: list[list[Cell]] = [[] for _ in range(1 + len(shown))]

@@ -161,6 +161,8 @@ def _plain(error: yaml.MarkedYAMLError) -> str:
         return "tabs cannot indent a line; use spaces"
     if problem.startswith("mapping values are not allowed"):
         return "unexpected ':'; check the indentation, and quote a text that holds ': '"
+    if "expected <block end>" in problem:
+        return "check the indentation: this line begins at another column than its neighbours"
     context = f" {error.context}" if error.context and error.context.startswith("while") else ""
     return problem + context
 
@@ -303,6 +305,9 @@ def override(document: Document, text: str) -> None:
     parts = name.strip().split(".")
     if not equals or not all(parts) or not _is_text(name) or len(parts) > _MAX_DEPTH:
         document.problems.append(Problem(place, (), "should be written as key=value, such as train.epochs=5"))
+        return
+    if not raw.strip():
+        document.problems.append(Problem(place, tuple(parts), "has no value; write null to remove what stands there"))
         return
     new = parse(raw, place)
     inside, key = document.value, Key()

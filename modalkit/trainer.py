@@ -114,8 +114,10 @@ class Trainer:
     def fit(self) -> Result:
         """Train until the recipe is fulfilled or a signal comes; then translate and draw, and return how it ended."""
         train, progress = self.recipe.train, self.progress
-        total = min(train.epochs * self.steps_per_epoch, train.max_steps or sys.maxsize)
         first = self.fabric.is_global_zero
+        if first:
+            say(self._opening())
+        total = min(train.epochs * self.steps_per_epoch, train.max_steps or sys.maxsize)
         shown = bar(total, self.run.name, unit="step", initial=progress.step, disable=not first)
         with Interrupts() as interrupts, MetricsLog(self.run, progress.step, enabled=first) as log, shown:
             while not self.ended() and not interrupts.signal:
@@ -147,6 +149,16 @@ class Trainer:
             return Result(progress, "", signal=interrupts.signal)
         return self.conclude()
 
+    def _opening(self) -> str:
+        """Say what is trained, on what, and where it goes."""
+        parameters = sum(p.numel() for p in self.model.parameters())
+        begun = f"going on after step {self.progress.step}" if self.progress.step else "new"
+        begun = f"was complete already ({ended})" if (ended := self.ended()) else begun
+        return (
+            f"{self.run}: {begun}; {len(self.rows)} training rows of {self.dataset.path}, "
+            f"{len(self.model.names)} modalities, {parameters:,} parameters, on {self.fabric.device}"
+        )
+
     def _epoch_ends(self) -> int:
         return (self.progress.epoch + 1) * self.steps_per_epoch
 
@@ -162,7 +174,7 @@ class Trainer:
             and progress.best_epoch
             and progress.epoch - progress.best_epoch >= train.patience
         ):
-            return f"no better validation ELBO for {train.patience} epochs"
+            return f"epoch {progress.epoch}: no better validation ELBO since epoch {progress.best_epoch}"
         return ""
 
     def epoch_batches(self) -> list[Tensor]:

@@ -17,7 +17,7 @@ DOCS = Path(__file__).parent.parent / "docs"
 
 def modalkit(*arguments: object, cwd: Path, path: Path | None = None) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", **({"PYTHONPATH": str(path)} if path else {})}
-    command = [sys.executable, "-m", "modalkit.cli", *map(str, arguments)]
+    command = [sys.executable, "-m", "modalkit", *map(str, arguments)]
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=200)
 
 
@@ -140,7 +140,7 @@ def test_datasets_that_cannot_be_used(work: Path) -> None:
     refused(modalkit("inspect", "nowhere", cwd=work), "there is no such dataset")
     refused(
         modalkit("train", "circle.yaml", "--set", "modalities.position.size=3", cwd=work),
-        "position: size is 2 in the dataset, 3 in the recipe",
+        "modalities.position.size: 2 in the dataset, 3 here",
     )
     refused(modalkit("train", "circle.yaml", "--set", "train.accelerator=gpu", cwd=work), "train.accelerator gpu")
 

@@ -82,7 +82,7 @@ def test_a_build_goes_on_where_it_stopped_and_refuses_other_settings(tmp_path: P
     assert (manifest.rows, manifest.set_aside, manifest.modalities["y"].present) == (6, 2, 0)
     assert (out / "set_aside.tsv").read_text() == "d.jpg\ttruncated file\n" * 2
     assert DatasetWriter(out, SCHEMAS, {"name": "t", "size": 1}, 2).complete
-    with pytest.raises(InputError, match="y: absent from every training row"):
+    with pytest.raises(InputError, match="absent from every training row: y"):
         Dataset(out).require(SCHEMAS)
 
 
@@ -131,10 +131,12 @@ def test_another_schema_lists_every_difference(tmp_path: Path) -> None:
     write(tmp_path / "d")
     dataset = Dataset(tmp_path / "d")
     other = {"x": modalkit.schema("vector", size=3), "y": modalkit.schema("label", classes=4)}
+    other["z"] = modalkit.schema("bit")
     with pytest.raises(InputError) as error:
         dataset.require(other)
-    assert "x: size is 2 in the dataset, 3 in the recipe" in str(error.value)
-    assert "y: classes is 3 in the dataset, 4 in the recipe" in str(error.value)
+    assert "modalities.x.size: 2 in the dataset, 3 here" in str(error.value)
+    assert "modalities.y.classes: 3 in the dataset, 4 here" in str(error.value)
+    assert "modalities.z: the dataset has no such modality" in str(error.value)
     dataset.require({"x": modalkit.schema("vector", size=2, weight=3.0, network={"type": "mlp", "hidden": [9]})})
     with pytest.raises(InputError, match=r"no modality 'xx' \(did you mean 'x'\?\)"):
         Dataset(tmp_path / "d", ["xx"])
@@ -183,3 +185,21 @@ def test_manifest_is_plain_json(tmp_path: Path) -> None:
     assert raw["splits"] == {"train": 20, "valid": 0, "test": 5}
     assert raw["modalities"]["x"]["facts"]["event_shape"] == [2]
     assert read_manifest(tmp_path / "d").rows == 25 == sum(s["rows"] for s in raw["shards"])
+
+
+def test_texts_are_read_by_their_kind_and_a_refused_dataset_leaves_nothing(tmp_path: Path) -> None:
+    schemas = {
+        "name": modalkit.schema("label", names=["cat", "dog"]),
+        "digits": modalkit.schema("tokens", alphabet="0123456789", max_length=4),
+    }
+    out = tmp_path / "d"
+    with pytest.raises(InputError, match="modality 'name': 'cow' is no class"):
+        write_dataset(out, schemas, {"name": ["cat", "cow"], "digits": ["17", ""]})
+    assert not out.exists()
+    write_dataset(out, schemas, {"name": ["cat", "dog"], "digits": ["17", ""]}, split=["train", "test"])
+    assert Dataset(out)[torch.tensor([0, 1])].values["digits"].tolist() == [[1, 7, 11, 11, 11], [11] * 5]
+    with pytest.raises(InputError, match="holds a dataset already; give overwrite=True"):
+        write_dataset(out, schemas, {"name": ["dog"], "digits": ["3"]})
+    assert write_dataset(out, schemas, {"name": ["dog"], "digits": ["3"]}, overwrite=True).rows == 1
+    with pytest.raises(InputError, match="the splits are train, valid, test"):
+        Dataset(out).rows("val")

@@ -30,6 +30,7 @@ ORDER = [
     ["inspection", "checkpoint", "run_folder", "fabric", "building"],
     ["trainer"],
     ["cli"],
+    ["__main__"],
 ]
 ROOMS = {
     "modalities": {"plugin", "nn", "distributions", "errors"},

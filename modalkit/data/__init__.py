@@ -11,7 +11,7 @@ A shard is written whole or not at all, so it is the unit of resume and of distr
 it, the bytes are the same.
 """
 
-from modalkit.data.manifest import SPLITS, Manifest, read_manifest, shard_path
+from modalkit.data.manifest import SPLITS, Manifest, check_manifest, read_manifest, shard_path
 from modalkit.data.reading import Batch, Dataset
 from modalkit.data.writing import Array, DatasetWriter, Rows, write_dataset, write_shard
 
@@ -23,6 +23,7 @@ __all__ = [
     "DatasetWriter",
     "Manifest",
     "Rows",
+    "check_manifest",
     "read_manifest",
     "shard_path",
     "write_dataset",

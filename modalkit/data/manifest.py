@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,8 @@ from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from modalkit.errors import InputError
-from modalkit.plugin import Settings
+from modalkit.errors import InputError, did_you_mean
+from modalkit.plugin import Schema, Settings
 
 FORMAT = 1
 SPLITS = ("train", "valid", "test")
@@ -43,6 +44,25 @@ class Manifest(Settings):
     set_aside: int
     builder: dict[str, Any]
     shards: list[ShardFacts]
+
+    def mismatches(self, schemas: Mapping[str, Schema]) -> list[str]:
+        """Return a sentence for each way in which schemas do not describe this dataset."""
+        wrong = []
+        for name, schema in schemas.items():
+            if name not in self.modalities:
+                near = did_you_mean(name, self.modalities) or f"; it has {', '.join(self.modalities)}"
+                wrong.append(f"modalities.{name}: the dataset has no such modality{near}")
+                continue
+            there, here = self.modalities[name].facts, schema.facts()
+            # The kind itself may differ: another kind may model the same stored samples.
+            keys = [key for key in there if key in here and key != "kind" and there[key] != here[key]]
+            # The event's shape follows from the other facts, where they differ.
+            keys = [key for key in keys if key != "event_shape"] or keys
+            wrong += [
+                f"modalities.{name}.{key}: {json.dumps(there[key])} in the dataset, {json.dumps(here[key])} here"
+                for key in keys
+            ]
+        return wrong
 
 
 def shard_path(out: Path, index: int) -> Path:
@@ -89,6 +109,18 @@ def read_manifest(path: Path) -> Manifest:
         ) from None
 
 
+def check_manifest(path: Path, schemas: Mapping[str, Schema]) -> Manifest:
+    """Read a dataset's manifest and check that a recipe's schemas describe the dataset.
+
+    Raises:
+        InputError: it cannot be read, or lists every way in which they do not.
+    """
+    manifest = read_manifest(path)
+    if wrong := manifest.mismatches(schemas):
+        raise InputError(f"{path}: does not fit the recipe:\n  " + "\n  ".join(wrong))
+    return manifest
+
+
 def open_shard(path: Path, rows: int | None = None) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Return a shard's tensors, memory-mapped, and what it says of itself."""
     remedy = "delete this file and run the command that builds the dataset again"
@@ -103,3 +135,18 @@ def open_shard(path: Path, rows: int | None = None) -> tuple[dict[str, Tensor], 
     if rows is not None and about["rows"] != rows:
         raise InputError(f"{path}: this shard holds {about['rows']} rows, the manifest says {rows}; {remedy}")
     return tensors, about
+
+
+def difference(before: Any, now: Any, at: str = "") -> str:
+    """Name the first place in which two JSON values differ, and what stands there in each.
+
+    >>> difference({"a": {"b": 1}}, {"a": {"b": 2}})
+    'a.b: 1 there, 2 now'
+    """
+    if isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
+        before, now = dict(enumerate(before)), dict(enumerate(now))
+    if isinstance(before, dict) and isinstance(now, dict):
+        for key in {**before, **now}:
+            if before.get(key) != now.get(key):
+                return difference(before.get(key), now.get(key), f"{at}.{key}" if at else str(key))
+    return f"{at}: {json.dumps(before)} there, {json.dumps(now)} now"

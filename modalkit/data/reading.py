@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from modalkit.data.manifest import SPLITS, open_shard, read_manifest
+from modalkit.data.manifest import SPLITS, check_manifest, open_shard, read_manifest
 from modalkit.errors import InputError, did_you_mean
 from modalkit.plugin import Schema
 
@@ -56,12 +56,10 @@ class Dataset:
         self.path = Path(path)
         self.manifest = read_manifest(self.path)
         self.names = tuple(names) if names is not None else tuple(self.manifest.modalities)
-        for name in self.names:
-            if name not in self.manifest.modalities:
-                known = list(self.manifest.modalities)
-                raise InputError(
-                    f"{self.path}: has no modality '{name}'{did_you_mean(name, known)}; it has {', '.join(known)}"
-                )
+        if unknown := [name for name in self.names if name not in self.manifest.modalities]:
+            known = list(self.manifest.modalities)
+            near = "; ".join(f"no modality '{name}'{did_you_mean(name, known)}" for name in unknown)
+            raise InputError(f"{self.path}: has {near}; it has {', '.join(known)}")
         shards = []
         for facts in self.manifest.shards:
             file = self.path / "shards" / facts.file
@@ -104,6 +102,8 @@ class Dataset:
 
     def rows(self, split: str) -> Tensor:
         """Return the int64 indices of a split's rows, `(rows,)`, in order."""
+        if split not in SPLITS:
+            raise InputError(f"unknown split '{split}'; the splits are {', '.join(SPLITS)}")
         return (self.split == SPLITS.index(split)).nonzero().squeeze(1)
 
     def key(self, row: int) -> str:
@@ -113,7 +113,7 @@ class Dataset:
         return bytes(self._keys[shard][row - int(starts[shard])].tolist()).rstrip(b"\0").decode()
 
     def require(self, schemas: Mapping[str, Schema]) -> None:
-        """Check that a recipe's schemas describe this dataset.
+        """Check that a recipe's schemas describe this dataset, and that there is something to learn for each.
 
         Args:
             schemas: the recipe's modalities, all among `names`.
@@ -121,16 +121,12 @@ class Dataset:
         Raises:
             InputError: lists every modality whose facts differ, or that is absent from every training row.
         """
-        wrong, train = [], self.present[self.rows("train")]
+        check_manifest(self.path, schemas)
+        train = self.present[self.rows("train")]
         if not len(train):
-            wrong.append("no row is in the train split")
-        for name, schema in schemas.items():
-            there, here = self.manifest.modalities[name].facts, schema.facts()
-            # The kind itself may differ: another kind may model the same stored samples.
-            for key in sorted((there.keys() & here.keys()) - {"kind"}):
-                if there[key] != here[key]:
-                    wrong.append(f"{name}: {key} is {there[key]} in the dataset, {here[key]} in the recipe")
-            if len(train) and not train[:, self.names.index(name)].any():
-                wrong.append(f"{name}: absent from every training row; leave it out of the recipe")
-        if wrong:
-            raise InputError(f"{self.path}: does not fit the recipe:\n  " + "\n  ".join(wrong))
+            raise InputError(f"{self.path}: no row is in the train split")
+        if empty := [name for name in schemas if not train[:, self.names.index(name)].any()]:
+            raise InputError(
+                f"{self.path}: absent from every training row: {', '.join(empty)}; leave them out of the recipe "
+                f"(in one that extends it: `{empty[0]}: null`)"
+            )

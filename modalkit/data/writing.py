@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +22,7 @@ from modalkit.data.manifest import (
     Manifest,
     ModalityFacts,
     ShardFacts,
+    difference,
     open_shard,
     read_json,
     read_manifest,
@@ -29,6 +31,7 @@ from modalkit.data.manifest import (
 from modalkit.errors import InputError
 from modalkit.files import write_atomic, write_json, write_text
 from modalkit.plugin import Schema
+from modalkit.registry import modality
 
 Array = npt.NDArray[Any]
 
@@ -52,6 +55,13 @@ class Rows:
     keys: list[str]
     set_aside: list[tuple[str, str]] = field(default_factory=list)
 
+    def part(self, rows: slice) -> Rows:
+        """Return some of the rows."""
+        values = {name: value[rows] for name, value in self.values.items()}
+        return Rows(
+            values, {name: there[rows] for name, there in self.present.items()}, self.split[rows], self.keys[rows]
+        )
+
 
 def write_shard(out: Path, index: int, schemas: Mapping[str, Schema], rows: Rows) -> None:
     """Write one shard atomically; the same content gives the same bytes.
@@ -67,6 +77,24 @@ def write_shard(out: Path, index: int, schemas: Mapping[str, Schema], rows: Rows
         RunError: the disk cannot be written.
     """
     tensors: dict[str, Array] = {}
+    _check_values(schemas, rows)
+    for name in schemas:
+        value, present = np.asarray(rows.values[name]), np.asarray(rows.present[name], dtype=bool)
+        # Zeros where absent: what happened to stand there must not change the bytes.
+        tensors[f"value.{name}"] = np.where(present.reshape(-1, *[1] * (value.ndim - 1)), value, value.dtype.type(0))
+    tensors["present"] = np.stack([np.asarray(rows.present[n], dtype=bool) for n in schemas], 1)
+    tensors["split"] = np.asarray(rows.split, dtype=np.uint8)
+    encoded = [k.encode() for k in rows.keys]
+    tensors["key"] = np.zeros((len(encoded), max(map(len, encoded), default=1)), np.uint8)
+    for i, key_bytes in enumerate(encoded):
+        tensors["key"][i, : len(key_bytes)] = np.frombuffer(key_bytes, np.uint8)
+    about = json.dumps({"modalities": list(schemas), "rows": len(rows.keys), "set_aside": rows.set_aside})
+    # One metadata key: the library writes several in no fixed order.
+    write_atomic(shard_path(out, index), lambda path: save_file(tensors, path, metadata={"modalkit": about}))
+
+
+def _check_values(schemas: Mapping[str, Schema], rows: Rows) -> None:
+    """Raise `InputError` for the first value that its schema cannot hold, naming the modality and the row's key."""
     for name, schema in schemas.items():
         value, present = np.asarray(rows.values[name]), np.asarray(rows.present[name], dtype=bool)
         expected = (len(rows.keys), *schema.event_shape)
@@ -81,17 +109,6 @@ def write_shard(out: Path, index: int, schemas: Mapping[str, Schema], rows: Rows
                 f"modality '{name}', row {key}: the value is not one that kind '{schema.kind}' can hold "
                 f"(NaN or out of range); correct it, or mark it absent"
             )
-        # Zeros where absent: what happened to stand there must not change the bytes.
-        tensors[f"value.{name}"] = np.where(present.reshape(-1, *[1] * (value.ndim - 1)), value, value.dtype.type(0))
-    tensors["present"] = np.stack([np.asarray(rows.present[n], dtype=bool) for n in schemas], 1)
-    tensors["split"] = np.asarray(rows.split, dtype=np.uint8)
-    encoded = [k.encode() for k in rows.keys]
-    tensors["key"] = np.zeros((len(encoded), max(map(len, encoded), default=1)), np.uint8)
-    for i, key_bytes in enumerate(encoded):
-        tensors["key"][i, : len(key_bytes)] = np.frombuffer(key_bytes, np.uint8)
-    about = json.dumps({"modalities": list(schemas), "rows": len(rows.keys), "set_aside": rows.set_aside})
-    # One metadata key: the library writes several in no fixed order.
-    write_atomic(shard_path(out, index), lambda path: save_file(tensors, path, metadata={"modalkit": about}))
 
 
 class DatasetWriter:
@@ -135,7 +152,7 @@ class DatasetWriter:
         if before != begun:
             raise InputError(
                 f"{out}: holds a dataset {'built' if self.complete else 'begun'} with other settings "
-                f"({_difference(before, begun)}); choose another folder or delete this one"
+                f"({difference(before, begun)}); choose another folder or delete this one"
             )
 
     def pending(self) -> list[int]:
@@ -185,15 +202,6 @@ class DatasetWriter:
         return manifest
 
 
-def _difference(before: Any, now: Any, at: str = "") -> str:
-    """Name the first place in which two JSON values differ."""
-    if isinstance(before, dict) and isinstance(now, dict):
-        for key in {**before, **now}:
-            if before.get(key) != now.get(key):
-                return _difference(before.get(key), now.get(key), f"{at}.{key}" if at else key)
-    return f"{at}: {json.dumps(before)} there, {json.dumps(now)} now"
-
-
 def write_dataset(
     out: Path | str,
     schemas: Mapping[str, Schema],
@@ -204,6 +212,7 @@ def write_dataset(
     keys: Sequence[str] | None = None,
     shard_rows: int = 1000,
     seed: int = 0,
+    overwrite: bool = False,
 ) -> Manifest:
     """Write a dataset from arrays.
 
@@ -211,13 +220,15 @@ def write_dataset(
         out: the folder to make.
         schemas: per modality, a schema as `modalkit.schema` makes it.
         values: per modality, an array or tensor `(rows, *event_shape)`. Integers are stored as they are;
-            floats are in the schema's own units and are packed by it (an image's lie in [0, 1]).
+            floats are in the schema's own units and are packed by it (an image's lie in [0, 1]). A list of texts
+            is read by the kind, as a person writes its values: class names, strings, paths of pictures.
         present: per modality, bool `(rows,)`; a modality that is not named is present in every row.
         split: a name out of train, valid, test for each row, or fractions such as
             ``{"train": 0.8, "valid": 0.1, "test": 0.1}`` (the default), drawn with `seed`.
         keys: a stable name for each row; its number by default.
         shard_rows: rows a shard.
         seed: draws the splits.
+        overwrite: replace a dataset that is there.
 
     Returns:
         The manifest.
@@ -243,12 +254,12 @@ def write_dataset(
     total = len(next(iter(values.values()))) if names else 0
     stored: dict[str, Array] = {}
     for name, schema in schemas.items():
-        value = torch.as_tensor(values[name])
-        if value.shape != (total, *schema.event_shape):
-            raise InputError(f"modality '{name}': got {tuple(value.shape)}, expected {(total, *schema.event_shape)}")
         try:
+            value = _tensor(schema, values[name])
+            if value.shape != (total, *schema.event_shape):
+                raise ValueError(f"got {tuple(value.shape)}, expected {(total, *schema.event_shape)}")
             stored[name] = _stored(schema, value)
-        except ValueError as error:
+        except (InputError, ValueError, TypeError) as error:
             raise InputError(f"modality '{name}': {error}") from None
     there = {n: np.asarray(present[n], dtype=bool) if present and n in present else np.ones(total, bool) for n in names}
     if unknown := set(present or {}) - set(names):
@@ -258,15 +269,24 @@ def write_dataset(
         if length != total:
             raise InputError(f"{what}: {length} given for {total} rows")
     which = _assign_splits(total, split or {"train": 0.8, "valid": 0.1, "test": 0.1}, seed)
+    whole = Rows(stored, there, which, keys)
+    _check_values(schemas, whole)  # before anything is written
+    if overwrite and ((out / "manifest.json").exists() or (out / "build.json").exists()):
+        shutil.rmtree(out)
     shards = max(1, -(-total // shard_rows))
     writer = DatasetWriter(out, schemas, {"name": "write_dataset"}, shards)
     if writer.complete:
-        raise InputError(f"{out}: holds a dataset already; choose another folder or delete it")
+        raise InputError(f"{out}: holds a dataset already; give overwrite=True, or choose another folder")
     for index in range(shards):
-        part = slice(index * shard_rows, (index + 1) * shard_rows)
-        rows = Rows({n: stored[n][part] for n in names}, {n: there[n][part] for n in names}, which[part], keys[part])
-        write_shard(out, index, schemas, rows)
+        write_shard(out, index, schemas, whole.part(slice(index * shard_rows, (index + 1) * shard_rows)))
     return writer.finish()
+
+
+def _tensor(schema: Schema, values: Any) -> Tensor:
+    """Return one modality's values as a tensor; texts are read by its kind."""
+    if len(values) and isinstance(values[0], str):
+        return torch.stack([modality(schema.kind).read(schema, str(text)) for text in values])
+    return torch.as_tensor(values)
 
 
 def _stored(schema: Schema, value: Tensor) -> Array:

@@ -1,0 +1,5 @@
+"""`python -m modalkit`: the command line."""
+
+from modalkit.cli import main
+
+main()
