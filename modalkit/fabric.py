@@ -55,5 +55,6 @@ def make_fabric(train: TrainSettings) -> Fabric:
         )
     except Exception as error:  # Fabric raises its own kinds for a missing GPU, a wrong count, an unknown precision
         raise InputError(
-            f"train.accelerator {train.accelerator}, devices {train.devices}, precision {train.precision}: {error}"
+            f"train.accelerator {train.accelerator}, devices {train.devices}, precision {train.precision}: "
+            f"cannot be had here ({error}); --device cpu always can"
         ) from error

@@ -66,7 +66,7 @@ def _find(reference: str, folder: Path) -> Path:
     if reference in known:
         return known[reference]
     if path.is_dir():
-        raise InputError(f"{path}: is a folder, not a recipe")
+        raise InputError(f"{path}: is a folder, neither a recipe nor a run (which holds recipe.yaml)")
     beside = [p.name for p in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
     near = did_you_mean(path.name, beside) or did_you_mean(reference, known)
     raise InputError(f"{path}: no such recipe{near}; shipped with modalkit: {', '.join(known) or 'none'}")

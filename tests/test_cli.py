@@ -194,3 +194,45 @@ def test_the_tutorials_modality_trains(work: Path) -> None:
     done = modalkit("train", "wind.yaml", cwd=work)
     assert done.returncode == 0, done.stderr
     assert "given direction" in done.stdout and "given speed" in done.stdout
+
+
+def test_a_dataset_that_other_steps_built_is_not_used_silently(work: Path) -> None:
+    text = (
+        "data:\n  path: six\n  build:\n    - {builder: sample-faces, out: faces, count: 40}\n"
+        "    - {builder: celeba-transforms, source: faces, size: 16, workers: 1}\n"
+        "modalities:\n  gray: {kind: image, size: 16, channels: 1, network: mlp}\n"
+        "  mask: {kind: landmarks, size: 16, network: mlp}\n"
+        "model: {latent_dim: 2}\ntrain: {max_steps: 1}\n"
+    )
+    (work / "six.yaml").write_text(text)
+    first = modalkit("train", "six.yaml", cwd=work)
+    assert first.returncode == 0 and "runs/six: new" in first.stderr, first.stderr
+    again = modalkit("train", "six.yaml", "--set", "data.build.1.workers=2", "--out", "again", cwd=work)
+    assert again.returncode == 0, again.stderr  # what changes no byte is no difference
+    other = modalkit("train", "six.yaml", "--set", "data.build.0.count=50", "--out", "other", cwd=work)
+    refused(other, "six: was built by other steps", "0.count: 40 there, 50 now", "delete faces and six")
+
+
+def test_validate_compares_with_the_dataset_where_there_is_one(work: Path) -> None:
+    changes = [
+        "--set",
+        "modalities.position.size=5",
+        "--set",
+        "modalities.image.size=64",
+        "--set",
+        "modalities.pos.kind=bit",
+    ]
+    refused(
+        modalkit("validate", "circle.yaml", *changes, cwd=work),
+        "modalities.position.size: 2 in the dataset, 5 here",
+        "modalities.image.size: [12, 12] in the dataset, [64, 64] here",
+        "modalities.pos: the dataset has no such modality",
+    )  # fmt: skip
+    absent = modalkit("validate", "circle.yaml", "--set", "data.path=nowhere", cwd=work)
+    assert absent.returncode == 0 and "nowhere is not there, so not compared" in absent.stdout
+
+
+def test_the_keys_of_one_plugin(work: Path) -> None:
+    image = modalkit("list", "kinds", "image", cwd=work)
+    assert "size: integer or list of 2; required" in image.stdout and "channels: integer; default 3" in image.stdout
+    refused(modalkit("list", "kinds", "imgae", cwd=work), "did you mean 'image'")

@@ -278,7 +278,7 @@ def test_unusable_files(tmp_path, write):
     assert problems(tmp_path / "rr.yaml")[0].startswith(
         "rr.yaml: no such recipe (did you mean 'r.yaml'?); shipped with"
     )
-    with pytest.raises(InputError, match="is a folder, not a recipe"):
+    with pytest.raises(InputError, match="is a folder, neither a recipe nor a run"):
         load_recipe(tmp_path)
 
 
