@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 import typer
 from typer.core import TyperGroup
 
-from modalkit.errors import ModalkitError, is_out_of_memory
+from modalkit.errors import InputError, ModalkitError, is_out_of_memory
 
 if TYPE_CHECKING:
     from modalkit.evaluation import Translation
@@ -77,15 +77,14 @@ def _find(recipe: str) -> tuple[Path, Path]:
     """Return a recipe's file and the run folder that belongs to it by default."""
     from modalkit.recipe import shipped
 
-    path = Path(recipe)
-    if (path / "recipe.yaml").is_file():
-        return path / "recipe.yaml", path
-    known = shipped()
-    if (
-        not path.exists()
-        and path.stem in known
-        and str(path) in (path.stem, f"{path.stem}.yaml", f"recipes/{path.name}")
-    ):
+    path, known = Path(recipe), shipped()
+    try:
+        if (path / "recipe.yaml").is_file():
+            return path / "recipe.yaml", path
+        there = path.exists()
+    except OSError as error:
+        raise InputError(f"{recipe[:80]}: no file's name: {error.strerror}") from None
+    if not there and path.stem in known and str(path) in (path.stem, f"{path.stem}.yaml", f"recipes/{path.name}"):
         path = known[path.stem][0]
     return path, Path("runs") / path.stem
 
@@ -98,7 +97,7 @@ def train(
     overrides: Overrides = [],  # noqa: B006  (typer reads the default, nobody writes to it)
     device: Annotated[str | None, typer.Option(help="auto, cpu or gpu; the recipe's train.accelerator.")] = None,
     devices: Annotated[int | None, typer.Option(min=1, help="How many; the recipe's train.devices.")] = None,
-    precision: Annotated[str | None, typer.Option(help="32, 64, bf16-mixed or 16-mixed.")] = None,
+    precision: Annotated[str | None, typer.Option(help="32, 64 or bf16-mixed.")] = None,
 ) -> None:
     """Train what a recipe describes, or go on with a run that stopped.
 
@@ -136,7 +135,7 @@ def _print_translations(results: list[Translation], names: list[str], split: str
     from modalkit.evaluation import table
 
     rows = max(r.rows for r in results)
-    error = max(r.standard_error for r in results)
+    error = max((r.standard_error for r in results if r.standard_error is not None), default=float("nan"))
     typer.echo(
         f"\nNats per dimension above predicting the training mean, on {rows} {split} rows "
         f"(standard errors up to {error:.4f}):\n\n{table(results, names)}\n"
@@ -249,9 +248,11 @@ def validate(
 
     Where a recipe's dataset is there, it is compared too.
     """
+    from modalkit import registry
     from modalkit.recipe import load_recipe
 
     for name in recipe:
+        registry.forget_files()  # each recipe has its own plugins
         path, _ = _find(name)
         loaded = load_recipe(path, overrides)
         compared = f"fits {loaded.data.path}"
@@ -306,7 +307,6 @@ def list_plugins(
 def _keys(what: What, name: str) -> str:
     """Return one plugin's keys: what each may be, its default, and what it means."""
     from modalkit import registry
-    from modalkit.errors import InputError
     from modalkit.inspection import keys
 
     if what is What.recipes:

@@ -12,6 +12,7 @@ Encoding once means that the terms of a step share one dropout mask and one upda
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -27,7 +28,7 @@ class Elbo:
     """A step's ELBO, in parts: one number for each term and row, zero where a row takes no part.
 
     Attributes:
-        plan: what was evaluated.
+        plan: what was evaluated, without what is absent.
         log_px: per modality log p(x_m|z), unweighted, `(terms, batch)`.
         kl: KL(q(z|X) || p(z)), `(terms, batch)`.
         elbo: weighted log-likelihoods minus beta times the KL, `(terms, batch)`.
@@ -38,19 +39,37 @@ class Elbo:
     kl: Tensor
     elbo: Tensor
 
-    def summary(self) -> dict[str, float]:
-        """Return the means over rows, in nats, with one transfer from the device.
+    def sums(self) -> Sums:
+        """Return sums over rows and the rows that took part, by name; parts in which none did are left out.
 
-        ``elbo`` sums all terms; ``elbo/TERM`` is one term's, over the rows that take part in it; ``kl`` and
-        ``log_px/MODALITY`` are those of the first term, over the rows that have the modality there.
+        ``elbo`` sums all terms; ``elbo/TERM`` is one term's; ``kl`` and ``log_px/MODALITY`` are those of the first
+        term, which is the complete one wherever a plan has it. One transfer from the device fetches all.
         """
-        part = (self.plan.given | self.plan.targets).any(-1).sum(1).clamp(min=1)  # (terms,)
-        scored = self.plan.targets[0].sum(0).clamp(min=1)  # (modalities,)
-        sums = [self.elbo.sum(), self.kl[0].sum(), *self.elbo.sum(1), *(v[0].sum() for v in self.log_px.values())]
-        rows = [max(1, self.elbo.shape[1]), int(part[0]), *part.tolist(), *scored.tolist()]
+        part = (self.plan.given | self.plan.targets).any(-1).sum(1).tolist()  # (terms,)
+        scored = self.plan.targets[0].sum(0).tolist()  # (modalities,)
         names = ["elbo", "kl", *(f"elbo/{t}" for t in self.plan.terms), *(f"log_px/{n}" for n in self.log_px)]
-        total = torch.stack([s.detach().double() for s in sums]).tolist()
-        return {name: value / count for name, value, count in zip(names, total, rows, strict=True)}
+        rows = [self.elbo.shape[1], part[0], *part, *scored]
+        sums = [self.elbo.sum(), self.kl[0].sum(), *self.elbo.sum(1), *(v[0].sum() for v in self.log_px.values())]
+        totals = torch.stack([total.detach() for total in sums]).tolist()
+        return {name: (total, count) for name, total, count in zip(names, totals, rows, strict=True) if count}
+
+
+Sums = dict[str, tuple[float, int]]
+"""By name a sum over rows, in nats, and how many rows there were."""
+
+
+def means(parts: Iterable[Sums]) -> dict[str, float]:
+    """Return the means over rows of several batches' sums.
+
+    >>> means([{"kl": (6.0, 2)}, {"kl": (3.0, 1), "elbo": (4.0, 1)}])
+    {'kl': 3.0, 'elbo': 4.0}
+    """
+    total: dict[str, tuple[float, int]] = {}
+    for sums in parts:
+        for name, (value, rows) in sums.items():
+            before, seen = total.get(name, (0.0, 0))
+            total[name] = (before + value, seen + rows)
+    return {name: value / rows for name, (value, rows) in total.items()}
 
 
 def evaluate_plan(model: MultimodalVAE, batch: Batch, plan: Plan, noise: Tensor, beta: float = 1.0) -> Elbo:
@@ -74,7 +93,7 @@ def evaluate_plan(model: MultimodalVAE, batch: Batch, plan: Plan, noise: Tensor,
     for column, name in enumerate(model.names):
         log_px[name] = _score(model, name, z, observed[name], batch.present[:, column], targets[:, :, column])
         elbo = elbo + model.schemas[name].weight * log_px[name]
-    return Elbo(plan, log_px, kl, elbo)
+    return Elbo(Plan(plan.terms, given, targets), log_px, kl, elbo)
 
 
 def _score(model: MultimodalVAE, name: str, z: Tensor, observed: Tensor, present: Tensor, targets: Tensor) -> Tensor:
@@ -91,13 +110,13 @@ def _score(model: MultimodalVAE, name: str, z: Tensor, observed: Tensor, present
     terms, batch = targets.shape
     place = present.long().cumsum(0) - 1  # where a row's sample lies in `observed`
     # One call for all pairs at once, unless the decoder's rows depend on each other.
-    calls = targets if model.mixes_rows[name] else targets.reshape(1, terms * batch)
-    draws = z if model.mixes_rows[name] else z.reshape(1, terms * batch, -1)
+    calls = targets if model.mixes_rows[name] else targets.flatten()[None]
+    draws = z if model.mixes_rows[name] else z.flatten(0, 1)[None]  # (1, terms * batch, latent_dim)
     scores = []
     for wanted, draw in zip(calls, draws, strict=True):
         pairs = wanted.nonzero().squeeze(1)
         if len(pairs):
-            log_px = model.log_px(name, take(draw, pairs), _samples(observed, place[pairs % batch]))
+            log_px = model.log_px(name, take(draw, pairs), _samples(observed, place[pairs % max(1, batch)]))
         else:
             log_px = z.new_zeros(0)
         scores.append(spread(log_px, pairs, len(draw)))

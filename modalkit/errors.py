@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 
 class ModalkitError(Exception):
@@ -43,3 +44,22 @@ def is_out_of_memory(error: BaseException) -> bool:
         or "can't allocate memory" in text
         or "not enough memory" in text
     )
+
+
+@contextmanager
+def guard(part: str) -> Iterator[None]:
+    """Turn whatever a plugin raises into an `InputError` that names the part of it which failed.
+
+    Args:
+        part: the subject of the message, such as ``"modality 'x' (kind 'k'): its encoder"``.
+    """
+    try:
+        yield
+    except ModalkitError:
+        raise
+    except Exception as error:  # a plugin may raise anything
+        if is_out_of_memory(error):
+            raise
+        said = " ".join(str(error).split())
+        said = said if len(said) <= 300 else f"{said[:300]} …"
+        raise InputError(f"{part} failed: {type(error).__name__}: {said}") from error

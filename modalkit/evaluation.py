@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from modalkit import registry
-from modalkit.data import Dataset
+from modalkit.data import Dataset, evenly
 from modalkit.engine import evaluate_plan
+from modalkit.errors import guard
 from modalkit.model import MultimodalVAE
 from modalkit.plugin import Plan, Schema
 from modalkit.progress import bar
@@ -20,6 +21,7 @@ from modalkit.randomness import generator
 ALL = "all"
 _MOST_SINGLES = 24
 _MARGINAL_ROWS = 4096
+_LEAST_ROWS = 10  # a mean and a spread of fewer are no prediction
 
 
 @dataclass(frozen=True)
@@ -32,8 +34,8 @@ class Translation:
         rows: how many rows had both.
         log_px: mean of log p(x_want|z), z drawn from q(z|x_given), nats per dimension of `want`.
         margin: how much that is above the training mean's prediction, nats per dimension; None where the kind
-            has no `marginal`.
-        standard_error: of `margin` over rows (of `log_px` without one).
+            has no `marginal`, or under 10 training rows have the modality.
+        standard_error: of `margin` over rows (of `log_px` without one); None for a single row.
     """
 
     given: str
@@ -41,7 +43,7 @@ class Translation:
     rows: int
     log_px: float
     margin: float | None
-    standard_error: float
+    standard_error: float | None
 
 
 def single_and_all_plan(names: Sequence[str], present: Tensor) -> Plan:
@@ -99,22 +101,23 @@ def translations(
                 continue
             score = log_px[term, kept]
             margin = score - baseline[want][kept] / size if want in baseline else None
-            spread = (score if margin is None else margin).std(correction=0) / kept.sum().sqrt()
+            several = (score if margin is None else margin) if len(score) > 1 else None
+            error = None if several is None else float(several.std() / len(score) ** 0.5)
             mean_margin = None if margin is None else float(margin.mean())
-            table.append(Translation(given, want, int(kept.sum()), float(score.mean()), mean_margin, float(spread)))
+            table.append(Translation(given, want, len(score), float(score.mean()), mean_margin, error))
     return table
 
 
 def _marginal_log_px(schemas: dict[str, Schema], dataset: Dataset, rows: Tensor) -> dict[str, Tensor]:
     """Return log p of `rows` under each kind's best constant prediction for the training rows, `(rows,)`."""
-    train = dataset.rows("train")
-    train = train[:: max(1, len(train) // _MARGINAL_ROWS)][:_MARGINAL_ROWS]
-    fitted, tested = dataset[train], dataset[rows]
-    baseline = {}
+    train, tested, baseline = dataset.rows("train"), dataset[rows], {}
     for column, (name, schema) in enumerate(schemas.items()):
-        marginal, seen = registry.modality(schema.kind).marginal, fitted.present[:, column]
-        if marginal is not None and seen.any():
-            constant = marginal(schema, schema.unpack(fitted.values[name][seen]))
+        marginal = registry.modality(schema.kind).marginal
+        fitted = evenly(train[dataset.present[train, column]], _MARGINAL_ROWS)
+        if marginal is None or len(fitted) < _LEAST_ROWS:
+            continue
+        with guard(f"modality '{name}' (kind '{schema.kind}'): its marginal"):
+            constant = marginal(schema, schema.unpack(dataset[fitted].values[name]))
             baseline[name] = constant.log_prob(schema.unpack(tested.values[name])).double()
     return baseline
 
@@ -135,7 +138,7 @@ def table(results: Sequence[Translation], names: Sequence[str]) -> str:
             line += _cell(cells.get((g, want))).rjust(width)
         lines.append(line)
     if any(r.margin is None for r in results):
-        lines.append("(in brackets: log p itself; that kind has no marginal to compare with)")
+        lines.append("(in brackets: log p itself; there is no training mean to compare with)")
     return "\n".join(lines)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
+import torch
 from lightning_fabric import Fabric
 from lightning_fabric.strategies import DDPStrategy
 from torch import Tensor, nn
@@ -20,7 +21,7 @@ from modalkit.recipe_model import TrainSettings
 class Step:
     """What one step needs and what it gives; a plain object, so that no wrapper moves its masks to a device."""
 
-    def __init__(self, batch: Batch, plan: Plan, noise: Tensor, beta: float, rows: int) -> None:
+    def __init__(self, batch: Batch, plan: Plan, noise: Tensor, beta: float, rows: float) -> None:
         self.batch, self.plan, self.noise, self.beta, self.rows = batch, plan, noise, beta, rows
         self.elbo: Elbo
         self.loss: Tensor
@@ -34,7 +35,9 @@ class Loss(nn.Module):
         self.model = model
 
     def forward(self, step: Step) -> Tensor:
-        """Return minus the ELBO, summed over terms, averaged over the step's rows on all processes."""
+        """Return minus the ELBO, summed over terms and divided by `step.rows`."""
+        if not len(step.batch):  # fewer rows than processes: this one only keeps the others company
+            return 0.0 * torch.stack([p.sum() for p in self.parameters()]).sum()
         step.elbo = evaluate_plan(self.model, step.batch, step.plan, step.noise, step.beta)
         return -step.elbo.elbo.sum() / step.rows
 
@@ -45,6 +48,8 @@ def make_fabric(train: TrainSettings) -> Fabric:
     if "LOCAL_WORLD_SIZE" in os.environ:  # under torchrun: its processes are one training, not many
         devices = int(os.environ["LOCAL_WORLD_SIZE"])
         nodes = int(os.environ["WORLD_SIZE"]) // devices
+    elif devices == "auto" and train.accelerator != "cpu":
+        devices = max(1, torch.cuda.device_count())
     many = nodes > 1 or devices not in (1, "auto")
     # A modality may be absent from a whole step, and then its networks have no gradient.
     strategy = DDPStrategy(find_unused_parameters=True) if many else "auto"

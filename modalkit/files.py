@@ -6,7 +6,7 @@ import errno
 import json
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,8 @@ def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
             os.fsync(handle.fileno())
         temporary.replace(path)
     except Exception as error:  # not only OSError: safetensors and torch.save raise their own for a full disk
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
         full = getattr(error, "errno", None) in _FULL or "os error 28" in str(error) or "os error 27" in str(error)
         if full or "file write failed" in str(error):
             raise RunError(
@@ -59,6 +60,22 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, content: Any) -> None:
     """Write a JSON file atomically, indented and ending in a newline."""
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def is_empty(folder: Path) -> bool:
+    """Tell whether a folder holds nothing but a lock and what a killed process left unfinished."""
+    return not any(path.name != ".lock" and not _is_leftover(path) for path in folder.iterdir())
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Delete what a killed process left unfinished in a folder that this process holds."""
+    for path in folder.glob(".*.tmp") if folder.is_dir() else ():
+        if _is_leftover(path):
+            path.unlink(missing_ok=True)
+
+
+def _is_leftover(path: Path) -> bool:
+    return path.name.startswith(".") and path.suffix == ".tmp"
 
 
 @contextmanager

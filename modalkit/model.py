@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from torch.distributions import Distribution
 from modalkit import registry
 from modalkit.data import Batch
 from modalkit.distributions import Gaussian, product_of_experts
-from modalkit.errors import InputError, ModalkitError, is_out_of_memory
+from modalkit.errors import guard
 from modalkit.nn import mixes_rows
 from modalkit.plugin import CustomNetwork, Modality, Schema
 
@@ -71,21 +71,9 @@ class MultimodalVAE(nn.Module):
         self.encoders[name], self.decoders[name] = encoder.train(), decoder.train()
         self.heads[name] = nn.Linear(features.shape[1], 2 * self.latent_dim)
 
-    @contextmanager
-    def _blame(self, name: str, part: str) -> Iterator[None]:
+    def _blame(self, name: str, part: str) -> AbstractContextManager[None]:
         """Name the modality in whatever its plugin raises."""
-        try:
-            yield
-        except ModalkitError:
-            raise
-        except Exception as error:  # a plugin may raise anything
-            if is_out_of_memory(error):
-                raise
-            kind = self.schemas[name].kind
-            raise InputError(
-                f"modality '{name}' (kind '{kind}'): its {part} failed: {type(error).__name__}: {error}; "
-                f"modalkit.testing.check_modality tells a plugin's author more"
-            ) from error
+        return guard(f"modality '{name}' (kind '{self.schemas[name].kind}'): its {part}")
 
     def encode(self, name: str, value: Tensor) -> Gaussian:
         """Return the experts q(z|x_m) of one modality.
@@ -114,7 +102,9 @@ class MultimodalVAE(nn.Module):
         """
         observed = {}
         for column, name in enumerate(self.names):
-            value = self.schemas[name].unpack(take(batch.values[name], batch.present[:, column].nonzero().squeeze(1)))
+            stored = take(batch.values[name], batch.present[:, column].nonzero().squeeze(1))
+            with self._blame(name, "unpack"):
+                value = self.schemas[name].unpack(stored)
             observed[name] = value.to(self.dtype) if value.is_floating_point() else value
         return observed
 

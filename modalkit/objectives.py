@@ -30,8 +30,8 @@ def plan_mvae(options: MvaeOptions, names: tuple[str, ...], present: Tensor, gen
 
     Each term is :math:`E_{q(z|X)} \sum_{m \in X} \lambda_m \log p(x_m|z) - \beta KL(q(z|X) \| p(z))`; the terms are
     the complete one, one for each modality alone, and `k` random subsets of sizes 2 to M - 1 (size uniform, then
-    the subset). A row counts no subset twice: with a single modality present the complete term is that modality's
-    own, and with two there is no random subset.
+    the subset; with k above 1 the same may come twice). With a single modality present the complete term is that
+    modality's own and is not repeated, and with two there is no random subset.
 
     Args:
         options: see `MvaeOptions`.
@@ -71,11 +71,11 @@ def _random_subset(present: Tensor, generator: torch.Generator) -> Tensor:
 
 def _all_subsets(names: tuple[str, ...], present: Tensor) -> tuple[tuple[str, ...], Tensor]:
     """Return every non-empty subset; a row takes part in those of which it has every member."""
-    codes = torch.arange(1, 2 ** len(names))
+    codes = torch.arange(2 ** len(names) - 1, 0, -1)  # the complete one first
     members = (codes[:, None] >> torch.arange(len(names))) & 1 == 1  # (2^M - 1, modalities)
     whole = (present | ~members[:, None]).all(-1, keepdim=True)  # (2^M - 1, batch, 1)
-    terms = tuple("+".join(n for n, m in zip(names, row, strict=True) if m) for row in members.tolist())
-    return terms, members[:, None] & whole
+    terms = ["+".join(n for n, m in zip(names, row, strict=True) if m) for row in members.tolist()]
+    return ("all", *terms[1:]), members[:, None] & whole
 
 
 def check_mvae(options: MvaeOptions, names: tuple[str, ...]) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from modalkit import registry
 from modalkit.data import Batch, Dataset
+from modalkit.errors import guard
 from modalkit.evaluation import ALL, single_and_all_plan
 from modalkit.model import MultimodalVAE
 from modalkit.plugin import Picture, Schema
@@ -25,7 +26,10 @@ MOST_COLUMNS = 12
 
 def show(schema: Schema, value: Tensor) -> Picture | str:
     """Return what a person sees of one value `(*event_shape)`, as its kind's plugin shows it."""
-    shown: Picture | str = registry.modality(schema.kind).show(schema, value.detach().cpu())
+    with guard(f"kind '{schema.kind}': its show"):
+        shown: Picture | str = registry.modality(schema.kind).show(schema, value.detach().cpu())
+        if not isinstance(shown, (str, np.ndarray)):
+            raise TypeError(f"returned a {type(shown).__name__}, neither a text nor a uint8 array")
     return shown
 
 

@@ -23,8 +23,8 @@ from pydantic import (
 from pydantic_core import InitErrorDetails, PydanticCustomError, to_json
 
 from modalkit import registry
-from modalkit.errors import InputError
-from modalkit.plugin import ObjectiveOptions, Schema, Settings
+from modalkit.errors import InputError, guard
+from modalkit.plugin import CustomNetwork, ObjectiveOptions, Schema, Settings
 from modalkit.recipe_yaml import Key, dump
 
 _MODULE_DICT = (
@@ -74,7 +74,16 @@ def _by_plugin(entry: Any, info: ValidationInfo, tag: str, model_of: Callable[[s
 
 
 def _schema(entry: Any, info: ValidationInfo) -> Any:
-    return _by_plugin(entry, info, "kind", kind_schema)
+    schema = _by_plugin(entry, info, "kind", kind_schema)
+    network = getattr(schema, "network", None)
+    try:
+        with guard(f"kind '{schema.kind}': its event_shape or facts"):
+            schema.facts()
+        for reference in (network.encoder, network.decoder) if isinstance(network, CustomNetwork) else ():
+            registry.import_object(reference)
+    except InputError as error:
+        raise _wrong((), str(error)) from None
+    return schema
 
 
 def kind_schema(kind: str) -> type[Settings]:
@@ -138,6 +147,8 @@ def _step(entry: Any, info: ValidationInfo) -> Any:
 def _modality_name(name: str) -> str:
     if not (name.isascii() and name[:1].isalpha() and name.replace("_", "").replace("-", "").isalnum()):
         raise ValueError("a modality's name should begin with a letter and hold only letters, digits, - and _")
+    if name == "all":
+        raise ValueError("'all' stands for all modalities together; rename this one")
     if name in RESERVED:
         raise ValueError(f"'{name}' is a word that networks use for themselves; rename this modality")
     return name
@@ -175,9 +186,9 @@ def _as_text(value: Any) -> Any:
 
 
 Precision = Annotated[
-    Literal["32", "64", "bf16-mixed", "16-mixed"],
+    Literal["32", "64", "bf16-mixed"],
     BeforeValidator(_as_text),
-    WithJsonSchema({"enum": ["32", 32, "64", 64, "bf16-mixed", "16-mixed"]}),
+    WithJsonSchema({"enum": ["32", 32, "64", 64, "bf16-mixed"]}),
 ]
 PositiveInt = Annotated[int, Field(ge=1)]
 
@@ -230,7 +241,12 @@ class Recipe(Settings):
     @classmethod
     def _fits_the_modalities(cls, options: ObjectiveOptions, info: ValidationInfo) -> ObjectiveOptions:
         if "modalities" in info.data:
-            registry.get(registry.OBJECTIVES, options.name).check(options, tuple(info.data["modalities"]))
+            try:
+                registry.get(registry.OBJECTIVES, options.name).check(options, tuple(info.data["modalities"]))
+            except ValueError:
+                raise
+            except Exception as error:  # a plugin may raise anything
+                raise ValueError(f"its check raised {type(error).__name__}: {error}") from error
         return options
 
     def to_yaml(self) -> str:

@@ -198,6 +198,12 @@ def add_file(path: Path) -> list[str]:
     return added
 
 
+def forget_files() -> None:
+    """Unregister the plugins of every file, so that another recipe's can take their names."""
+    for found in _from_files.values():
+        found.clear()
+
+
 def import_object(reference: str) -> Any:
     """Return what ``package.module:Name`` or ``path/to/file.py:Name`` refers to.
 

@@ -15,8 +15,8 @@ import yaml
 from lightning_fabric.loggers import TensorBoardLogger
 
 import modalkit
-from modalkit.errors import InputError
-from modalkit.files import write_json, write_text
+from modalkit.errors import InputError, RunError
+from modalkit.files import is_empty, remove_leftovers, write_json, write_text
 from modalkit.recipe import Recipe
 
 MAY_CHANGE = {
@@ -39,10 +39,12 @@ def check_claim(recipe: Recipe, run: Path) -> None:
         InputError: it holds the saved state of another recipe's run, or files of something else.
     """
     path = run / "recipe.yaml"
-    if not path.exists() and any(p.name != ".lock" for p in run.iterdir()):
+    if not path.exists() and not is_empty(run):
         raise InputError(f"{run}: is not empty and not a run; choose another --out")
-    if path.exists() and (run / "checkpoints" / "state.pt").exists():
-        before, now = _comparable(path.read_text()), _comparable(recipe.to_yaml())
+    for folder in (run, run / "checkpoints", run / "pictures"):
+        remove_leftovers(folder)
+    if path.exists() and any((run / "checkpoints").glob("*")):
+        before, now = _comparable(path), _comparable_text(recipe.to_yaml())
         if changed := [key for key in before | now if before.get(key) != now.get(key)]:
             raise InputError(
                 f"{run}: holds a run of another recipe (it differs in {', '.join(changed)}); choose another --out, "
@@ -58,7 +60,15 @@ def claim(recipe: Recipe, run: Path) -> None:
     write_json(run / "environment.json", versions | machine | {"command": sys.argv})
 
 
-def _comparable(text: str) -> dict[str, Any]:
+def _comparable(path: Path) -> dict[str, Any]:
+    try:
+        return _comparable_text(path.read_text())
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"{path}: this run's recipe is damaged ({reason}); choose another --out") from None
+
+
+def _comparable_text(text: str) -> dict[str, Any]:
     """Return a resolved recipe's values by dotted key, without what may change when a run goes on."""
     recipe: dict[str, Any] = yaml.safe_load(text)
     recipe.pop("description", None)
@@ -74,28 +84,36 @@ def _leaves(at: str, value: Any) -> Iterator[tuple[str, Any]]:
         yield at, value
 
 
+def _step_of(line: str) -> float:
+    """Return a line's step; a line that was cut by a kill is dropped, so it belongs to no step."""
+    try:
+        return int(json.loads(line)["step"])
+    except (ValueError, TypeError, KeyError):
+        return float("inf")
+
+
 class MetricsLog:
     """Writes metrics as JSON lines and TensorBoard events; what a resumed run repeats is dropped first."""
 
     def __init__(self, run: Path, step: int, *, enabled: bool) -> None:
-        self.enabled, path = enabled, run / "metrics.jsonl"
+        self.run, self.enabled, path = run, enabled, run / "metrics.jsonl"
         if enabled:
-            kept = (
-                [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
-                if path.exists()
-                else []
-            )
-            write_text(path, "".join(line for line in kept if json.loads(line)["step"] <= step))
+            kept = path.read_text(errors="replace").splitlines() if path.exists() else []
+            write_text(path, "".join(f"{line}\n" for line in kept if _step_of(line) <= step))
             self.lines = path.open("a")
             self.board = TensorBoardLogger(run, name="", version="", purge_step=step + 1 if step else None)
 
     def __call__(self, split: str, step: int, epoch: int, metrics: dict[str, float]) -> None:
         """Append one line and its events."""
-        if self.enabled:
-            line = {"step": step, "epoch": epoch, "split": split} | metrics
+        if not self.enabled:
+            return
+        line = {"step": step, "epoch": epoch, "split": split} | metrics
+        try:
             self.lines.write(json.dumps(line) + "\n")
             self.lines.flush()
             self.board.log_metrics({f"{split}/{name}": value for name, value in metrics.items()}, step)
+        except OSError as error:  # TensorBoard's writer finds out here that the disk is full or the folder is gone
+            raise RunError(f"{self.run}: cannot write its metrics: {error}") from error
 
     def __enter__(self) -> MetricsLog:
         return self

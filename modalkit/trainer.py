@@ -13,6 +13,7 @@ A run folder holds::
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 import sys
@@ -27,9 +28,10 @@ from torch import Tensor
 
 from modalkit import registry
 from modalkit.checkpoint import load_state, load_weights, save_state, save_weights
-from modalkit.data import Dataset
-from modalkit.engine import evaluate_plan
-from modalkit.errors import InputError, RunError
+from modalkit.data import Dataset, evenly
+from modalkit.diagnosis import unsound, where_not_finite
+from modalkit.engine import evaluate_plan, means
+from modalkit.errors import InputError, RunError, guard
 from modalkit.evaluation import Translation, translations
 from modalkit.fabric import Loss, Step, make_fabric
 from modalkit.files import locked, write_atomic, write_json
@@ -101,6 +103,11 @@ class Trainer:
         self.dataset.require(recipe.modalities)
         rows = self.dataset.rows("train")
         self.rows = rows[self.dataset.present[rows].any(1)]
+        valid = self.dataset.rows("valid")
+        self.valid = valid[self.dataset.present[valid].any(1)]
+        if recipe.train.patience is not None and not len(self.valid):
+            raise InputError(f"train.patience: {recipe.data.path} has no validation rows to wait for")
+        self.data_digest = hashlib.sha256((recipe.data.path / "manifest.json").read_bytes()).hexdigest()
         self.steps_per_epoch = math.ceil(len(self.rows) / recipe.train.batch_size)
         self.objective: Objective[Any] = registry.get(registry.OBJECTIVES, recipe.objective.name)
         torch.manual_seed(derived_seed(recipe.seed, "weights"))
@@ -120,18 +127,19 @@ class Trainer:
         total = min(train.epochs * self.steps_per_epoch, train.max_steps or sys.maxsize)
         shown = bar(total, self.run.name, unit="step", initial=progress.step, disable=not first)
         with Interrupts() as interrupts, MetricsLog(self.run, progress.step, enabled=first) as log, shown:
+            started, seen = time.monotonic(), 0
             while not self.ended() and not interrupts.signal:
-                started = time.monotonic()
                 for rows in self.epoch_batches():
                     step = self.step(rows)
                     progress.step += 1
+                    seen += len(rows)
                     shown.update()
                     if progress.step % train.log_every == 0:
                         self.check(step)
-                        seconds, started = time.monotonic() - started, time.monotonic()
-                        rate = train.log_every * len(rows) / seconds
-                        metrics = step.elbo.summary() | {"beta": step.beta, "rows_per_second": rate}
-                        shown.set_postfix_str(f"ELBO {metrics['elbo']:.1f}, {rate:.0f} rows/s")
+                        rate, seen = seen / (time.monotonic() - started), 0
+                        started = time.monotonic()
+                        metrics = means([step.elbo.sums()]) | {"beta": step.beta, "rows_per_second": rate}
+                        shown.set_postfix_str(f"ELBO {metrics.get('elbo', 0):.1f}, {rate:.0f} rows/s")
                         log("train", progress.step, progress.epoch, metrics)
                     due = train.checkpoint_every and progress.step % train.checkpoint_every == 0
                     last = self._agreed(interrupts) or progress.step in (train.max_steps, self._epoch_ends())
@@ -143,8 +151,9 @@ class Trainer:
                         self.save()
                 if progress.step == self._epoch_ends():
                     progress.epoch += 1
-                    self._after_epoch(log)
+                    self._validate_and_keep(log)
                 self.save()
+                self._draw_epoch()
         if not self.ended():
             return Result(progress, "", signal=interrupts.signal)
         return self.conclude()
@@ -188,7 +197,12 @@ class Trainer:
         seed, number = self.recipe.seed, self.progress.step
         step = self.prepare(rows, "train", number, self.beta())
         torch.manual_seed(derived_seed(seed, "dropout", number, self.fabric.global_rank))
-        loss = self.loss(step)
+        try:
+            loss = self.loss(step)
+        except InputError as error:  # a likelihood that checks its parameters trips over NaN before the loss does
+            if (name := unsound(self.model)) is None:
+                raise
+            raise RunError(self._stopped(f"the weights {name}, since an earlier step")) from error
         step.loss = loss.detach()
         if self.fabric.device.type == "cpu":  # elsewhere looking at it would wait for the device
             self.check(step)
@@ -204,7 +218,7 @@ class Trainer:
     def check(self, step: Step) -> None:
         """Raise `RunError`, naming the modality, if a step's loss is NaN or infinite."""
         if not step.loss.isfinite():
-            raise RunError(self._diagnose(step))
+            raise RunError(self._stopped(where_not_finite(self.model, step.elbo)))
 
     def prepare(self, rows: Tensor, purpose: str, number: int, beta: float) -> Step:
         """Plan a step over `rows`, draw its noise, and fetch this process's share of the values.
@@ -216,7 +230,13 @@ class Trainer:
             rank, world = 0, 1  # one process validates
         present = self.dataset.present[rows]
         draws = generator(self.recipe.seed, f"{purpose} plan", number)
-        plan = self.objective.plan(self.recipe.objective, self.model.names, present, draws)
+        with guard(f"objective '{self.objective.name}': its plan"):
+            plan = self.objective.plan(self.recipe.objective, self.model.names, present, draws)
+            wanted = (len(plan.terms), *present.shape)
+            if plan.given.shape != wanted or plan.targets.shape != wanted or not plan.terms:
+                raise ValueError(
+                    f"given {tuple(plan.given.shape)} and targets {tuple(plan.targets.shape)}, not {wanted}"
+                )
         shape = (len(plan.terms), len(rows), self.model.latent_dim)
         device = self.fabric.device
         noise = torch.randn(
@@ -226,7 +246,7 @@ class Trainer:
         plan = Plan(plan.terms, plan.given[:, mine], plan.targets[:, mine])
         batch = self.dataset[rows[mine]].to(device)
         # Processes average their gradients, so each divides by its share of the whole batch.
-        return Step(batch, plan, noise[:, mine].to(self.model.dtype), beta, rows=max(1, len(rows)) / world)
+        return Step(batch, plan, noise[:, mine].to(self.model.dtype), beta, rows=len(rows) / world)
 
     def beta(self) -> float:
         """Return this step's weight of the KL: linear from 0 over the warm-up, step by step."""
@@ -236,29 +256,31 @@ class Trainer:
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
         """Return the validation rows' mean ELBO and its parts at beta 1, the same draws every time."""
-        rows = self.dataset.rows("valid")
-        rows = rows[self.dataset.present[rows].any(1)]
-        if not len(rows):
-            return {}
         self.model.eval()
-        sums: dict[str, float] = {}
-        for number, part in enumerate(torch.split(rows, self.recipe.train.batch_size)):
-            step = self.prepare(part, "valid", number, beta=1.0)
-            elbo = evaluate_plan(self.model, step.batch, step.plan, step.noise)
-            for name, value in elbo.summary().items():
-                sums[name] = sums.get(name, 0.0) + value * len(part) / len(rows)
+        parts = []
+        for number, rows in enumerate(torch.split(self.valid, self.recipe.train.batch_size)):
+            step = self.prepare(rows, "valid", number, beta=1.0)
+            parts.append(evaluate_plan(self.model, step.batch, step.plan, step.noise).sums())
         self.model.train()
-        return sums
+        return means(parts)
 
     def save(self) -> None:
-        """Write everything that resuming needs."""
-        if self.fabric.is_global_zero:
-            state = {
-                "progress": asdict(self.progress),
-                "model": self.model.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
-            }
-            save_state(self.state_path, state)
+        """Write everything that resuming needs, unless it is unsound.
+
+        Raises:
+            RunError: a weight is NaN or infinite; what was saved before is kept.
+        """
+        if not self.fabric.is_global_zero:
+            return
+        if (name := unsound(self.model)) is not None:
+            raise RunError(self._stopped(f"the weights {name}, after this step"))
+        state = {
+            "progress": asdict(self.progress),
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "data": self.data_digest,
+        }
+        save_state(self.state_path, state)
 
     def conclude(self) -> Result:
         """Take the best weights, translate held-out rows, draw the last sheet, and return how it ended."""
@@ -271,8 +293,7 @@ class Trainer:
         else:
             save_weights(checkpoints / "best.safetensors", self.model)
         held_out = next(s for s in ("test", "valid", "train") if len(self.dataset.rows(s)))
-        rows = self.dataset.rows(held_out)
-        rows = rows[:: max(1, len(rows) // EVALUATED_ROWS)][:EVALUATED_ROWS]
+        rows = evenly(self.dataset.rows(held_out), EVALUATED_ROWS)
         table = tuple(translations(self.model, self.dataset, rows, seed=self.recipe.seed))
         write_json(self.run / "translations.json", [asdict(t) for t in table])
         self._draw(held_out, "final.png")
@@ -284,14 +305,20 @@ class Trainer:
             self.model.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.progress = Progress(**state["progress"])
+            digest = state["data"]
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             reason = " ".join(str(error).split())[:300]
             raise InputError(f"{self.state_path}: does not fit this recipe ({reason}); choose another --out") from None
+        if digest != self.data_digest:
+            raise InputError(
+                f"{self.run}: was trained on another content of {self.dataset.path} than is there now; bring that "
+                f"back, or choose another --out"
+            )
 
-    def _after_epoch(self, log: MetricsLog) -> None:
-        """Validate, keep the best weights, draw; only one process does, and the others wait for its verdict."""
-        progress, train = self.progress, self.recipe.train
-        if self.fabric.is_global_zero:
+    def _validate_and_keep(self, log: MetricsLog) -> None:
+        """Validate and keep the best weights; only one process does, and the others wait for its verdict."""
+        progress = self.progress
+        if self.fabric.is_global_zero and unsound(self.model) is None:  # `save` says what is wrong with unsound weights
             metrics = self.validate()
             if metrics:
                 log("valid", progress.step, progress.epoch, metrics)
@@ -300,17 +327,24 @@ class Trainer:
             if not metrics or metrics["elbo"] > progress.best:
                 progress.best, progress.best_epoch = metrics.get("elbo", progress.best), progress.epoch
                 save_weights(self.run / "checkpoints" / "best.safetensors", self.model)
-            if train.pictures_every and progress.epoch % train.pictures_every == 0:
-                self._draw("valid" if metrics else "train", f"epoch-{progress.epoch:04d}.png")
-        verdict = self.fabric.broadcast((progress.best, progress.best_epoch))
-        progress.best, progress.best_epoch = verdict
+        progress.best, progress.best_epoch = self.fabric.broadcast((progress.best, progress.best_epoch))
+
+    def _draw_epoch(self) -> None:
+        """Draw the sheet of an epoch that has just ended, if one is due."""
+        every, progress = self.recipe.train.pictures_every, self.progress
+        ended = progress.step == progress.epoch * self.steps_per_epoch
+        if every and ended and progress.epoch % every == 0 and self.fabric.is_global_zero:
+            self._draw("valid" if len(self.valid) else "train", f"epoch-{progress.epoch:04d}.png")
 
     def _draw(self, split: str, name: str) -> None:
         rows = self.dataset.rows(split)
         complete = rows[self.dataset.present[rows].all(1)]
-        sheet = translation_sheet(self.model, self.dataset, (complete if len(complete) else rows)[:3], self.recipe.seed)
-        (self.run / "pictures").mkdir(exist_ok=True)
-        write_atomic(self.run / "pictures" / name, lambda path: sheet.save(path, format="png"))
+        chosen = (complete if len(complete) else rows)[:3]
+        try:
+            sheet = translation_sheet(self.model, self.dataset, chosen, self.recipe.seed)
+            write_atomic(self.run / "pictures" / name, lambda path: sheet.save(path, format="png"))
+        except InputError as error:  # a picture that cannot be drawn is no reason to lose a run
+            say(f"no {name}: {error}")
         self.model.train()
 
     def _agreed(self, interrupts: Interrupts) -> bool:
@@ -320,27 +354,11 @@ class Trainer:
             interrupts.signal = int(self.fabric.all_reduce(asked, reduce_op="max"))
         return bool(interrupts.signal)
 
-    def _diagnose(self, step: Step) -> str:
-        """Say where a loss that is not finite came from."""
-        where = next(
-            (
-                f"the weights {name}, since an earlier step"
-                for name, p in self.model.named_parameters()
-                if not p.isfinite().all()
-            ),
-            None,
-        ) or next(
-            (
-                f"modality '{name}': log p({name}|z)"
-                for name, value in step.elbo.log_px.items()
-                if not value.isfinite().all()
-            ),
-            "the KL term: an expert's precision or mean overflowed",
-        )
+    def _stopped(self, where: str) -> str:
+        kept = f"{self.state_path} is from before" if self.state_path.exists() else "nothing had been saved"
         return (
-            f"step {self.progress.step + 1}: the loss is NaN or infinite; first in {where}. Nothing was saved since "
-            f"{self.state_path if self.state_path.exists() else 'the start'}. Try a lower train.learning_rate, "
-            f"train.clip_norm, or a longer objective.warmup_epochs, in a new --out"
+            f"step {self.progress.step + 1}: the loss is NaN or infinite; first in {where}; {kept}. Try a lower "
+            f"train.learning_rate, train.clip_norm, or a longer objective.warmup_epochs, in a new --out"
         )
 
 

@@ -203,3 +203,58 @@ def test_texts_are_read_by_their_kind_and_a_refused_dataset_leaves_nothing(tmp_p
     assert write_dataset(out, schemas, {"name": ["dog"], "digits": ["3"]}, overwrite=True).rows == 1
     with pytest.raises(InputError, match="the splits are train, valid, test"):
         Dataset(out).rows("val")
+
+
+def test_what_stands_in_absent_entries_is_never_looked_at(tmp_path: Path) -> None:
+    schemas = {"label": modalkit.schema("label", classes=3), "image": modalkit.schema("image", size=4, channels=1)}
+    image = torch.full((3, 1, 4, 4), 0.5)
+    image[2] = float("nan")
+    here = np.array([True, True, False])
+    write_dataset(
+        tmp_path / "d",
+        schemas,
+        {"label": np.array([0.0, 2.0, np.nan]), "image": image.requires_grad_()},
+        present={"label": here, "image": here},
+        split=np.array(["train", "train", "test"]),
+    )
+    assert Dataset(tmp_path / "d")[torch.arange(3)].values["label"].tolist() == [0, 2, 0]
+
+
+def test_overwrite_deletes_nothing_that_write_dataset_did_not_make(tmp_path: Path) -> None:
+    (tmp_path / "web" / "src").mkdir(parents=True)
+    (tmp_path / "web" / "manifest.json").write_text("{}")
+    (tmp_path / "web" / "src" / "app.js").write_text("x")
+    with pytest.raises(InputError, match="did not make"):
+        write(tmp_path / "web", overwrite=True)
+    assert (tmp_path / "web" / "src" / "app.js").exists()
+    write(tmp_path / "d", 25)
+    (tmp_path / "d" / "notes.txt").write_text("mine")
+    write(tmp_path / "d", 12, overwrite=True)
+    assert len(Dataset(tmp_path / "d")) == 12 and (tmp_path / "d" / "notes.txt").read_text() == "mine"
+
+
+def test_a_manifest_is_not_trusted(tmp_path: Path) -> None:
+    here = torch.arange(25) < 10
+    write(tmp_path / "d", present={"y": here})
+    path = tmp_path / "d" / "manifest.json"
+    raw = json.loads(path.read_text())
+    # Another order of its keys changes nothing: a shard knows its own.
+    path.write_text(json.dumps(raw | {"modalities": {"y": raw["modalities"]["y"], "x": raw["modalities"]["x"]}}))
+    dataset = Dataset(tmp_path / "d", ["x", "y"])
+    assert dataset.present.sum(0).tolist() == [25, 10]
+    for change, words in (
+        ({"modalities": {"x": raw["modalities"]["x"]}}, "damaged"),
+        ({"rows": 7}, "add up to 25"),
+        ({"shards": []}, "shards"),
+        ({"shards": [raw["shards"][0] | {"file": "../../x.safetensors"}, *raw["shards"][1:]]}, "file"),
+    ):
+        path.write_text(json.dumps(raw | change))
+        with pytest.raises(InputError, match=words):
+            Dataset(tmp_path / "d")
+
+
+def test_shards_check_their_lengths(tmp_path: Path) -> None:
+    x, there = {"x": np.zeros((3, 2), np.float32)}, {"x": np.ones(3, bool)}
+    for split in (np.zeros(2, np.uint8), np.full(3, 7, np.uint8)):
+        with pytest.raises(InputError, match="split: expected 3 numbers from 0 to 2"):
+            write_shard(tmp_path, 0, {"x": SCHEMAS["x"]}, Rows(x, there, split, ["a", "b", "c"]))

@@ -11,7 +11,7 @@ from torch.distributions import MultivariateNormal
 
 import modalkit
 from modalkit.data import Batch
-from modalkit.engine import evaluate_plan
+from modalkit.engine import evaluate_plan, means
 from modalkit.model import MultimodalVAE
 from modalkit.objectives import MvaeOptions, plan_mvae
 from modalkit.plugin import Plan, Schema
@@ -198,8 +198,29 @@ def test_summary_averages_over_the_rows_that_take_part() -> None:
     present = torch.tensor([[True, True], [True, False], [False, False], [True, True]])
     plan = plan_mvae(MvaeOptions(), model.names, present, torch.Generator())
     result = evaluate_plan(model, random_batch(made, present), plan, torch.randn(3, 4, LATENT))
-    summary = result.summary()
-    assert summary["elbo"] == pytest.approx(float(result.elbo.sum()) / 4)
-    assert summary["log_px/position"] == pytest.approx(float(result.log_px["position"][0].sum()) / 2)
-    assert summary["elbo/only:label"] == pytest.approx(float(result.elbo[1].sum()) / 2)
-    assert summary["kl"] == pytest.approx(float(result.kl[0].sum()) / 3)
+    summary = means([result.sums()])
+    assert summary["elbo"] == pytest.approx(result.elbo.sum().item() / 4)
+    assert summary["log_px/position"] == pytest.approx(result.log_px["position"][0].sum().item() / 2)
+    assert summary["elbo/only:label"] == pytest.approx(result.elbo[1].sum().item() / 2)
+    assert summary["kl"] == pytest.approx(result.kl[0].sum().item() / 3)
+
+
+def test_parts_without_rows_are_left_out_of_the_means() -> None:
+    made = {k: v for k, v in schemas().items() if k in ("label", "position")}
+    model = MultimodalVAE(made, LATENT)
+    present = torch.tensor([[False, True], [False, True]])
+    everything = Plan(
+        ("all", "only:label"), torch.ones(2, 2, 2, dtype=torch.bool), torch.ones(2, 2, 2, dtype=torch.bool)
+    )
+    everything.given[1, :, 1] = everything.targets[1, :, 1] = False
+    result = evaluate_plan(model, random_batch(made, present), everything, torch.randn(2, 2, LATENT))
+    assert set(result.sums()) == {"elbo", "kl", "elbo/all", "log_px/position"}
+    assert not result.plan.targets[:, :, 0].any()  # what is absent is no target, whatever the plan said
+
+
+def test_a_batch_without_rows_is_no_error() -> None:
+    made = {k: v for k, v in schemas().items() if k in ("label", "position")}
+    model = MultimodalVAE(made, LATENT)
+    present = torch.zeros(0, 2, dtype=torch.bool)
+    plan = plan_mvae(MvaeOptions(), model.names, present, torch.Generator())
+    assert evaluate_plan(model, random_batch(made, present), plan, torch.randn(3, 0, LATENT)).elbo.shape == (3, 0)

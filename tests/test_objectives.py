@@ -75,7 +75,7 @@ def test_random_subsets_are_uniform_by_size_and_then_by_content() -> None:
 def test_all_subsets_counts_each_that_a_row_has_once() -> None:
     present = torch.tensor([[True, True, True], [True, False, True], [False, False, False]])
     made = plan(present, subsets="all")
-    assert len(made.terms) == 7 and made.terms[2] == "a+b"
+    assert len(made.terms) == 7 and made.terms[0] == "all" and made.given[0, 0].all() and made.terms[4] == "a+b"
     assert made.given.any(-1).sum(0).tolist() == [7, 3, 0]
     with pytest.raises(ValueError, match="2\\^13 terms"):
         check_mvae(MvaeOptions(subsets="all"), tuple("abcdefghijklm"))

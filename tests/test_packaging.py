@@ -25,7 +25,7 @@ ORDER = [
     ["testing", "recipe_yaml", "recipe_errors", "recipe_model", "recipe"],
     ["model"],
     ["engine", "objectives"],
-    ["evaluation"],
+    ["evaluation", "diagnosis"],
     ["pictures"],
     ["inspection", "checkpoint", "run_folder", "fabric", "building"],
     ["trainer"],

@@ -166,7 +166,7 @@ MISTAKES = {
     "train: {epochs: '3'}": "r.yaml:5: train.epochs: should be a whole number, got '3'",
     "train: {epochs: 99999999999999999999}": "r.yaml:5: train.epochs: 99999999999999999999 is too large",
     "train: {devices: 0}": "r.yaml:5: train.devices: should be a number of at least 1 or 'auto', got 0",
-    "train: {precision: 31}": ("r.yaml:5: train.precision: should be '32', '64', 'bf16-mixed' or '16-mixed', got 31"),
+    "train: {precision: 31}": ("r.yaml:5: train.precision: should be '32', '64' or 'bf16-mixed', got 31"),
     "train: {accelerator: gpuu}": (
         "r.yaml:5: train.accelerator: should be 'auto', 'cpu', 'gpu', 'cuda' or 'mps', got 'gpuu' (did you mean 'gpu'?)"
     ),

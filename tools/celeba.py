@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from modalkit.files import locked
+from modalkit.files import locked, remove_leftovers
 from modalkit.plugin import Builder, Schema, Settings
 from modalkit.progress import bar, say
 
@@ -191,8 +191,8 @@ def build(options: CelebaOptions, out: Path) -> str:
 
 def _run(tasks: list[Task], pending: list[int], out: Path, workers: int | None) -> None:
     """Write the shards that are not there yet."""
-    for leftover in (out / "shards").glob(".*.tmp"):  # of a process that was killed; nobody else writes here
-        leftover.unlink()
+    for folder in (out, out / "shards"):
+        remove_leftovers(folder)
     say("The 68-point landmark model was trained on 300-W, whose licence excludes commercial use.")
     total = sum(len(task.photos) for task in tasks)
     todo = [tasks[index] for index in pending]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import lzma
 import os
 import posixpath
 import zipfile
@@ -69,11 +70,16 @@ def open_source(path: Path) -> Source:
     found = list(_in_zip(container) if container.is_file() else _in_folder(container))
     if not found:
         raise InputError(f"{container}: holds no photos ({', '.join(sorted(SUFFIXES))})")
-    within = posixpath.commonpath([PurePosixPath("/", member).parent for member, _ in found])
-    photos = [Photo(_text(str(PurePosixPath("/", m).relative_to(within))), m, size) for m, size in found]
+    within = posixpath.commonpath([_rooted(member).parent for member, _ in found])
+    photos = [Photo(_text(str(_rooted(m).relative_to(within))), m, size) for m, size in found]
     official = container.is_file() or container.name == FOLDER
     beside = (container, container.parent) if official else (container,)
     return Source(container, tuple(sorted(photos, key=lambda photo: photo.key)), beside)
+
+
+def _rooted(member: str) -> PurePosixPath:
+    """Return a member's path below the container; a zip may write it with slashes in front."""
+    return PurePosixPath("/", member.lstrip("/"))
 
 
 def _text(name: str) -> str:
@@ -93,7 +99,13 @@ def _in_zip(container: Path) -> Iterator[tuple[str, int]]:
 
 
 def _in_folder(container: Path) -> Iterator[tuple[str, int]]:
-    for folder, _, files in os.walk(container):
+    seen: set[str] = set()
+    for folder, below, files in os.walk(container, onerror=_unreadable, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in seen:  # links that lead around in a circle
+            below.clear()
+            continue
+        seen.add(real)
         for file in files:
             path = Path(folder, file)
             member = PurePosixPath(path.relative_to(container).as_posix())
@@ -102,6 +114,10 @@ def _in_folder(container: Path) -> Iterator[tuple[str, int]]:
                     yield str(member), path.stat().st_size
                 except OSError:  # a broken link: reading it will say so, and set it aside
                     yield str(member), -1
+
+
+def _unreadable(error: OSError) -> None:
+    raise InputError(f"{error.filename}: this folder cannot be read: {error.strerror}; mend that, or move it away")
 
 
 @lru_cache(maxsize=1)
@@ -130,7 +146,7 @@ def read_photo(container: Path, photo: Photo) -> bytes:
         return (container / photo.member).read_bytes()
     try:
         return _open_zip(container, container.stat().st_mtime_ns).read(photo.member)
-    except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, RuntimeError, ValueError) as error:
+    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, KeyError, RuntimeError, ValueError) as error:
         raise OSError(f"damaged in the zip: {error}") from error
 
 

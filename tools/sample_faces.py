@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from modalkit.errors import InputError
-from modalkit.files import locked, write_atomic, write_json, write_text
+from modalkit.files import is_empty, locked, remove_leftovers, write_atomic, write_json, write_text
 from modalkit.plugin import Builder, Settings
 from modalkit.progress import bar
 
@@ -130,12 +130,12 @@ def _begin(options: SampleFacesOptions, out: Path) -> None:
                 f"{out}: holds portraits drawn with other options ({json.dumps(before)} there, {json.dumps(about)} "
                 f"now); choose another folder or delete this one"
             )
-    elif any(path.name != ".lock" for path in out.iterdir()):
+    elif not is_empty(out):
         raise InputError(f"{out}: is not empty and holds no portraits of this builder; choose another folder")
     else:
         write_json(note, about)
-    for leftover in [*out.glob(".*.tmp"), *(out / FOLDER).glob(".*.tmp")]:  # of a process that was killed
-        leftover.unlink()
+    for folder in (out, out / FOLDER):
+        remove_leftovers(folder)
 
 
 def _write_annotations(out: Path, entries: Iterable[Entry]) -> None:

@@ -12,7 +12,7 @@ it, the bytes are the same.
 """
 
 from modalkit.data.manifest import SPLITS, Manifest, check_manifest, read_manifest, shard_path
-from modalkit.data.reading import Batch, Dataset
+from modalkit.data.reading import Batch, Dataset, evenly
 from modalkit.data.writing import Array, DatasetWriter, Rows, write_dataset, write_shard
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "Manifest",
     "Rows",
     "check_manifest",
+    "evenly",
     "read_manifest",
     "shard_path",
     "write_dataset",

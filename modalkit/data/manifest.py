@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError, model_validator
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -28,7 +28,7 @@ class ModalityFacts(Settings):
 class ShardFacts(Settings):
     """What a manifest says of one shard."""
 
-    file: str
+    file: str = Field(pattern=r"^[0-9]+\.safetensors$")  # a name and no path: a manifest may come from anywhere
     rows: int
     bytes: int
     sha256: str
@@ -43,7 +43,13 @@ class Manifest(Settings):
     splits: dict[str, int]
     set_aside: int
     builder: dict[str, Any]
-    shards: list[ShardFacts]
+    shards: list[ShardFacts] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _adds_up(self) -> Manifest:
+        if self.rows != sum(shard.rows for shard in self.shards):
+            raise ValueError(f"says {self.rows} rows, its shards add up to {sum(shard.rows for shard in self.shards)}")
+        return self
 
     def mismatches(self, schemas: Mapping[str, Schema]) -> list[str]:
         """Return a sentence for each way in which schemas do not describe this dataset."""
@@ -88,6 +94,7 @@ def read_manifest(path: Path) -> Manifest:
     if not file.exists():
         if (path / "build.json").exists():
             begun = read_json(path / "build.json")
+            begun = begun if isinstance(begun, dict) else {}
             done = len(list((path / "shards").glob("*.safetensors"))) if (path / "shards").exists() else 0
             raise InputError(
                 f"{path}: this dataset is half-built ({done} of {begun.get('shards', '?')} shards); run the "
@@ -121,13 +128,26 @@ def check_manifest(path: Path, schemas: Mapping[str, Schema]) -> Manifest:
     return manifest
 
 
-def open_shard(path: Path, rows: int | None = None) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return a shard's tensors, memory-mapped, and what it says of itself."""
-    remedy = "delete this file and run the command that builds the dataset again"
+def open_shard(path: Path, names: Sequence[str], rows: int | None = None) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return a shard's tensors, memory-mapped, and what it says of itself.
+
+    Args:
+        path: its file.
+        names: the dataset's modalities; the columns of `present` are brought into this order.
+        rows: how many rows it must hold, if that is known.
+
+    Raises:
+        InputError: it is missing, damaged, or another dataset's.
+    """
+    remedy = "delete this file and manifest.json, and run the command that builds the dataset again"
     try:
         with safe_open(path, framework="pt") as shard:
             about = json.loads((shard.metadata() or {})["modalkit"])
             tensors = {key: shard.get_tensor(key) for key in shard.keys()}  # noqa: SIM118 (it is no dict)
+        present = tensors["present"]
+        if set(about["modalities"]) != set(names) or len(present) != about["rows"]:
+            raise ValueError(f"holds {', '.join(about['modalities'])}, not {', '.join(names)}")
+        tensors["present"] = present[:, [about["modalities"].index(name) for name in names]]
     except FileNotFoundError:
         raise InputError(f"{path}: this shard is missing; run the command that builds the dataset again") from None
     except (SafetensorError, OSError, KeyError, ValueError) as error:

@@ -39,6 +39,15 @@ class Batch:
         return Batch({n: v.pin_memory() for n, v in self.values.items()}, self.present)
 
 
+def evenly(rows: Tensor, most: int) -> Tensor:
+    """Return at most `most` of some rows, evenly spread over all of them.
+
+    >>> evenly(torch.arange(10), 4).tolist()
+    [0, 3, 6, 9]
+    """
+    return rows if len(rows) <= most else rows[torch.linspace(0, len(rows) - 1, most).long()]
+
+
 class Dataset:
     """A dataset on disk, opened for reading; rows are fetched by index, many at a time.
 
@@ -68,7 +77,7 @@ class Dataset:
                     f"{file}: this shard is truncated ({file.stat().st_size} bytes of {facts.bytes}); delete it and "
                     f"manifest.json, and run the command that builds the dataset again"
                 )
-            shards.append(open_shard(file, facts.rows)[0])
+            shards.append(open_shard(file, list(self.manifest.modalities), facts.rows)[0])
         columns = [list(self.manifest.modalities).index(n) for n in self.names]
         self.present = torch.cat([s["present"] for s in shards])[:, columns].clone()
         self.split = torch.cat([s["split"] for s in shards]).clone()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,7 +28,7 @@ from modalkit.data.manifest import (
     shard_path,
 )
 from modalkit.errors import InputError
-from modalkit.files import write_atomic, write_json, write_text
+from modalkit.files import is_empty, write_atomic, write_json, write_text
 from modalkit.plugin import Schema
 from modalkit.registry import modality
 
@@ -95,13 +94,18 @@ def write_shard(out: Path, index: int, schemas: Mapping[str, Schema], rows: Rows
 
 def _check_values(schemas: Mapping[str, Schema], rows: Rows) -> None:
     """Raise `InputError` for the first value that its schema cannot hold, naming the modality and the row's key."""
+    split, count = np.asarray(rows.split), len(rows.keys)
+    if split.shape != (count,) or (count and not 0 <= split.min() <= split.max() < len(SPLITS)):
+        raise InputError(f"split: expected {count} numbers from 0 to {len(SPLITS) - 1}, a row each")
     for name, schema in schemas.items():
         value, present = np.asarray(rows.values[name]), np.asarray(rows.present[name], dtype=bool)
-        expected = (len(rows.keys), *schema.event_shape)
+        expected = (count, *schema.event_shape)
         if value.shape != expected or value.dtype != np.dtype(schema.dtype):
             raise InputError(
                 f"modality '{name}': got {value.dtype}{value.shape}, its schema asks for {schema.dtype}{expected}"
             )
+        if present.shape != (count,):
+            raise InputError(f"present of '{name}': got {present.shape}, expected one for each of {count} rows")
         valid = schema.valid(torch.from_numpy(np.ascontiguousarray(value))).numpy() | ~present
         if not valid.all():
             key = rows.keys[int(np.flatnonzero(~valid)[0])]
@@ -119,12 +123,21 @@ class DatasetWriter:
         schemas: every modality's schema, in the order of the manifest.
         builder: what made it and with which settings; a folder that was begun with others is refused.
         shards: how many shards there will be.
+        among_others: accept files of something else in `out`.
 
     Raises:
         InputError: `out` holds something else.
     """
 
-    def __init__(self, out: Path, schemas: Mapping[str, Schema], builder: Mapping[str, Any], shards: int) -> None:
+    def __init__(
+        self,
+        out: Path,
+        schemas: Mapping[str, Schema],
+        builder: Mapping[str, Any],
+        shards: int,
+        *,
+        among_others: bool = False,
+    ) -> None:
         self.out, self.schemas, self.shards = out, dict(schemas), shards
         self.builder: dict[str, Any] = json.loads(json.dumps(dict(builder)))
         begun = {
@@ -144,7 +157,7 @@ class DatasetWriter:
             }
         elif marker.exists():
             before = read_json(marker)
-        elif out.exists() and any(p.name != ".lock" for p in out.iterdir()):
+        elif out.exists() and not (among_others or is_empty(out)):
             raise InputError(f"{out}: is not empty and not a dataset; choose another folder")
         else:
             write_json(marker, begun)
@@ -171,7 +184,7 @@ class DatasetWriter:
         present, splits = np.zeros(len(self.schemas), np.int64), np.zeros(len(SPLITS), np.int64)
         for index in range(self.shards):
             path = shard_path(self.out, index)
-            shard, about = open_shard(path)
+            shard, about = open_shard(path, list(self.schemas))
             present += shard["present"].numpy().sum(0)
             splits += np.bincount(shard["split"].numpy(), minlength=len(SPLITS))
             set_aside += about["set_aside"]
@@ -249,32 +262,28 @@ def write_dataset(
         20
     """
     out, names = Path(out), list(schemas)
-    if set(values) != set(names):
+    if not names or set(values) != set(names):
         raise InputError(f"values are for {sorted(values)}, schemas for {sorted(names)}; they must be the same")
-    total = len(next(iter(values.values()))) if names else 0
-    stored: dict[str, Array] = {}
-    for name, schema in schemas.items():
-        try:
-            value = _tensor(schema, values[name])
-            if value.shape != (total, *schema.event_shape):
-                raise ValueError(f"got {tuple(value.shape)}, expected {(total, *schema.event_shape)}")
-            stored[name] = _stored(schema, value)
-        except (InputError, ValueError, TypeError) as error:
-            raise InputError(f"modality '{name}': {error}") from None
-    there = {n: np.asarray(present[n], dtype=bool) if present and n in present else np.ones(total, bool) for n in names}
     if unknown := set(present or {}) - set(names):
         raise InputError(f"present names {sorted(unknown)}, which no schema describes")
-    keys = list(keys) if keys is not None else [str(i) for i in range(total)]
+    if shard_rows < 1:
+        raise InputError(f"shard_rows: {shard_rows} is too few")
+    total = len(next(iter(values.values())))
+    keys = [str(key) for key in keys] if keys is not None else [str(i) for i in range(total)]
+    there = {n: np.asarray(present[n], dtype=bool) if present and n in present else np.ones(total, bool) for n in names}
     for what, length in [("keys", len(keys))] + [(f"present of '{n}'", len(p)) for n, p in there.items()]:
         if length != total:
             raise InputError(f"{what}: {length} given for {total} rows")
-    which = _assign_splits(total, split or {"train": 0.8, "valid": 0.1, "test": 0.1}, seed)
-    whole = Rows(stored, there, which, keys)
+    if len(set(keys)) < total:
+        raise InputError(f"keys: '{next(k for i, k in enumerate(keys) if k in keys[:i])}' is given twice")
+    stored = {name: _stored(name, schema, values[name], there[name]) for name, schema in schemas.items()}
+    fractions = {"train": 0.8, "valid": 0.1, "test": 0.1} if split is None else split
+    whole = Rows(stored, there, _assign_splits(total, fractions, seed), keys)
     _check_values(schemas, whole)  # before anything is written
-    if overwrite and ((out / "manifest.json").exists() or (out / "build.json").exists()):
-        shutil.rmtree(out)
+    if overwrite:
+        _remove(out)  # and keep what else is there, such as a sheet of pictures
     shards = max(1, -(-total // shard_rows))
-    writer = DatasetWriter(out, schemas, {"name": "write_dataset"}, shards)
+    writer = DatasetWriter(out, schemas, {"name": "write_dataset"}, shards, among_others=overwrite)
     if writer.complete:
         raise InputError(f"{out}: holds a dataset already; give overwrite=True, or choose another folder")
     for index in range(shards):
@@ -282,18 +291,48 @@ def write_dataset(
     return writer.finish()
 
 
-def _tensor(schema: Schema, values: Any) -> Tensor:
-    """Return one modality's values as a tensor; texts are read by its kind."""
-    if len(values) and isinstance(values[0], str):
-        return torch.stack([modality(schema.kind).read(schema, str(text)) for text in values])
-    return torch.as_tensor(values)
+def _remove(out: Path) -> None:
+    """Delete the dataset that `write_dataset` made in a folder, and no other file."""
+    for note in (out / "manifest.json", out / "build.json"):
+        if note.exists():
+            about = read_json(note)
+            builder = about.get("builder") if isinstance(about, dict) else None
+            if not isinstance(builder, dict) or builder.get("name") != "write_dataset":
+                raise InputError(f"{out}: holds something that write_dataset did not make; choose another folder")
+            for path in [*sorted((out / "shards").glob("*.safetensors")), note]:
+                path.unlink()
 
 
-def _stored(schema: Schema, value: Tensor) -> Array:
-    """Return values as a schema stores them."""
+def _stored(name: str, schema: Schema, values: Any, present: Array) -> Array:
+    """Return one modality's values as its schema stores them, zeros where they are absent.
+
+    Raises:
+        InputError: a value that is present does not fit; names the modality.
+    """
+    total = len(present)
+    stored = np.zeros((total, *schema.event_shape), schema.dtype)
+    if isinstance(values, np.ma.MaskedArray):
+        raise InputError(f"modality '{name}': a masked array; give its data, and say by `present` which rows are there")
+    try:
+        if total and isinstance(values[0], str):
+            texts = [str(text) for text, here in zip(values, present, strict=True) if here]
+            value = torch.stack([modality(schema.kind).read(schema, text) for text in texts]) if texts else None
+        else:
+            array = values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
+            if array.shape != stored.shape:
+                raise ValueError(f"got {array.shape}, expected {stored.shape}")
+            array = array.astype(np.int64) if array.dtype.kind in "ub" else array
+            value = torch.from_numpy(np.ascontiguousarray(array[present]))
+        if value is not None:
+            stored[present] = _packed(schema, value)
+    except (InputError, ValueError, TypeError) as error:
+        raise InputError(f"modality '{name}': {error}") from None
+    return stored
+
+
+def _packed(schema: Schema, value: Tensor) -> Array:
+    """Return values as a schema stores them: floats by its `pack`, integers as they are."""
     target = np.dtype(schema.dtype)
-    if value.dtype == torch.bool:
-        value = value.to(torch.uint8)
     if value.is_floating_point() or target.kind == "f":
         return np.asarray(schema.pack(value).numpy())
     if value.numel() and not np.iinfo(target).min <= int(value.min()) <= int(value.max()) <= np.iinfo(target).max:
@@ -303,7 +342,7 @@ def _stored(schema: Schema, value: Tensor) -> Array:
 
 def _assign_splits(total: int, split: Sequence[str] | Mapping[str, float], seed: int) -> Array:
     """Return an index into `SPLITS` for each row."""
-    named = list(split)
+    named = [str(name) for name in split]
     if unknown := sorted(set(named) - set(SPLITS)):
         raise InputError(f"split: unknown {', '.join(unknown)}; the splits are {', '.join(SPLITS)}")
     if not isinstance(split, Mapping):
