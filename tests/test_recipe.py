@@ -461,14 +461,22 @@ def test_mistakes_in_build_steps(write, plugin):
 
 
 def test_own_networks_lie_beside_the_recipe_that_names_them(write, tmp_path):
-    network = "{type: custom, encoder: 'nets.py:Enc', decoder: 'pack.module:Dec', options: {width: 3}}"
+    network = "{type: custom, encoder: 'nets.py:Enc', decoder: 'torch.nn:Linear', options: {width: 3}}"
+    write("class Enc: pass\n", "base/nets.py")
     write(f"{LEAST}  own: {{kind: vector, size: 2, network: {network}}}\n", "base/base.yaml")
     child = write("extends: ../base/base.yaml\nmodalities: {own: {network: {options: {depth: 1}}}}\n", "child/r.yaml")
     recipe = load_recipe(child)
     own = recipe.modalities["own"].network
     assert own.encoder == f"{(tmp_path / 'base' / 'nets.py').resolve()}:Enc"
-    assert (own.decoder, own.options) == ("pack.module:Dec", {"width": 3, "depth": 1})
+    assert (own.decoder, own.options) == ("torch.nn:Linear", {"width": 3, "depth": 1})
     assert load_recipe(write(recipe.to_yaml(), "run/recipe.yaml")) == recipe
+    write("class Other: pass\n", "base/nets.py")
+    gone = write(
+        f"{LEAST}  own: {{kind: vector, size: 2, network: {network.replace('nets.py:Enc', 'no.py:Enc')}}}\n",
+        "gone.yaml",
+    )
+    with pytest.raises(InputError, match=r"gone.yaml:\d+: modalities.own: .*no.py: no such file"):
+        load_recipe(gone)
 
 
 def test_reserved_names_cover_this_torch():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -166,3 +167,87 @@ def test_two_trainings_do_not_share_a_folder(work: Path, unbroken: Path) -> None
     assert second.returncode == 2 and "another process is training here" in second.stderr
     with locked(unbroken, "x"), pytest.raises(InputError), locked(unbroken, "x"):
         pass
+
+
+PLUGIN = """
+import dataclasses, torch, modalkit.registry as registry
+base = registry.modality("vector")
+def broken(*_): raise RuntimeError("out of order")
+class Nan(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x): return x.clone()
+    @staticmethod
+    def backward(ctx, g): return g * float("nan")
+def likelihood(schema, raw): return base.likelihood(schema, Nan.apply(raw))
+"""
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "words"),
+    [
+        ("show=broken", 0, "no final.png: kind 'mine': its show failed: RuntimeError: out of order"),
+        ("marginal=broken", 2, "modality 'position' (kind 'mine'): its marginal failed"),
+        ("likelihood=likelihood", 1, "step 2: the loss is NaN or infinite; first in the weights"),
+    ],
+)
+def test_plugins_that_fail_late_lose_nothing(work: Path, change: str, code: int, words: str) -> None:
+    name = change.split("=")[0]
+    (work / f"{name}.py").write_text(f"{PLUGIN}\nMINE = dataclasses.replace(base, kind='mine', {change})\n")
+    text = (work / "circle.yaml").read_text().replace("position: {kind: vector", "position: {kind: mine")
+    (work / f"{name}.yaml").write_text(f"plugins: [{name}.py]\n{text}")
+    done = modalkit("train", f"{name}.yaml", "--set", "train.max_steps=4", cwd=work)
+    assert done.returncode == code and words in done.stderr and "Traceback" not in done.stderr, done.stderr
+    state = work / "runs" / name / "checkpoints" / "state.pt"
+    assert state.exists() == (code != 1)  # nothing unsound is saved
+
+
+def test_damaged_runs_and_changed_data_are_refused_in_words(work: Path, tmp_path: Path) -> None:
+    (tmp_path / "circle.yaml").write_text((work / "circle.yaml").read_text())
+    data = shutil.copytree(work / "circle", tmp_path / "circle")
+    train = ["train", "circle.yaml", "--out", "run", "--set", f"data.path={data}"]
+    assert modalkit(*train, "--set", "train.max_steps=4", cwd=tmp_path).returncode == 0
+    run = tmp_path / "run"
+    with (run / "metrics.jsonl").open("a") as lines:
+        lines.write("{}\ngarbage")  # lines that a kill has cut are dropped
+    (run / ".recipe.yaml.1.tmp").write_text("left by a kill")
+    assert modalkit(*train, "--set", "train.max_steps=5", cwd=tmp_path).returncode == 0
+    assert not (run / ".recipe.yaml.1.tmp").exists()
+
+    def refused(*words: str) -> None:
+        done = modalkit(*train, cwd=tmp_path)
+        assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
+        assert all(word in done.stderr for word in words), done.stderr
+
+    manifest = json.loads((data / "manifest.json").read_text())
+    (data / "manifest.json").write_text(json.dumps(manifest | {"builder": {"name": "another"}}))
+    refused("was trained on another content of")
+    (data / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
+    state = bytearray((run / "checkpoints" / "state.pt").read_bytes())
+    state[len(state) // 2] ^= 1
+    (run / "checkpoints" / "state.pt").write_bytes(state)
+    refused("state.pt: damaged")
+    (run / "recipe.yaml").write_text("a: [b")
+    refused("recipe.yaml: this run's recipe is damaged")
+
+
+def test_patience_needs_validation_rows(work: Path, tmp_path: Path) -> None:
+    from toys import write_circle
+
+    import modalkit as package
+
+    dataset = package.Dataset(write_circle(tmp_path))
+    values = {n: dataset[torch.arange(20)].values[n] for n in ("position", "counts")}
+    made = {"position": package.schema("vector", size=2), "counts": package.schema("counts", size=2)}
+    package.write_dataset(tmp_path / "all", made, values, split=["train"] * 20)
+    nothing = [
+        "--set",
+        "modalities.image=null",
+        "--set",
+        "modalities.class=null",
+        "--set",
+        f"data.path={tmp_path / 'all'}",
+    ]
+    done = modalkit("train", "circle.yaml", "--out", tmp_path / "run", *nothing, "--set", "train.patience=2", cwd=work)
+    assert done.returncode == 2 and "no validation rows to wait for" in done.stderr, done.stderr
+    done = modalkit("train", "circle.yaml", "--out", tmp_path / "run", *nothing, "--set", "train.epochs=1", cwd=work)
+    assert done.returncode == 0 and "on 20 train rows" in done.stdout, done.stderr
