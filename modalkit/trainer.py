@@ -195,8 +195,9 @@ class Trainer:
     def step(self, rows: Tensor) -> Step:
         """Do one gradient step on the dataset's `rows`; each process takes its share of them."""
         seed, number = self.recipe.seed, self.progress.step
-        step = self.prepare(rows, "train", number, self.beta())
-        torch.manual_seed(derived_seed(seed, "dropout", number, self.fabric.global_rank))
+        rank, world = self.fabric.global_rank, self.fabric.world_size
+        step = self.prepare(rows, "train", number, self.beta(), rank, world)
+        torch.manual_seed(derived_seed(seed, "dropout", number, rank))
         try:
             loss = self.loss(step)
         except InputError as error:  # a likelihood that checks its parameters trips over NaN before the loss does
@@ -220,14 +221,19 @@ class Trainer:
         if not step.loss.isfinite():
             raise RunError(self._stopped(where_not_finite(self.model, step.elbo)))
 
-    def prepare(self, rows: Tensor, purpose: str, number: int, beta: float) -> Step:
-        """Plan a step over `rows`, draw its noise, and fetch this process's share of the values.
+    def prepare(self, rows: Tensor, purpose: str, number: int, beta: float, rank: int = 0, world: int = 1) -> Step:
+        """Plan a step over `rows`, draw its noise, and fetch the values of one process's share of them.
 
         Plan and noise are those of the whole batch, so that many processes do what one would.
+
+        Args:
+            rows: int64 indices of the whole batch, `(batch,)`.
+            purpose: what the randomness is for; the draws of different purposes are independent.
+            number: which draw of that purpose.
+            beta: weight of the KL.
+            rank: this process takes every `world`-th row, beginning with this one.
+            world: number of processes that share the batch.
         """
-        rank, world = self.fabric.global_rank, self.fabric.world_size
-        if purpose != "train":
-            rank, world = 0, 1  # one process validates
         present = self.dataset.present[rows]
         draws = generator(self.recipe.seed, f"{purpose} plan", number)
         with guard(f"objective '{self.objective.name}': its plan"):

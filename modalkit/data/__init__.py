@@ -11,9 +11,10 @@ A shard is written whole or not at all, so it is the unit of resume and of distr
 it, the bytes are the same.
 """
 
+from modalkit.data.arrays import write_dataset
 from modalkit.data.manifest import SPLITS, Manifest, check_manifest, read_manifest, shard_path
 from modalkit.data.reading import Batch, Dataset, evenly
-from modalkit.data.writing import Array, DatasetWriter, Rows, write_dataset, write_shard
+from modalkit.data.writing import Array, DatasetWriter, Rows, write_shard
 
 __all__ = [
     "SPLITS",
