@@ -55,7 +55,7 @@ class _Category(nn.Module):
 
 def encoder(schema: BitSchema) -> nn.Module:
     """Return an embedding and dense layers."""
-    return nn.Sequential(_Category(), *category_encoder(schema.network, 2))
+    return nn.Sequential(_Category(), category_encoder(schema.network, 2))
 
 
 def decoder(schema: BitSchema, latent_dim: int) -> nn.Module:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeVar
 
+import torch
 from pydantic import BeforeValidator, Field, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional
@@ -310,7 +311,30 @@ def encoder(network: Mlp | Dcgan | CustomNetwork, shape: Sequence[int]) -> nn.Mo
     return layers if len(shape) == 1 else nn.Sequential(Reshape((width,)), *layers)
 
 
-def category_encoder(network: Mlp | CustomNetwork, categories: int) -> nn.Sequential:
+class CategoryEncoder(nn.Sequential):
+    """An encoder of one integer, `(rows,) -> (rows, features)`, that encodes each category once, not each row.
+
+    Args:
+        categories: the integers are below this.
+        layers: what takes `(rows,)` to features; without dropout, and without batch normalisation, which would
+            count each category as often as the rows that have it.
+    """
+
+    def __init__(self, categories: int, *layers: nn.Module) -> None:
+        super().__init__(*layers)
+        self.categories = categories
+        self.apart = any(isinstance(layer, (nn.Dropout, _BatchNorm)) for layer in layers)
+
+    def forward(self, value: Tensor) -> Tensor:
+        """Return features."""
+        if self.apart or len(value) <= self.categories:
+            features: Tensor = super().forward(value)
+            return features
+        table = super().forward(torch.arange(self.categories, device=value.device))
+        return functional.embedding(value, table)
+
+
+def category_encoder(network: Mlp | CustomNetwork, categories: int) -> CategoryEncoder:
     """Return an encoder of one integer below `categories`, `(rows,) -> (rows, features)`.
 
     An embedding is the first hidden layer's matrix: the same as `encoder` of a one-hot vector, without bias.
@@ -318,7 +342,8 @@ def category_encoder(network: Mlp | CustomNetwork, categories: int) -> nn.Sequen
     network = built_in(network)
     first, *rest = network.hidden
     tail = mlp(first, rest, batch_norm=network.batch_norm, dropout=network.dropout)
-    return nn.Sequential(nn.Embedding(categories, first), *_after(first, network.batch_norm, network.dropout), *tail)
+    embedding = nn.Embedding(categories, first)
+    return CategoryEncoder(categories, embedding, *_after(first, network.batch_norm, network.dropout), *tail)
 
 
 def decoder(network: Mlp | Dcgan | CustomNetwork, latent_dim: int, shape: Sequence[int]) -> nn.Module:

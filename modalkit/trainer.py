@@ -112,7 +112,8 @@ class Trainer:
         self.objective: Objective[Any] = registry.get(registry.OBJECTIVES, recipe.objective.name)
         torch.manual_seed(derived_seed(recipe.seed, "weights"))
         self.model = MultimodalVAE(recipe.modalities, recipe.model.latent_dim)
-        optimizer = torch.optim.Adam(self.model.parameters(), lr=recipe.train.learning_rate)
+        # Fused: one pass over each parameter in place of a dozen.
+        optimizer = torch.optim.Adam(self.model.parameters(), lr=recipe.train.learning_rate, fused=True)
         self.loss, self.optimizer = self.fabric.setup(Loss(self.model), optimizer)
         self.state_path = run / "checkpoints" / "state.pt"
         if self.state_path.exists():
