@@ -37,7 +37,11 @@ class ImageSchema(Schema):
     size: Size
     channels: PositiveInt = Field(3, description="1 for gray, 3 for colour.")
     network: ImageNetwork = Dcgan()
+    binarize: bool = Field(
+        False, description="Draw every pixel as black or white, its intensity the probability of white, at every step."
+    )
 
+    model_only: ClassVar[frozenset[str]] = Schema.model_only | {"binarize"}
     dtype: ClassVar[Stored] = "uint8"
 
     @model_validator(mode="after")
@@ -50,6 +54,16 @@ class ImageSchema(Schema):
     def event_shape(self) -> tuple[int, ...]:
         """Channels, height, width."""
         return (self.channels, *self.size)
+
+    @property
+    def drawn(self) -> bool:
+        """Whether pictures are binarised."""
+        return self.binarize
+
+    def draw(self, stored: Tensor, generator: torch.Generator) -> Tensor:
+        """Binarise."""
+        threshold = torch.rand(stored.shape, generator=generator)
+        return (threshold * 255 < stored).to(torch.uint8) * 255
 
     def unpack(self, stored: Tensor) -> Tensor:
         """Turn bytes into intensities."""

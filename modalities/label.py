@@ -8,6 +8,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.distributions import Categorical
+from torch.nn.functional import one_hot
 
 from modalkit.errors import InputError, did_you_mean
 from modalkit.nn import DenseNetwork, Mlp, category_encoder
@@ -41,6 +42,10 @@ class LabelSchema(Schema):
     def event_shape(self) -> tuple[int, ...]:
         """A number."""
         return ()
+
+    def columns(self, value: Tensor) -> Tensor:
+        """Return one column a class, `(batch, classes)`, with a 1 in that of the value."""
+        return one_hot(value, self.classes).to(torch.get_default_dtype())
 
     def valid(self, stored: Tensor) -> Tensor:
         """Tell which numbers are those of a class."""

@@ -10,7 +10,7 @@ import torch
 from pydantic import BeforeValidator, Field, PositiveInt, field_validator
 from torch import Tensor, nn
 from torch.distributions import Distribution
-from torch.nn.functional import silu
+from torch.nn.functional import one_hot, silu
 from torch.nn.utils.rnn import pack_padded_sequence
 
 from modalkit.errors import InputError
@@ -73,6 +73,10 @@ class TokensSchema(Schema):
     def event_shape(self) -> tuple[int, ...]:
         """The longest string and its stop."""
         return (self.max_length + 1,)
+
+    def columns(self, value: Tensor) -> Tensor:
+        """Return one column a position and token, with a 1 in that of each position's token."""
+        return one_hot(value, self.vocabulary).flatten(1).to(torch.get_default_dtype())  # (batch, n, v) -> (batch, n*v)
 
     def valid(self, stored: Tensor) -> Tensor:
         """Tell which rows are characters and then stops."""

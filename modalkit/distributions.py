@@ -1,7 +1,8 @@
-"""Diagonal Gaussian experts, their product with the prior expert, and the KL divergence to the prior."""
+"""Diagonal Gaussian experts, their products and mixtures, and KL divergences."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -33,6 +34,10 @@ class Gaussian:
         """
         return self.loc + self.scale * noise
 
+    def sample(self, noise: Tensor, choice: Tensor) -> Tensor:
+        """Return `rsample` of the noise; `choice` is what a `Mixture` would pick its components by."""
+        return self.rsample(noise)
+
     def kl_to_prior(self) -> Tensor:
         r"""Return :math:`KL(N(loc, 1/T) \| N(0, I)) = \frac12 \sum (loc^2 + 1/T - 1 + \log T)`, `(*batch_shape,)`.
 
@@ -42,8 +47,80 @@ class Gaussian:
         """
         return 0.5 * (self.loc.square() + self.precision.reciprocal() - 1 + self.precision.log()).sum(-1)
 
+    def kl_to(self, other: Gaussian) -> Tensor:
+        r"""Return :math:`KL(N(\mu, 1/T) \| N(\nu, 1/S)) = \frac12 \sum (S (\mu - \nu)^2 + S/T - 1 + \log T/S)`.
 
-def product_of_experts(experts: Gaussian, given: Tensor) -> Gaussian:
+        Args:
+            other: with a `batch_shape` that broadcasts with this one's.
+
+        Returns:
+            `(*batch_shape,)`.
+        """
+        ratio = other.precision / self.precision
+        return 0.5 * (other.precision * (self.loc - other.loc).square() + ratio - 1 - ratio.log()).sum(-1)
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """Return the log-density at `z`, broadcast with `(*batch_shape, latent_dim)`, without the last dimension."""
+        square = self.precision * (z - self.loc).square()
+        return -0.5 * (square - self.precision.log() + math.log(2 * math.pi)).sum(-1)
+
+
+@dataclass(frozen=True)
+class Mixture:
+    r"""A mixture of diagonal Gaussians, :math:`q(z) = \sum_k w_k N(z; loc_k, 1 / precision_k)`.
+
+    Attributes:
+        log_weight: log of the weights, `(components, *batch_shape)`, minus infinity for a component that is not there;
+            the weights add up to 1.
+        parts: the components, `(components, *batch_shape, latent_dim)`.
+        convex: take for KL(q || p) the upper bound :math:`\sum_k w_k KL(q_k \| p)`, which needs no draws.
+    """
+
+    log_weight: Tensor
+    parts: Gaussian
+    convex: bool = False
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """Return the log-density at `z`, broadcast with `(*batch_shape, latent_dim)`, without the last dimension."""
+        parts = zip(self.log_weight, self.parts.loc, self.parts.precision, strict=True)
+        return torch.stack([w + Gaussian(loc, t).log_prob(z) for w, loc, t in parts]).logsumexp(0)
+
+    def kl_to_prior(self, z: Tensor) -> Tensor:
+        r"""Return each component's part of :math:`KL(q \| p) = \sum_k w_k E_{q_k} \log q(z) / p(z)`, without the weight.
+
+        Args:
+            z: a draw of each component, `(components, *batch_shape, latent_dim)`; it estimates the expectation.
+
+        Returns:
+            `(components, *batch_shape)`.
+        """
+        return self.parts.kl_to_prior() if self.convex else self.log_prob(z) - log_prior(z)
+
+    def sample(self, noise: Tensor, choice: Tensor) -> Tensor:
+        """Draw from the mixture.
+
+        Args:
+            noise: standard normal, `(samples, *batch_shape, latent_dim)`.
+            choice: uniform in [0, 1), `(samples, *batch_shape)`; picks the components.
+
+        Returns:
+            `(samples, *batch_shape, latent_dim)`.
+        """
+        upper = self.log_weight.exp().cumsum(0)  # (components, *batch_shape)
+        index = (choice.unsqueeze(1) * upper[-1] >= upper).sum(1).clamp(max=len(upper) - 1)  # (samples, *batch_shape)
+        index = index.unsqueeze(-1).expand(noise.shape)
+        return Gaussian(self.parts.loc.gather(0, index), self.parts.precision.gather(0, index)).rsample(noise)
+
+
+Posterior = Gaussian | Mixture
+
+
+def log_prior(z: Tensor) -> Tensor:
+    """Return log p(z) of the prior N(0, I), `(..., latent_dim) -> (...)`."""
+    return -0.5 * (z.square() + math.log(2 * math.pi)).sum(-1)
+
+
+def product_of_experts(experts: Gaussian, given: Tensor, *, prior_expert: bool = True) -> Gaussian:
     r"""Return the posteriors :math:`q(z|X) \propto p(z) \prod_{m \in X} q(z|x_m)` for many subsets at once.
 
     A product of Gaussians has precision :math:`T = 1 + \sum_m T_m` and mean :math:`\sum_m T_m \mu_m / T`; the 1
@@ -52,6 +129,8 @@ def product_of_experts(experts: Gaussian, given: Tensor) -> Gaussian:
     Args:
         experts: one expert a row and modality, `(batch, modalities, latent_dim)`; a precision of 0 says absent.
         given: which experts enter each product, 0 or 1, `(terms, batch, modalities)`.
+        prior_expert: whether the prior is a factor of every product, or stands only where nothing is given. Without
+            it, a single modality's posterior is its expert.
 
     Returns:
         The posteriors, `(terms, batch, latent_dim)`.
@@ -66,6 +145,7 @@ def product_of_experts(experts: Gaussian, given: Tensor) -> Gaussian:
         ([2.0, 0.0], [3.0, 1.0])
     """
     given = given.to(experts.precision)
-    precision = 1 + torch.einsum("tbm,bml->tbl", given, experts.precision)
+    prior = 1.0 if prior_expert else 1 - given.amax(-1, keepdim=True)
+    precision = prior + torch.einsum("tbm,bml->tbl", given, experts.precision)
     weighted = torch.einsum("tbm,bml->tbl", given, experts.precision * experts.loc)
     return Gaussian(weighted / precision, precision)

@@ -2,7 +2,7 @@
 
 1. every present modality is encoded once a step, only the rows in which it is present;
 2. all posteriors at once: one product of ``given`` with the experts' precisions;
-3. one reparameterised draw for each (term, row);
+3. one reparameterised draw for each (term, row), or one for each component where posteriors are mixtures;
 4. each decoder runs only on the (term, row) pairs whose ``targets`` ask for it: in one call where its rows are
    independent, else once a term. A decoder with BatchNorm thus keeps its statistics per term; pooled over the
    terms they would make another objective.
@@ -13,12 +13,13 @@ Encoding once means that the terms of a step share one dropout mask and one upda
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from modalkit.data import Batch
+from modalkit.distributions import Gaussian, Posterior
 from modalkit.model import MultimodalVAE, spread, take
 from modalkit.plugin import Plan
 
@@ -31,7 +32,7 @@ class Elbo:
         plan: what was evaluated, without what is absent.
         log_px: per modality log p(x_m|z), unweighted, `(terms, batch)`.
         kl: KL(q(z|X) || p(z)), `(terms, batch)`.
-        elbo: weighted log-likelihoods minus beta times the KL, `(terms, batch)`.
+        elbo: weighted log-likelihoods minus beta times the weighted KLs, `(terms, batch)`.
     """
 
     plan: Plan
@@ -73,27 +74,92 @@ def means(parts: Iterable[Sums]) -> dict[str, float]:
 
 
 def evaluate_plan(model: MultimodalVAE, batch: Batch, plan: Plan, noise: Tensor, beta: float = 1.0) -> Elbo:
-    r"""Evaluate :math:`\sum_m \lambda_m \log p(x_m|z) - \beta KL(q(z|X) \| p(z))` for every term of a plan.
+    r"""Evaluate every term of a plan.
+
+    .. math::
+        w_t E_{q(z|X)} \sum_m \lambda_m \log p(x_m|z)
+        - \beta \left( v_t KL(q(z|X) \| p(z)) + \sum_m r_{tm} KL(q(z|X) \| q(z|x_m)) \right)
+
+    with the plan's `weight` w, `kl_weight` v and `references` r; by default w = v = 1 and r = 0, equation 4. The
+    expectation is estimated with one draw, or with one of each component where posteriors are mixtures.
 
     Args:
         model: the networks; their mode (train or eval) is theirs.
         batch: values on the model's device, `present` on the CPU.
         plan: terms; what is absent is neither given nor a target, whatever the plan says.
-        noise: standard normal, `(terms, batch, latent_dim)`, on the model's device.
-        beta: weight of the KL, at least 0.
+        noise: standard normal, `(model.components * terms, batch, latent_dim)`, on the model's device.
+        beta: weight of the KLs, at least 0.
 
     Source:
         Wu & Goodman 2018, equation 4.
     """
     given, targets = plan.given & batch.present, plan.targets & batch.present
     observed = model.observed(batch)
-    posterior = model.posterior(observed, batch.present, given)
-    z, kl = posterior.rsample(noise), posterior.kl_to_prior()
-    log_px, elbo = {}, -beta * kl
+    takes_part = (given | targets).any(-1).to(model.device)  # (terms, batch)
+    posterior, alone = _posteriors(model, observed, batch.present, given, plan.references is not None)
+    if isinstance(posterior, Gaussian):
+        share, z = None, posterior.rsample(noise)
+        kl = posterior.kl_to_prior()
+    else:
+        noise = torch.unflatten(noise, 0, (model.components, -1))  # (components * terms, …) -> (components, terms, …)
+        share, z = posterior.log_weight.exp(), posterior.parts.rsample(noise)  # (components, terms, batch[, latent])
+        kl = _mean_over(share, posterior.kl_to_prior(z))
+        targets_of = (targets & _counts(share)).flatten(0, 1)
+        z = z.flatten(0, 1)
+    kl = kl * takes_part
+    inputs = model.decoder_inputs(z, observed, batch.present)
+    weight = _on(plan.weight, z)
+    kl_weight = weight if plan.kl_weight is None else _on(plan.kl_weight, z)
+    log_px, elbo = {}, -beta * kl_weight * kl
     for column, name in enumerate(model.names):
-        log_px[name] = _score(model, name, z, observed[name], batch.present[:, column], targets[:, :, column])
-        elbo = elbo + model.schemas[name].weight * log_px[name]
-    return Elbo(Plan(plan.terms, given, targets), log_px, kl, elbo)
+        wanted = targets if share is None else targets_of
+        scored = _score(model, name, inputs, observed[name], batch.present[:, column], wanted[:, :, column])
+        log_px[name] = scored if share is None else _mean_over(share, torch.unflatten(scored, 0, share.shape[:2]))
+        elbo = elbo + weight * model.schemas[name].weight * log_px[name]
+    if alone is not None and isinstance(posterior, Gaussian):
+        references = _on(plan.references, z) * batch.present.to(z.device)  # (terms, batch, modalities)
+        apart = torch.stack([posterior.kl_to(alone_m) for alone_m in alone], -1)
+        elbo = elbo - beta * (references * apart).sum(-1) * takes_part
+    return Elbo(replace(plan, given=given, targets=targets), log_px, kl, elbo)
+
+
+def _posteriors(
+    model: MultimodalVAE, observed: dict[str, Tensor], present: Tensor, given: Tensor, references: bool
+) -> tuple[Posterior, list[Gaussian] | None]:
+    """Return the terms' posteriors and, where asked for, every modality's own, all of one encoding.
+
+    Args:
+        model: the networks.
+        observed: what `model.observed` returned.
+        present: bool `(batch, modalities)`.
+        given: bool `(terms, batch, modalities)`.
+        references: whether the modalities' own posteriors, `(batch,)` each, are asked for.
+    """
+    if not references:
+        return model.posterior(observed, present, given), None
+    singles = torch.eye(present.shape[1], dtype=torch.bool)[:, None] & present  # (modalities, batch, modalities)
+    both = model.posterior(observed, present, torch.cat([given, singles]))
+    if not isinstance(both, Gaussian):
+        raise TypeError("a plan with references needs posteriors that are Gaussian")
+    terms = len(given)
+    return Gaussian(both.loc[:terms], both.precision[:terms]), [
+        Gaussian(*one) for one in zip(both.loc[terms:], both.precision[terms:], strict=True)
+    ]
+
+
+def _mean_over(share: Tensor, values: Tensor) -> Tensor:
+    """Return the components' mean, `(components, terms, batch) -> (terms, batch)`; none without a share counts."""
+    return (share * values.where(share > 0, 0)).sum(0)
+
+
+def _counts(share: Tensor) -> Tensor:
+    """Tell which components have a share, bool `(components, terms, batch, 1)`, on the CPU."""
+    return (share > 0).cpu().unsqueeze(-1)
+
+
+def _on(weights: Tensor | None, like: Tensor) -> Tensor:
+    """Return a plan's weights on a device, 1 where there are none."""
+    return like.new_ones(()) if weights is None else weights.to(like)
 
 
 def _score(model: MultimodalVAE, name: str, z: Tensor, observed: Tensor, present: Tensor, targets: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from modalkit import registry
-from modalkit.data import Dataset, evenly
+from modalkit.data import Dataset, draw, evenly
 from modalkit.engine import evaluate_plan
 from modalkit.errors import guard
 from modalkit.model import MultimodalVAE
@@ -46,19 +46,22 @@ class Translation:
     standard_error: float | None
 
 
-def single_and_all_plan(names: Sequence[str], present: Tensor) -> Plan:
+def single_and_all_plan(model: MultimodalVAE, present: Tensor) -> Plan:
     """Return the plan that asks for every present modality, given all of them and given each alone.
 
-    Above 24 modalities only the term with all is kept.
+    Above 24 modalities only the term with all is kept; what the model has no posterior or no decoder of is not asked.
 
     Args:
-        names: the modalities.
+        model: which modalities there are, and what can be asked.
         present: bool `(batch, modalities)`.
     """
+    names = model.names
     singles = torch.eye(len(names), dtype=torch.bool)[:, None] & present  # (modalities, batch, modalities)
-    few = len(names) <= _MOST_SINGLES
+    few = 1 < len(names) <= _MOST_SINGLES
     given = torch.stack([present, *(singles if few else [])])
-    return Plan((ALL, *(names if few else ())), given, present & given.any(-1, keepdim=True))
+    given = given & model.allows(given).unsqueeze(-1)
+    decoded = torch.tensor([name in model.decoders for name in names])
+    return Plan((ALL, *(names if few else ())), given, present & given.any(-1, keepdim=True) & decoded)
 
 
 @torch.no_grad()
@@ -81,11 +84,11 @@ def translations(
     terms: tuple[str, ...] = ()
     with bar(len(rows), "translations", unit="row", leave=False) as progress:
         for index, part in enumerate(torch.split(rows, batch_size)):
-            plan = single_and_all_plan(model.names, dataset.present[part])
-            noise = torch.randn(
-                len(plan.terms), len(part), model.latent_dim, generator=generator(seed, "translations", index)
-            )
-            result = evaluate_plan(model, dataset[part].to(model.device), plan, noise.to(model.device, model.dtype))
+            plan = single_and_all_plan(model, dataset.present[part])
+            shape = (model.components * len(plan.terms), len(part), model.latent_dim)
+            noise = torch.randn(shape, generator=generator(seed, "translations", index))
+            batch = draw(dataset[part], model.schemas, generator(seed, "translations data", index))
+            result = evaluate_plan(model, batch.to(model.device), plan, noise.to(model.device, model.dtype))
             scores.append({n: v.cpu().double() for n, v in result.log_px.items()})
             asked.append(plan.targets)
             terms = plan.terms
@@ -97,7 +100,7 @@ def translations(
         log_px = torch.cat([s[want] for s in scores], 1) / size  # (terms, rows)
         for term, given in enumerate(terms):
             kept = wanted[term, :, column]
-            if not kept.any():
+            if not kept.any():  # nobody has both, or the model has no such posterior
                 continue
             score = log_px[term, kept]
             margin = score - baseline[want][kept] / size if want in baseline else None

@@ -12,25 +12,36 @@ from torch.distributions import Distribution
 
 from modalkit import registry
 from modalkit.data import Batch
-from modalkit.distributions import Gaussian, product_of_experts
+from modalkit.distributions import Gaussian, Posterior, product_of_experts
 from modalkit.errors import guard
 from modalkit.nn import mixes_rows
-from modalkit.plugin import CustomNetwork, Modality, Schema
+from modalkit.plugin import CustomNetwork, Modality, Objective, Schema
+from modalkit.randomness import derived_seed
+from modalkit.recipe_model import Recipe
 
 
 class MultimodalVAE(nn.Module):
     """An encoder, a Gaussian head and a decoder for each modality, over one latent z with prior N(0, I).
 
+    Objectives whose posteriors are made in another way subclass it.
+
     Args:
         schemas: the modalities by name.
         latent_dim: size of z.
+        prior_expert: whether the prior is a factor of every posterior, or stands only where nothing is given.
+
+    Attributes:
+        components: of its posteriors; 1 if they are Gaussian.
 
     Raises:
         InputError: a plugin raised or returned a wrong shape; names the modality, its kind and what was expected.
     """
 
-    def __init__(self, schemas: Mapping[str, Schema], latent_dim: int) -> None:
+    components = 1
+
+    def __init__(self, schemas: Mapping[str, Schema], latent_dim: int, *, prior_expert: bool = True) -> None:
         super().__init__()
+        self.prior_expert = prior_expert
         self.schemas, self.names, self.latent_dim = dict(schemas), tuple(schemas), latent_dim
         self._kinds: dict[str, Modality[Any]] = {n: registry.modality(s.kind) for n, s in schemas.items()}
         self.encoders, self.decoders = nn.ModuleDict(), nn.ModuleDict()
@@ -38,29 +49,49 @@ class MultimodalVAE(nn.Module):
         for name, schema in self.schemas.items():
             self._assemble(name, schema)
         # Decoders whose rows depend on each other must see one ELBO term at a time.
-        self.mixes_rows = {name: mixes_rows(self.decoders[name]) for name in self.names}
+        self.mixes_rows = {name: mixes_rows(decoder) for name, decoder in self.decoders.items()}
         self.to(memory_format=torch.channels_last)  # the fastest convolutions
 
     def _assemble(self, name: str, schema: Schema) -> None:
-        """Make one modality's networks and check their shapes on two rows of zeros."""
-        kind, network = self._kinds[name], getattr(schema, "network", None)
+        """Make one modality's networks."""
+        self.encoders[name], features = self.make_encoder(name, schema)
+        self.decoders[name] = self.make_decoder(name, self.latent_dim)
+        self.heads[name] = nn.Linear(features, 2 * self.latent_dim)
+
+    def make_encoder(self, name: str, schema: Schema) -> tuple[nn.Module, int]:
+        """Return a modality's encoder, as this schema describes it, and how many features it gives.
+
+        Raises:
+            InputError: it fails on two rows of zeros, or returns another shape than `(rows, features)`.
+        """
+        network = getattr(schema, "network", None)
         with self._blame(name, "encoder"):
             if isinstance(network, CustomNetwork):
-                encoder = registry.import_object(network.encoder)(schema, **network.options)
+                encoder: nn.Module = registry.import_object(network.encoder)(schema, **network.options)
             else:
-                encoder = kind.encoder(schema)
+                encoder = self._kinds[name].encoder(schema)
             value = schema.unpack(torch.zeros(2, *schema.event_shape, dtype=getattr(torch, schema.dtype)))
             with torch.no_grad():
                 features = encoder.eval()(value)
             if features.ndim != 2 or len(features) != 2:
                 raise ValueError(f"returned {tuple(features.shape)} for 2 rows; it must return (rows, features)")
+        return encoder.train(), features.shape[1]
+
+    def make_decoder(self, name: str, inputs: int) -> nn.Module:
+        """Return a modality's decoder of vectors of `inputs` numbers.
+
+        Raises:
+            InputError: it or the likelihood fails on two rows of zeros, or gives a wrong shape.
+        """
+        kind, schema = self._kinds[name], self.schemas[name]
+        network = getattr(schema, "network", None)
         with self._blame(name, "decoder"):
             if isinstance(network, CustomNetwork):
-                decoder = registry.import_object(network.decoder)(schema, self.latent_dim, **network.options)
+                decoder: nn.Module = registry.import_object(network.decoder)(schema, inputs, **network.options)
             else:
-                decoder = kind.decoder(schema, self.latent_dim)
+                decoder = kind.decoder(schema, inputs)
             with torch.no_grad():
-                raw = decoder.eval()(torch.zeros(2, self.latent_dim))
+                raw = decoder.eval()(torch.zeros(2, inputs))
         with self._blame(name, "likelihood"):
             made = kind.likelihood(schema, raw)
             if (made.batch_shape, made.event_shape) != ((2,), schema.event_shape):
@@ -68,8 +99,7 @@ class MultimodalVAE(nn.Module):
                     f"has batch_shape {tuple(made.batch_shape)} and event_shape {tuple(made.event_shape)} for 2 rows; "
                     f"they must be (2,) and {schema.event_shape}, the schema's (torch.distributions.Independent helps)"
                 )
-        self.encoders[name], self.decoders[name] = encoder.train(), decoder.train()
-        self.heads[name] = nn.Linear(features.shape[1], 2 * self.latent_dim)
+        return decoder.train()
 
     def _blame(self, name: str, part: str) -> AbstractContextManager[None]:
         """Name the modality in whatever its plugin raises."""
@@ -88,8 +118,7 @@ class MultimodalVAE(nn.Module):
         if value.ndim == 4:
             value = value.contiguous(memory_format=torch.channels_last)
         with self._blame(name, "encoder"):
-            loc, log_variance = _full(self.heads[name](self.encoders[name](value))).chunk(2, -1)
-        return Gaussian(loc, (-log_variance).exp())
+            return gaussian(self.heads[name](self.encoders[name](value)))
 
     def observed(self, batch: Batch) -> dict[str, Tensor]:
         """Return what the networks see of a batch: per modality the unpacked samples of the rows that have it.
@@ -108,36 +137,74 @@ class MultimodalVAE(nn.Module):
             observed[name] = value.to(self.dtype) if value.is_floating_point() else value
         return observed
 
-    def posterior(self, observed: Mapping[str, Tensor], present: Tensor, given: Tensor) -> Gaussian:
+    def experts(self, observed: Mapping[str, Tensor], present: Tensor) -> Gaussian:
+        """Return every row's experts, encoding each modality once; a precision of 0 says absent.
+
+        Args:
+            observed: what `observed` returned.
+            present: bool `(batch, modalities)`, on the CPU.
+
+        Returns:
+            `(batch, modalities, latent_dim)`.
+        """
+        locs, precisions = [], []
+        for column, name in enumerate(self.names):
+            rows = present[:, column].nonzero().squeeze(1)
+            if len(rows) and name in self.heads:
+                expert = self.encode(name, observed[name])
+            else:
+                rows = rows[:0]
+                expert = Gaussian(*torch.zeros(2, 0, self.latent_dim, device=self.device, dtype=self.dtype))
+            locs.append(spread(expert.loc, rows, len(present)))
+            precisions.append(spread(expert.precision, rows, len(present)))
+        return Gaussian(torch.stack(locs, 1), torch.stack(precisions, 1))
+
+    def posterior(self, observed: Mapping[str, Tensor], present: Tensor, given: Tensor) -> Posterior:
         """Return q(z|X) for several subsets X of each row's modalities, encoding each modality once.
 
         Args:
             observed: what `observed` returned.
             present: bool `(batch, modalities)`, on the CPU.
-            given: bool `(terms, batch, modalities)`, on the CPU; nothing absent may be given.
+            given: bool `(terms, batch, modalities)`, on the CPU; nothing absent may be given, and only subsets that
+                `allows` allows.
 
         Returns:
-            `(terms, batch, latent_dim)`.
+            `(terms, batch, latent_dim)`, of `components` components.
         """
-        locs, precisions = [], []
-        for column, name in enumerate(self.names):
-            rows = present[:, column].nonzero().squeeze(1)
-            if len(rows):
-                expert = self.encode(name, observed[name])
-            else:
-                expert = Gaussian(*torch.zeros(2, 0, self.latent_dim, device=self.device, dtype=self.dtype))
-            locs.append(spread(expert.loc, rows, len(present)))
-            precisions.append(spread(expert.precision, rows, len(present)))  # a precision of 0 says nothing
+        experts = self.experts(observed, present)
         with torch.autocast(self.device.type, enabled=False):  # products of many small numbers
-            experts = Gaussian(torch.stack(locs, 1), torch.stack(precisions, 1))
-            return product_of_experts(experts, given.to(self.device))
+            return product_of_experts(experts, given.to(self.device), prior_expert=self.prior_expert)
+
+    def allows(self, given: Tensor) -> Tensor:
+        """Tell which subsets of modalities the model has posteriors of, bool `(..., modalities) -> (...)`."""
+        return torch.ones(given.shape[:-1], dtype=torch.bool)
+
+    def decoder_inputs(self, z: Tensor, observed: Mapping[str, Tensor], present: Tensor) -> Tensor:
+        """Return what decoders see for draws of z, `(..., batch, latent_dim)`: z itself, unless a model conditions.
+
+        Args:
+            z: draws.
+            observed: what `observed` returned.
+            present: bool `(batch, modalities)`, on the CPU.
+        """
+        return z
+
+    def parameter_counts(self) -> dict[str, int]:
+        """Return how many parameters each part has: every expert (encoder and head), decoder, and what is beside."""
+        parts: dict[str, int] = {}
+        for name, parameter in self.named_parameters():
+            part, _, rest = name.partition(".")
+            of = f".{rest.split('.')[0]}" if part in ("encoders", "heads", "decoders") else ""
+            key = f"{'decoder' if part == 'decoders' else 'expert' if of else part}{of}"
+            parts[key] = parts.get(key, 0) + parameter.numel()
+        return parts
 
     def likelihood(self, name: str, z: Tensor) -> Distribution:
         """Return p(x_m|z) for `(rows, latent_dim)` draws of z."""
         with self._blame(name, "decoder"):
             raw = self.decoders[name](z)
         with self._blame(name, "likelihood"):
-            return self._kinds[name].likelihood(self.schemas[name], _full(raw) if isinstance(raw, Tensor) else raw)
+            return self._kinds[name].likelihood(self.schemas[name], full(raw) if isinstance(raw, Tensor) else raw)
 
     def log_px(self, name: str, z: Tensor, value: Tensor) -> Tensor:
         """Return log p(x_m|z), one number a row, `(rows,)`.
@@ -172,6 +239,40 @@ class MultimodalVAE(nn.Module):
         return next(self.heads.parameters()).dtype
 
 
+def assemble(recipe: Recipe) -> MultimodalVAE:
+    """Return the model of a recipe's modalities whose posteriors its objective trains, freshly drawn from its seed.
+
+    Raises:
+        InputError: a plugin does not keep its contract, or the objective cannot be had of these kinds.
+    """
+    objective: Objective[Any] = registry.get(registry.OBJECTIVES, recipe.objective.name)
+    torch.manual_seed(derived_seed(recipe.seed, "weights"))
+    if objective.model is None:
+        return MultimodalVAE(recipe.modalities, recipe.model.latent_dim)
+    with guard(f"objective '{objective.name}': its model"):
+        model = objective.model(recipe.objective, recipe.modalities, recipe.model.latent_dim)
+        if not isinstance(model, MultimodalVAE):
+            raise TypeError(f"is a {type(model).__name__}, not a modalkit.model.MultimodalVAE")
+    return model
+
+
+def gaussian(head: Tensor) -> Gaussian:
+    """Return the expert that a head's output, loc and log-variance `(rows, 2 * latent_dim)`, describes."""
+    loc, log_variance = full(head).chunk(2, -1)
+    return Gaussian(loc, (-log_variance).exp())
+
+
+def of_rows(observed: Tensor, present: Tensor, rows: Tensor) -> Tensor:
+    """Return the samples of some rows out of those of all rows that have them.
+
+    Args:
+        observed: `(rows in which it is present, *event_shape)`.
+        present: bool `(batch,)`, on the CPU.
+        rows: sorted, distinct indices in the batch, all present, on the CPU.
+    """
+    return take(observed, present.long().cumsum(0)[rows] - 1)
+
+
 def take(values: Tensor, rows: Tensor) -> Tensor:
     """Return ``values[rows]`` for sorted, distinct `rows` on the CPU, without a copy where that is all of them."""
     return values if len(rows) == len(values) else values.index_select(0, rows.to(values.device))
@@ -193,6 +294,6 @@ def spread(rows_of: Tensor, rows: Tensor, batch: int) -> Tensor:
     return rows_of.new_zeros(batch, *rows_of.shape[1:]).index_copy(0, rows.to(rows_of.device), rows_of)
 
 
-def _full(tensor: Tensor) -> Tensor:
+def full(tensor: Tensor) -> Tensor:
     """Leave reduced precision, in which sums of thousands of log-likelihoods would drown."""
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor

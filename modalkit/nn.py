@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from modalkit.plugin import CustomNetwork, Settings
+from modalkit.plugin import CustomNetwork, Schema, Settings
 
 NetworkT = TypeVar("NetworkT", bound=Settings)
+SchemaT = TypeVar("SchemaT", bound=Schema)
 
 _KERNEL = 4
 _SMALL = 32  # pictures whose smaller side is below this get the paper's small form
@@ -108,6 +109,18 @@ class BatchNorm1d(_LoneRow, nn.BatchNorm1d):
 
 class BatchNorm2d(_LoneRow, nn.BatchNorm2d):
     """`torch.nn.BatchNorm2d` for `(rows, channels, height, width)`, any number of rows."""
+
+
+def trunk(schema: SchemaT) -> SchemaT:
+    """Return a schema whose encoder ends after its first dense layer, what JMVAE joins; without batch normalisation.
+
+    Convolutions end in their only dense layer anyway; a network of another kind stays whole.
+    """
+    network = getattr(schema, "network", None)
+    if not isinstance(network, Mlp):
+        return schema
+    first = network.model_copy(update={"hidden": network.hidden[:1], "batch_norm": False})
+    return schema.model_copy(update={"network": first})
 
 
 def mixes_rows(module: nn.Module) -> bool:
@@ -328,10 +341,13 @@ class CategoryEncoder(nn.Sequential):
     def forward(self, value: Tensor) -> Tensor:
         """Return features."""
         if self.apart or len(value) <= self.categories:
-            features: Tensor = super().forward(value)
-            return features
-        table = super().forward(torch.arange(self.categories, device=value.device))
-        return functional.embedding(value, table)
+            return self._each(value)
+        return functional.embedding(value, self._each(torch.arange(self.categories, device=value.device)))
+
+    def _each(self, value: Tensor) -> Tensor:
+        for layer in self:
+            value = layer(value)
+        return value
 
 
 def category_encoder(network: Mlp | CustomNetwork, categories: int) -> CategoryEncoder:

@@ -105,18 +105,24 @@ def translation_sheet(model: MultimodalVAE, dataset: Dataset, rows: Tensor, seed
     """
     model.eval()
     batch = dataset[rows].to(model.device)
-    plan = single_and_all_plan(model.names, batch.present)
-    posterior = model.posterior(model.observed(batch), batch.present, plan.given)
-    noise = torch.randn(posterior.loc.shape, generator=generator(seed, "pictures"))
-    z = posterior.rsample(noise.to(posterior.loc))  # (terms, rows, latent_dim)
+    plan = single_and_all_plan(model, batch.present)
+    observed = model.observed(batch)
+    posterior = model.posterior(observed, batch.present, plan.given)
+    draws = generator(seed, "pictures")
+    noise = torch.randn(1, *plan.given.shape[:2], model.latent_dim, generator=draws)
+    choice = torch.rand(noise.shape[:-1], generator=draws)
+    z = posterior.sample(noise.to(model.device, model.dtype), choice.to(model.device, model.dtype))[0]
+    inputs = model.decoder_inputs(z, observed, batch.present)  # (terms, rows, latent_dim)
     names = model.names[:MOST_COLUMNS]
-    values = {n: torch.unflatten(model.predict(n, z.flatten(0, 1)), 0, z.shape[:2]) for n in names}  # (terms, rows, …)
-    shown = [(t, term) for t, term in enumerate(plan.terms) if term == ALL or term in names]
+    decoded = [n for n in names if n in model.decoders]
+    values = {n: torch.unflatten(model.predict(n, inputs.flatten(0, 1)), 0, z.shape[:2]) for n in decoded}
+    asked = plan.given.any(-1).any(1)
+    shown = [(t, term) for t, term in enumerate(plan.terms) if (term == ALL or term in names) and asked[t]]
     cells: list[list[Cell]] = [[] for _ in range(1 + len(shown))]
     for i in range(len(rows)):
         cells[0] += truth(model.schemas, batch, i, names)
         for line, (t, _) in zip(cells[1:], shown, strict=True):
             known = bool(plan.given[t, i].any())
-            line += [show(model.schemas[n], values[n][t, i]) if known else None for n in names]
+            line += [show(model.schemas[n], values[n][t, i]) if known and n in values else None for n in names]
     columns = [f"{n} {dataset.key(row)}" if n == names[0] else n for row in rows.tolist() for n in names]
     return sheet(cells, ["truth", *(f"from {term}" for _, term in shown)], columns)

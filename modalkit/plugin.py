@@ -6,7 +6,7 @@ A plugin is one object of one of the dataclasses below, in a module that an entr
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -119,6 +119,33 @@ class Schema(Settings):
         # (batch, *event_shape) -> (batch, values of a sample) -> (batch,)
         return stored.isfinite().reshape(len(stored), prod(self.event_shape)).all(1)
 
+    @property
+    def drawn(self) -> bool:
+        """Whether samples are drawn anew from what is stored each time they are used, by `draw`."""
+        return False
+
+    def draw(self, stored: Tensor, generator: torch.Generator) -> Tensor:
+        """Draw what one step sees of stored samples, such as the dynamic binarisation of pictures.
+
+        Args:
+            stored: `(batch, *event_shape)` of `dtype`, on the CPU.
+            generator: where every random choice comes from.
+
+        Returns:
+            The same shape and dtype.
+        """
+        return stored
+
+    def columns(self, value: Tensor) -> Tensor:
+        """Return values, `(batch, *event_shape)`, as columns `(batch, width)` that a network is conditioned on.
+
+        Raises:
+            TypeError: integers, unless a subclass says what they mean.
+        """
+        if not value.is_floating_point():
+            raise TypeError(f"{type(self).__name__} does not define columns, so nothing can be conditioned on it")
+        return value.reshape(len(value), prod(self.event_shape))  # (batch, *event_shape) -> (batch, width)
+
     def facts(self) -> dict[str, Any]:
         """Return what a dataset must agree on with a recipe: shape, dtype and every field about the data."""
         fields = self.model_dump(mode="json", exclude=set(self.model_only))
@@ -182,6 +209,10 @@ class Plan:
         terms: T names, such as ``"all"``, ``"only:image"``, ``"random:0"``.
         given: which modalities each term's posterior is conditioned on, bool `(T, B, M)`.
         targets: which modalities each term must explain, bool `(T, B, M)`.
+        weight: of each term's likelihoods, `(T, B)`; 1 by default.
+        kl_weight: of each term's KL(q || p), beside beta, `(T, B)`; the same as `weight` by default.
+        references: weights of KL(q || q(z|x_m)), the term's posterior against each modality's own, beside beta,
+            `(T, B, M)`; none by default.
 
     A row takes part in a term if it has a given or a target there; elsewhere it contributes nothing.
     """
@@ -189,6 +220,40 @@ class Plan:
     terms: tuple[str, ...]
     given: torch.Tensor
     targets: torch.Tensor
+    weight: torch.Tensor | None = None
+    kl_weight: torch.Tensor | None = None
+    references: torch.Tensor | None = None
+
+    def check(self, present: Tensor) -> None:
+        """Raise `ValueError` if a mask's or weight's shape is not that of these terms over a batch with `present`."""
+        terms = (len(self.terms), len(present))
+        shapes = {"given": (*terms, present.shape[1]), "targets": (*terms, present.shape[1]), "weight": terms}
+        shapes |= {"kl_weight": terms, "references": (*terms, present.shape[1])}
+        if not self.terms:
+            raise ValueError("there are no terms")
+        for name, shape in shapes.items():
+            value = getattr(self, name)
+            if value is not None and value.shape != shape:
+                raise ValueError(f"{name} has shape {tuple(value.shape)}, not {shape}")
+
+    def rows(self, rows: slice) -> Plan:
+        """Return the plan of some of the rows."""
+        optional = (self.weight, self.kl_weight, self.references)
+        parts = (None if one is None else one[:, rows] for one in optional)
+        return Plan(self.terms, self.given[:, rows], self.targets[:, rows], *parts)
+
+
+@dataclass(frozen=True)
+class Draws:
+    """When a plan is made, and what its random choices come from.
+
+    Attributes:
+        generator: of the CPU; a function of the seed and the step alone.
+        epoch: whole epochs done; None for validation, whose plan must be the same in every epoch.
+    """
+
+    generator: torch.Generator
+    epoch: int | None = None
 
 
 OptionsT = TypeVar("OptionsT", bound=ObjectiveOptions)
@@ -197,22 +262,32 @@ SettingsT = TypeVar("SettingsT", bound=Settings)
 
 @dataclass(frozen=True)
 class Objective(Generic[OptionsT]):
-    """An objective: a plan of ELBO terms for any pattern of presence.
+    """An objective: a plan of ELBO terms for any pattern of presence, and the posteriors that it trains.
 
     Attributes:
         name: the name recipes use.
         summary: one line for `modalkit list objectives`.
         options: settings that a recipe's ``objective:`` section is validated by.
-        plan: `(options, names, present, generator) ->` the step's `Plan`; `present` is bool `(B, M)` on the CPU,
-            columns in the order of the M `names`, and every random choice is drawn from the CPU `generator`.
+        plan: `(options, names, present, draws) ->` the step's `Plan`; `present` is bool `(B, M)` on the CPU,
+            columns in the order of the M `names`; `draws` says in which epoch, and is where every random choice
+            comes from.
         check: `(options, names)` raises `ValueError`, with a sentence, if these modalities cannot be trained so.
+        model: `(options, schemas, latent_dim) ->` the `modalkit.model.MultimodalVAE` whose posteriors it trains; by
+            default the product of experts with the prior expert.
+        complete_rows: whether it is defined only where a row has every modality; a training row that lacks one is
+            then refused.
+        frozen: `(options, epoch) ->` the networks, as prefixes of parameters' names, that stay as they are in this
+            epoch, a whole number counted from 0. None by default.
     """
 
     name: str
     summary: str
     options: type[OptionsT]
-    plan: Callable[[OptionsT, tuple[str, ...], Tensor, torch.Generator], Plan]
+    plan: Callable[[OptionsT, tuple[str, ...], Tensor, Draws], Plan]
     check: Callable[[OptionsT, tuple[str, ...]], None] = lambda options, names: None
+    model: Callable[[OptionsT, Mapping[str, Schema], int], nn.Module] | None = None
+    complete_rows: bool = False
+    frozen: Callable[[OptionsT, int], tuple[str, ...]] = lambda options, epoch: ()
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,8 @@ from pydantic import (
 from pydantic_core import InitErrorDetails, PydanticCustomError, to_json
 
 from modalkit import registry
-from modalkit.errors import InputError, guard
+from modalkit.errors import InputError, did_you_mean, guard
+from modalkit.nn import as_tuple
 from modalkit.plugin import CustomNetwork, ObjectiveOptions, Schema, Settings
 from modalkit.recipe_yaml import Key, dump
 
@@ -154,6 +155,18 @@ def _modality_name(name: str) -> str:
     return name
 
 
+class WeakSettings(Settings):
+    """How much of the training rows' supervision to keep; validation and test rows stay as they are."""
+
+    paired: float = Field(
+        1.0, ge=0, le=1, description="Fraction of the rows that stay whole; each other keeps one group of `groups`."
+    )
+    groups: tuple[Annotated[tuple[str, ...], BeforeValidator(as_tuple)], ...] = Field(
+        (), description="Modalities that stay together in rows that are split; each is a group of its own by default."
+    )
+    keep: float = Field(1.0, ge=0, le=1, description="Probability with which each entry of each row is kept.")
+
+
 class DataSettings(Settings):
     """The dataset to train on."""
 
@@ -164,6 +177,7 @@ class DataSettings(Settings):
     in_memory: bool | None = Field(
         None, description="Whether to read the whole dataset into memory; null: if it is small."
     )
+    weak: WeakSettings = Field(WeakSettings(), description="Weak supervision: hide some of the training entries.")
 
     @model_validator(mode="after")
     def _steps_write_somewhere(self) -> DataSettings:
@@ -248,6 +262,17 @@ class Recipe(Settings):
             except Exception as error:  # a plugin may raise anything
                 raise ValueError(f"its check raised {type(error).__name__}: {error}") from error
         return options
+
+    @model_validator(mode="after")
+    def _groups_name_modalities(self) -> Recipe:
+        grouped = [name for group in self.data.weak.groups for name in group]
+        for name in grouped:
+            if name not in self.modalities:
+                near = did_you_mean(name, self.modalities)
+                raise _wrong(("data", "weak", "groups"), f"there is no modality '{name}'{near}")
+            if grouped.count(name) > 1:
+                raise _wrong(("data", "weak", "groups"), f"'{name}' stands in it twice")
+        return self
 
     def to_yaml(self) -> str:
         """Return this recipe as YAML, with every default and absolute plugin paths; it loads as an equal one."""

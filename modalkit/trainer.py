@@ -28,7 +28,7 @@ from torch import Tensor
 
 from modalkit import registry
 from modalkit.checkpoint import load_state, load_weights, save_state, save_weights
-from modalkit.data import Dataset, evenly
+from modalkit.data import Batch, Dataset, draw, draws, evenly, weaken
 from modalkit.diagnosis import unsound, where_not_finite
 from modalkit.engine import evaluate_plan, means
 from modalkit.errors import InputError, RunError, guard
@@ -36,9 +36,9 @@ from modalkit.evaluation import Translation, translations
 from modalkit.fabric import Loss, Step, make_fabric
 from modalkit.files import locked, write_atomic, write_json
 from modalkit.interrupts import Interrupts
-from modalkit.model import MultimodalVAE
+from modalkit.model import assemble
 from modalkit.pictures import translation_sheet
-from modalkit.plugin import Objective, Plan
+from modalkit.plugin import Draws, Objective
 from modalkit.progress import bar, say
 from modalkit.randomness import derived_seed, generator
 from modalkit.recipe import Recipe
@@ -102,6 +102,7 @@ class Trainer:
         self.dataset = Dataset(recipe.data.path, list(recipe.modalities), in_memory=recipe.data.in_memory)
         self.dataset.require(recipe.modalities)
         rows = self.dataset.rows("train")
+        weaken(self.dataset, rows, recipe.data.weak, recipe.seed)
         self.rows = rows[self.dataset.present[rows].any(1)]
         valid = self.dataset.rows("valid")
         self.valid = valid[self.dataset.present[valid].any(1)]
@@ -110,8 +111,8 @@ class Trainer:
         self.data_digest = hashlib.sha256((recipe.data.path / "manifest.json").read_bytes()).hexdigest()
         self.steps_per_epoch = math.ceil(len(self.rows) / recipe.train.batch_size)
         self.objective: Objective[Any] = registry.get(registry.OBJECTIVES, recipe.objective.name)
-        torch.manual_seed(derived_seed(recipe.seed, "weights"))
-        self.model = MultimodalVAE(recipe.modalities, recipe.model.latent_dim)
+        self.model = assemble(recipe)
+        self._require_complete_rows()
         # Fused: one pass over each parameter in place of a dozen.
         optimizer = torch.optim.Adam(self.model.parameters(), lr=recipe.train.learning_rate, fused=True)
         self.loss, self.optimizer = self.fabric.setup(Loss(self.model), optimizer)
@@ -130,6 +131,7 @@ class Trainer:
         with Interrupts() as interrupts, MetricsLog(self.run, progress.step, enabled=first) as log, shown:
             started, seen = time.monotonic(), 0
             while not self.ended() and not interrupts.signal:
+                self._freeze()
                 for rows in self.epoch_batches():
                     step = self.step(rows)
                     progress.step += 1
@@ -187,6 +189,29 @@ class Trainer:
             return f"epoch {progress.epoch}: no better validation ELBO since epoch {progress.best_epoch}"
         return ""
 
+    def _require_complete_rows(self) -> None:
+        """Raise `InputError` if the objective is defined for complete rows only and a row is not."""
+        if not self.objective.complete_rows:
+            return
+        for split, rows in (("training", self.rows), ("validation", self.valid)):
+            lacking = rows[~self.dataset.present[rows].all(1)]
+            if len(lacking):
+                absent = [n for n, p in zip(self.model.names, self.dataset.present[lacking[0]], strict=True) if not p]
+                raise InputError(
+                    f"objective '{self.objective.name}' is defined for complete rows only, and {len(lacking)} of "
+                    f"{len(rows)} {split} rows of {self.dataset.path} lack a modality (the first, "
+                    f"{self.dataset.key(int(lacking[0]))}, lacks {', '.join(absent)}); choose an objective for missing "
+                    f"modalities, such as mvae"
+                )
+
+    def _freeze(self) -> None:
+        """Leave as they are, in this epoch, the networks that the objective says; their running statistics too."""
+        prefixes = self.objective.frozen(self.recipe.objective, self.progress.epoch)
+        for name, parameter in self.model.named_parameters():
+            parameter.requires_grad_(not name.startswith(prefixes))
+        for name, part in self.model.named_modules():
+            part.training = not f"{name}.".startswith(prefixes)
+
     def epoch_batches(self) -> list[Tensor]:
         """Return what is left of this epoch: int64 row indices, a tensor for each step."""
         order = torch.randperm(len(self.rows), generator=generator(self.recipe.seed, "order", self.progress.epoch))
@@ -236,24 +261,28 @@ class Trainer:
             world: number of processes that share the batch.
         """
         present = self.dataset.present[rows]
-        draws = generator(self.recipe.seed, f"{purpose} plan", number)
+        draws = Draws(
+            generator(self.recipe.seed, f"{purpose} plan", number), self.progress.epoch if self.model.training else None
+        )
         with guard(f"objective '{self.objective.name}': its plan"):
             plan = self.objective.plan(self.recipe.objective, self.model.names, present, draws)
-            wanted = (len(plan.terms), *present.shape)
-            if plan.given.shape != wanted or plan.targets.shape != wanted or not plan.terms:
-                raise ValueError(
-                    f"given {tuple(plan.given.shape)} and targets {tuple(plan.targets.shape)}, not {wanted}"
-                )
-        shape = (len(plan.terms), len(rows), self.model.latent_dim)
+            plan.check(present)
+        shape = (self.model.components * len(plan.terms), len(rows), self.model.latent_dim)
         device = self.fabric.device
         noise = torch.randn(
             shape, generator=generator(self.recipe.seed, f"{purpose} noise", number, device=device), device=device
         )
         mine = slice(rank, None, world)
-        plan = Plan(plan.terms, plan.given[:, mine], plan.targets[:, mine])
-        batch = self.dataset[rows[mine]].to(device)
+        batch = self._fetch(rows, mine, purpose, number).to(device)
         # Processes average their gradients, so each divides by its share of the whole batch.
-        return Step(batch, plan, noise[:, mine].to(self.model.dtype), beta, rows=len(rows) / world)
+        return Step(batch, plan.rows(mine), noise[:, mine].to(self.model.dtype), beta, rows=len(rows) / world)
+
+    def _fetch(self, rows: Tensor, mine: slice, purpose: str, number: int) -> Batch:
+        """Fetch one process's share of some rows; what is drawn is drawn for all of them, as one process would."""
+        if not draws(self.recipe.modalities):
+            return self.dataset[rows[mine]]
+        draw_from = generator(self.recipe.seed, f"{purpose} data", number)
+        return draw(self.dataset[rows], self.recipe.modalities, draw_from).part(mine)
 
     def beta(self) -> float:
         """Return this step's weight of the KL: linear from 0 over the warm-up, step by step."""
@@ -268,7 +297,7 @@ class Trainer:
         for number, rows in enumerate(torch.split(self.valid, self.recipe.train.batch_size)):
             step = self.prepare(rows, "valid", number, beta=1.0)
             parts.append(evaluate_plan(self.model, step.batch, step.plan, step.noise).sums())
-        self.model.train()
+        self._freeze()
         return means(parts)
 
     def save(self) -> None:
@@ -352,7 +381,7 @@ class Trainer:
             write_atomic(self.run / "pictures" / name, lambda path: sheet.save(path, format="png"))
         except InputError as error:  # a picture that cannot be drawn is no reason to lose a run
             say(f"no {name}: {error}")
-        self.model.train()
+        self._freeze()
 
     def _agreed(self, interrupts: Interrupts) -> bool:
         """Tell whether any process was asked to stop, so that all of them stop after the same step."""

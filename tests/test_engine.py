@@ -13,8 +13,8 @@ import modalkit
 from modalkit.data import Batch
 from modalkit.engine import evaluate_plan, means
 from modalkit.model import MultimodalVAE
-from modalkit.objectives import MvaeOptions, plan_mvae
-from modalkit.plugin import Plan, Schema
+from modalkit.objectives.mvae import MvaeOptions, plan_mvae
+from modalkit.plugin import Draws, Plan, Schema
 
 ROWS, LATENT = 8, 5
 SMALL_NET = {"type": "dcgan", "widths": [4, 8, 8], "hidden": 12, "dropout": 0.0, "batch_norm": True}
@@ -73,7 +73,7 @@ def test_loss_and_gradients_equal_the_plain_loop(targets: str, subsets: str, mis
         present[0] = False  # and one row has nothing
     batch = random_batch(made, present)
     options = MvaeOptions(k=2, subsets=subsets, targets=targets)  # type: ignore[arg-type]
-    plan = plan_mvae(options, model.names, present, torch.Generator().manual_seed(3))
+    plan = plan_mvae(options, model.names, present, Draws(torch.Generator().manual_seed(3)))
     noise = torch.randn(len(plan.terms), ROWS, LATENT)
     fast = -evaluate_plan(model, batch, plan, noise, 0.7).elbo.sum() / ROWS
     ours = gradients(model, fast)
@@ -92,7 +92,7 @@ def test_decoding_everything_changes_nothing_when_nothing_is_missing() -> None:
     made = schemas()
     model = MultimodalVAE(made, LATENT)
     batch = random_batch(made, torch.ones(ROWS, len(made), dtype=torch.bool))
-    plan = plan_mvae(MvaeOptions(), model.names, batch.present, torch.Generator().manual_seed(0))
+    plan = plan_mvae(MvaeOptions(), model.names, batch.present, Draws(torch.Generator().manual_seed(0)))
     noise = torch.randn(len(plan.terms), ROWS, LATENT)
     fast = -evaluate_plan(model, batch, plan, noise, 1.0).elbo.sum() / ROWS
     plain = once_per_term_loss(model, batch, plan, noise, 1.0)
@@ -105,7 +105,7 @@ def test_pooling_the_terms_of_a_batch_norm_decoder_would_be_another_objective() 
     model = MultimodalVAE(made, LATENT)
     assert model.mixes_rows == {"image": True, "position": False}
     batch = random_batch(made, torch.ones(ROWS, 2, dtype=torch.bool))
-    plan = plan_mvae(MvaeOptions(targets="present"), model.names, batch.present, torch.Generator())
+    plan = plan_mvae(MvaeOptions(targets="present"), model.names, batch.present, Draws(torch.Generator()))
     noise = torch.randn(len(plan.terms), ROWS, LATENT)
     apart = evaluate_plan(model, batch, plan, noise).elbo
     model.mixes_rows["image"] = False
@@ -118,7 +118,7 @@ def test_encodes_once_and_decodes_only_what_is_scored() -> None:
     model = MultimodalVAE(made, LATENT)
     present = torch.rand(ROWS, len(made), generator=torch.Generator().manual_seed(8)) < 0.6
     batch = random_batch(made, present)
-    plan = plan_mvae(MvaeOptions(), model.names, present, torch.Generator().manual_seed(0))
+    plan = plan_mvae(MvaeOptions(), model.names, present, Draws(torch.Generator().manual_seed(0)))
     rows: dict[str, list[int]] = {}
     for part, modules in (("encoder", model.encoders), ("decoder", model.decoders)):
         for name, module in modules.items():
@@ -196,7 +196,7 @@ def test_summary_averages_over_the_rows_that_take_part() -> None:
     made = {k: v for k, v in schemas().items() if k in ("label", "position")}
     model = MultimodalVAE(made, LATENT)
     present = torch.tensor([[True, True], [True, False], [False, False], [True, True]])
-    plan = plan_mvae(MvaeOptions(), model.names, present, torch.Generator())
+    plan = plan_mvae(MvaeOptions(), model.names, present, Draws(torch.Generator()))
     result = evaluate_plan(model, random_batch(made, present), plan, torch.randn(3, 4, LATENT))
     summary = means([result.sums()])
     assert summary["elbo"] == pytest.approx(result.elbo.sum().item() / 4)
@@ -222,5 +222,5 @@ def test_a_batch_without_rows_is_no_error() -> None:
     made = {k: v for k, v in schemas().items() if k in ("label", "position")}
     model = MultimodalVAE(made, LATENT)
     present = torch.zeros(0, 2, dtype=torch.bool)
-    plan = plan_mvae(MvaeOptions(), model.names, present, torch.Generator())
+    plan = plan_mvae(MvaeOptions(), model.names, present, Draws(torch.Generator()))
     assert evaluate_plan(model, random_batch(made, present), plan, torch.randn(3, 0, LATENT)).elbo.shape == (3, 0)

@@ -7,15 +7,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modalkit.objectives import MVAE, MvaeOptions, check_mvae, plan_mvae
-from modalkit.plugin import Plan
+from modalkit.objectives.mvae import MVAE, MvaeOptions, check_mvae, plan_mvae
+from modalkit.plugin import Draws, Plan
 
 NAMES = tuple("abcde")
 
 
 def plan(present: torch.Tensor, seed: int = 0, **options: object) -> Plan:
     g = torch.Generator().manual_seed(seed)
-    return plan_mvae(MvaeOptions.model_validate(options), NAMES[: present.shape[1]], present, g)
+    return plan_mvae(MvaeOptions.model_validate(options), NAMES[: present.shape[1]], present, Draws(g))
 
 
 def test_complete_rows_get_the_papers_terms() -> None:

@@ -13,7 +13,8 @@ it, the bytes are the same.
 
 from modalkit.data.arrays import write_dataset
 from modalkit.data.manifest import SPLITS, Manifest, check_manifest, read_manifest, shard_path
-from modalkit.data.reading import Batch, Dataset, evenly
+from modalkit.data.reading import Batch, Dataset, draw, draws, evenly
+from modalkit.data.weak import weaken
 from modalkit.data.writing import Array, DatasetWriter, Rows, write_shard
 
 __all__ = [
@@ -25,9 +26,12 @@ __all__ = [
     "Manifest",
     "Rows",
     "check_manifest",
+    "draw",
+    "draws",
     "evenly",
     "read_manifest",
     "shard_path",
+    "weaken",
     "write_dataset",
     "write_shard",
 ]

@@ -30,6 +30,10 @@ class Batch:
     def __len__(self) -> int:
         return len(self.present)
 
+    def part(self, rows: slice) -> Batch:
+        """Return some of the rows."""
+        return Batch({n: v[rows] for n, v in self.values.items()}, self.present[rows])
+
     def to(self, device: torch.device) -> Batch:
         """Return the batch with its values on `device`."""
         return Batch({n: v.to(device, non_blocking=True) for n, v in self.values.items()}, self.present)
@@ -46,6 +50,17 @@ def evenly(rows: Tensor, most: int) -> Tensor:
     [0, 3, 6, 9]
     """
     return rows if len(rows) <= most else rows[torch.linspace(0, len(rows) - 1, most).long()]
+
+
+def draws(schemas: Mapping[str, Schema]) -> list[str]:
+    """Return the modalities whose samples are drawn anew each time (`Schema.draw`)."""
+    return [name for name, schema in schemas.items() if schema.drawn]
+
+
+def draw(batch: Batch, schemas: Mapping[str, Schema], generator: torch.Generator) -> Batch:
+    """Return a batch as one step sees it; see `Schema.draw`."""
+    drawn = {n: schemas[n].draw(batch.values[n], generator) for n in draws(schemas)}
+    return Batch(batch.values | drawn, batch.present)
 
 
 class Dataset:

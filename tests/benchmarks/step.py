@@ -24,7 +24,8 @@ from once_per_term import once_per_term_loss
 from modalkit.data import Batch
 from modalkit.engine import evaluate_plan
 from modalkit.model import MultimodalVAE
-from modalkit.objectives import MvaeOptions, plan_mvae
+from modalkit.objectives.mvae import MvaeOptions, plan_mvae
+from modalkit.plugin import Draws
 from modalkit.recipe import load_recipe
 
 
@@ -54,7 +55,7 @@ def main() -> None:
     assert isinstance(options, MvaeOptions)
     times: list[tuple[float, float]] = []
     for round_ in range(arguments.rounds + 1):
-        plan = plan_mvae(options, models[0].names, batch.present, torch.Generator().manual_seed(round_))
+        plan = plan_mvae(options, models[0].names, batch.present, Draws(torch.Generator().manual_seed(round_)))
         noise = torch.randn(len(plan.terms), rows, latent)
 
         def engine(plan=plan, noise=noise) -> torch.Tensor:  # type: ignore[no-untyped-def]

@@ -1,4 +1,4 @@
-"""Objectives: plans of ELBO terms. An objective decides which posteriors explain which modalities, no more."""
+"""The paper's own objective: complete, single and random subsets, each explaining itself."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from modalkit.plugin import Objective, ObjectiveOptions, Plan
+from modalkit.plugin import Draws, Objective, ObjectiveOptions, Plan
 
 _MOST_FOR_ALL = 12
 
@@ -25,7 +25,7 @@ class MvaeOptions(ObjectiveOptions):
     )
 
 
-def plan_mvae(options: MvaeOptions, names: tuple[str, ...], present: Tensor, generator: torch.Generator) -> Plan:
+def plan_mvae(options: MvaeOptions, names: tuple[str, ...], present: Tensor, draws: Draws) -> Plan:
     r"""Return the sub-sampled training plan of the MVAE.
 
     Each term is :math:`E_{q(z|X)} \sum_{m \in X} \lambda_m \log p(x_m|z) - \beta KL(q(z|X) \| p(z))`; the terms are
@@ -37,7 +37,7 @@ def plan_mvae(options: MvaeOptions, names: tuple[str, ...], present: Tensor, gen
         options: see `MvaeOptions`.
         names: the modalities.
         present: bool `(batch, modalities)`.
-        generator: draws the random subsets.
+        draws: its generator picks the random subsets.
 
     Source:
         Wu & Goodman 2018, equation 4 and section 2.4.
@@ -47,9 +47,9 @@ def plan_mvae(options: MvaeOptions, names: tuple[str, ...], present: Tensor, gen
     else:
         several = present.sum(1, keepdim=True) > 1  # (batch, 1)
         alone = torch.eye(len(names), dtype=torch.bool)[:, None] & present & several  # (modalities, batch, modalities)
-        draws = [_random_subset(present, generator) for _ in range(options.k if len(names) > 2 else 0)]
-        given = torch.stack([present, *(alone if len(names) > 1 else []), *draws])
-        terms = ("all", *(f"only:{n}" for n in names if len(names) > 1), *(f"random:{i}" for i in range(len(draws))))
+        random = [_random_subset(present, draws.generator) for _ in range(options.k if len(names) > 2 else 0)]
+        given = torch.stack([present, *(alone if len(names) > 1 else []), *random])
+        terms = ("all", *(f"only:{n}" for n in names if len(names) > 1), *(f"random:{i}" for i in range(len(random))))
     targets = given if options.targets == "subset" else present & given.any(-1, keepdim=True)
     return Plan(terms, given, targets)
 

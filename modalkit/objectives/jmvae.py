@@ -1,0 +1,96 @@
+"""JMVAE: a network of its own for the joint posterior, and each modality's posterior drawn towards it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from modalkit.distributions import Gaussian
+from modalkit.model import MultimodalVAE, gaussian, of_rows, spread
+from modalkit.nn import mlp, trunk
+from modalkit.plugin import Draws, Objective, ObjectiveOptions, Plan, Schema
+
+
+class JmvaeOptions(ObjectiveOptions):
+    """Options of the `jmvae` objective."""
+
+    alpha: float = Field(
+        0.1, ge=0, allow_inf_nan=False, description="Weight of KL(q(z|all) || q(z|x_m)), for every modality."
+    )
+    hidden: int = Field(512, ge=1, description="Width of the layer in which the joint network joins the modalities.")
+
+
+class JointNetwork(MultimodalVAE):
+    """A model whose posterior of all modalities is a network of its own.
+
+    The joint network has each modality's encoder up to its first dense layer (`modalkit.nn.trunk`), joined, one
+    dense layer and a head. Single modalities have their experts, without the prior expert.
+
+    Args:
+        schemas: the modalities by name.
+        latent_dim: size of z.
+        hidden: width of the dense layer.
+    """
+
+    def __init__(self, schemas: Mapping[str, Schema], latent_dim: int, hidden: int) -> None:
+        super().__init__(schemas, latent_dim, prior_expert=False)
+        self.trunks, width = nn.ModuleDict(), 0
+        for name, schema in schemas.items():
+            self.trunks[name], features = self.make_encoder(name, trunk(schema))
+            width += features
+        self.joint = mlp(width, [hidden], 2 * latent_dim)
+        self.to(memory_format=torch.channels_last)
+
+    def posterior(self, observed: Mapping[str, Tensor], present: Tensor, given: Tensor) -> Gaussian:
+        """Return q(z|X) for subsets of none, one, or all modalities; see `MultimodalVAE.posterior`."""
+        own = super().posterior(observed, present, given)
+        assert isinstance(own, Gaussian)
+        whole = given.all(-1)  # (terms, batch)
+        rows = whole.any(0).nonzero().squeeze(1)
+        if not len(rows):
+            return own
+        parts = []
+        for column, name in enumerate(self.names):
+            parts.append(self.trunks[name](of_rows(observed[name], present[:, column], rows)))
+        joint = gaussian(self.joint(torch.cat(parts, 1)))
+        chosen = whole.unsqueeze(-1).to(self.device)
+        loc, precision = (spread(part, rows, len(present)) for part in (joint.loc, joint.precision))
+        return Gaussian(torch.where(chosen, loc, own.loc), torch.where(chosen, precision, own.precision))
+
+    def allows(self, given: Tensor) -> Tensor:
+        """Allow none, one, or all."""
+        return (given.sum(-1) <= 1) | given.all(-1)
+
+
+def plan_jmvae(options: JmvaeOptions, names: tuple[str, ...], present: Tensor, draws: Draws) -> Plan:
+    r"""Return the one term of JMVAE-kl.
+
+    :math:`E_{q(z|x_1 … x_M)} \sum_m \lambda_m \log p(x_m|z) - \beta (KL(q(z|x_1 … x_M) \| p(z)) + \alpha \sum_m
+    KL(q(z|x_1 … x_M) \| q(z|x_m)))`. During a warm-up, beta weighs both kinds of KL.
+
+    Source:
+        Suzuki et al. 2016, equation 4.
+    """
+    whole = present & present.all(-1, keepdim=True)
+    references = torch.full((1, *present.shape), options.alpha) * whole
+    return Plan(("all",), whole[None], whole[None], references=references)
+
+
+def check_jmvae(options: JmvaeOptions, names: tuple[str, ...]) -> None:
+    """Refuse a single modality."""
+    if len(names) < 2:
+        raise ValueError("jmvae takes two modalities or more; for one, choose vae")
+
+
+JMVAE = Objective(
+    name="jmvae",
+    summary="a joint inference network, and single ones drawn towards it; complete rows only (Suzuki et al. 2016)",
+    options=JmvaeOptions,
+    plan=plan_jmvae,
+    check=check_jmvae,
+    model=lambda options, schemas, latent_dim: JointNetwork(schemas, latent_dim, options.hidden),
+    complete_rows=True,
+)

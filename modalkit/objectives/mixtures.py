@@ -1,0 +1,88 @@
+"""Posteriors that are mixtures: of single experts (MMVAE), of the experts' products (MoPoE)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from modalkit.distributions import Gaussian, Mixture, product_of_experts
+from modalkit.model import MultimodalVAE
+from modalkit.plugin import Draws, Objective, ObjectiveOptions, Plan, Schema
+
+_MOST_COMPONENTS = 255
+
+
+class MixtureOfProducts(MultimodalVAE):
+    r"""A model with :math:`q(z|X) = \frac1K \sum_{S \in C, S \subseteq X} q_S(z)`, each part a product of experts.
+
+    Args:
+        schemas: the modalities by name.
+        latent_dim: size of z.
+        subsets: the collection C, bool `(components, modalities)`.
+        convex: see `modalkit.distributions.Mixture`.
+    """
+
+    def __init__(self, schemas: Mapping[str, Schema], latent_dim: int, subsets: Tensor, *, convex: bool) -> None:
+        super().__init__(schemas, latent_dim, prior_expert=False)
+        self.subsets, self.components, self.convex = subsets, len(subsets), convex
+
+    def posterior(self, observed: Mapping[str, Tensor], present: Tensor, given: Tensor) -> Mixture:
+        """Return the mixture of those parts of which everything is given; see `MultimodalVAE.posterior`."""
+        members = self.subsets[:, None, None]  # (components, 1, 1, modalities)
+        there = (given | ~members).all(-1)  # (components, terms, batch)
+        there[0] |= ~given.any(-1)  # with nothing given its product is the prior
+        experts = self.experts(observed, present)
+        with torch.autocast(self.device.type, enabled=False):
+            factors = (members & given & there.unsqueeze(-1)).flatten(0, 1)  # (components * terms, batch, modalities)
+            parts = product_of_experts(experts, factors.to(self.device), prior_expert=False)
+        loc, precision = (torch.unflatten(part, 0, there.shape[:2]) for part in (parts.loc, parts.precision))
+        log_weight = torch.where(there, -there.sum(0).to(loc.dtype).cpu().log(), -torch.inf)
+        return Mixture(log_weight.to(loc), Gaussian(loc, precision), convex=self.convex)
+
+
+def plan_all(options: ObjectiveOptions, names: tuple[str, ...], present: Tensor, draws: Draws) -> Plan:
+    """Return the one term in which the posterior of all that a row has explains all that it has."""
+    return Plan(("all",), present[None], present[None])
+
+
+def all_subsets(modalities: int) -> Tensor:
+    """Return every non-empty subset, bool `(2^modalities - 1, modalities)`."""
+    codes = torch.arange(1, 2**modalities)
+    return (codes[:, None] >> torch.arange(modalities)) & 1 == 1
+
+
+def check_mopoe(options: ObjectiveOptions, names: tuple[str, ...]) -> None:
+    """Refuse so many modalities that their subsets are out of reach."""
+    if 2 ** len(names) - 1 > _MOST_COMPONENTS:
+        raise ValueError(
+            f"mopoe decodes a draw of each of the 2^{len(names)} - 1 subsets; use mvae or mmvae above 8 modalities"
+        )
+
+
+MMVAE = Objective(
+    name="mmvae",
+    summary="mixture of experts, a stratified draw of each, their mixture's density in the KL (Shi et al. 2019)",
+    options=ObjectiveOptions,
+    plan=plan_all,
+    model=lambda options, schemas, latent_dim: MixtureOfProducts(
+        schemas, latent_dim, torch.eye(len(schemas), dtype=torch.bool), convex=False
+    ),
+)
+r"""Shi et al. 2019, section 3: :math:`\frac1M \sum_m E_{q(z|x_m)} (\sum_n \log p(x_n|z) - \log q(z|X) / p(z))` with
+:math:`q(z|X) = \frac1M \sum_m q(z|x_m)`: the ELBO of its mixture, one draw of each expert. A row's mixture is of the
+experts that it has."""
+
+MOPOE = Objective(
+    name="mopoe",
+    summary="mixture of the products of all subsets' experts (Sutter et al. 2021)",
+    options=ObjectiveOptions,
+    plan=plan_all,
+    check=check_mopoe,
+    model=lambda options, schemas, latent_dim: MixtureOfProducts(
+        schemas, latent_dim, all_subsets(len(schemas)), convex=True
+    ),
+)
+r"""Sutter et al. 2021, equation 6: :math:`E_{q(z|X)} \sum_n \log p(x_n|z) - KL(q(z|X) \| p(z))` with the mixture q of
+all non-empty subsets' products, their KL bounded from above by the mean of the parts' own, as their lemma 1 allows."""
