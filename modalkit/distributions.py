@@ -86,7 +86,7 @@ class Mixture:
         return torch.stack([w + Gaussian(loc, t).log_prob(z) for w, loc, t in parts]).logsumexp(0)
 
     def kl_to_prior(self, z: Tensor) -> Tensor:
-        r"""Return each component's part of :math:`KL(q \| p) = \sum_k w_k E_{q_k} \log q(z) / p(z)`, without the weight.
+        r"""Return the parts of :math:`KL(q \| p) = \sum_k w_k E_{q_k} \log q(z) / p(z)`, without their weights.
 
         Args:
             z: a draw of each component, `(components, *batch_shape, latent_dim)`; it estimates the expectation.

@@ -14,7 +14,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from modalkit.errors import InputError
-from modalkit.objectives import MvaeOptions
+from modalkit.objectives.mvae import MvaeOptions
 from modalkit.recipe import Recipe, load_recipe, recipe_schema, shipped
 from modalkit.recipe_model import RESERVED, DataSettings, ModelSettings, TrainSettings
 from modalkit.recipe_yaml import Place, dump, parse
