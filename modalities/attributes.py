@@ -41,6 +41,12 @@ def encoder(schema: AttributesSchema) -> nn.Module:
     return make_encoder(schema.network, schema.event_shape)
 
 
+def correct(schema: AttributesSchema, predicted: Tensor, values: Tensor) -> dict[str, Tensor]:
+    """Tell, attribute by attribute, for which rows the likelier value is the right one."""
+    right = (predicted > 0.5) == (values > 0.5)  # (rows, attributes)
+    return dict(zip(schema.names, right.unbind(1), strict=True))
+
+
 def show(schema: AttributesSchema, value: Tensor) -> str:
     """Return the names of the bits that are more likely set than not."""
     return ", ".join(name for name, bit in zip(schema.names, value.tolist(), strict=True) if bit > 0.5) or "none"
@@ -65,6 +71,7 @@ MODALITY = replace(
     summary="several named bits as one modality; independent Bernoulli likelihoods",
     schema=AttributesSchema,
     encoder=encoder,
+    correct=correct,
     show=show,
     read=read,
 )

@@ -73,6 +73,11 @@ def marginal(schema: BitSchema, values: Tensor) -> Distribution:
     return likelihood(schema, ((values.sum(0, keepdim=True) + 0.5) / (len(values) + 1)).logit())  # (1, *event_shape)
 
 
+def correct(schema: BitSchema, predicted: Tensor, values: Tensor) -> dict[str, Tensor]:
+    """Tell for which rows the likelier value is the right one."""
+    return {"bit": (predicted > 0.5) == (values > 0.5)}
+
+
 def show(schema: BitSchema, value: Tensor) -> str:
     """Return yes or no, with the probability of yes where it is not certain."""
     probability = float(value)
@@ -101,4 +106,5 @@ MODALITY: Modality[Any] = Modality(
     show=show,
     read=read,
     marginal=marginal,
+    correct=correct,
 )

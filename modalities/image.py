@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from torch.distributions import Bernoulli, Distribution, Independent
 
 from modalkit.errors import InputError
-from modalkit.nn import Dcgan, ImageNetwork, as_tuple, stages
+from modalkit.nn import Dcgan, ImageNetwork, stages
 from modalkit.nn import decoder as make_decoder
 from modalkit.nn import encoder as make_encoder
-from modalkit.plugin import Modality, Schema, Stored
+from modalkit.plugin import Modality, Schema, Stored, as_tuple
 
 if TYPE_CHECKING:
     from modalkit.plugin import Picture

@@ -73,6 +73,11 @@ def marginal(schema: LabelSchema, values: Tensor) -> Categorical:
     return Categorical(probs=counts, validate_args=False)
 
 
+def correct(schema: LabelSchema, predicted: Tensor, values: Tensor) -> dict[str, Tensor]:
+    """Tell which classes are right."""
+    return {"class": predicted == values}
+
+
 def show(schema: LabelSchema, value: Tensor) -> str:
     """Return the class's name, or its number."""
     return schema.names[int(value)] if schema.names else str(int(value))
@@ -105,4 +110,5 @@ MODALITY = Modality(
     show=show,
     read=read,
     marginal=marginal,
+    correct=correct,
 )

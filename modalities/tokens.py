@@ -228,6 +228,13 @@ def marginal(schema: TokensSchema, values: Tensor) -> Strings:
     return Strings(schema, Writer(table.new_zeros(1, 0), step))
 
 
+def correct(schema: TokensSchema, predicted: Tensor, values: Tensor) -> dict[str, Tensor]:
+    """Tell whether the token at each place is right (a stop counts, once), and whether the whole string is."""
+    right, counts = predicted == values, _unfinished(values, schema.stop)
+    places = {f"character {i + 1}": right[:, i] for i in range(schema.max_length)}
+    return places | {"string": (right | ~counts).all(1)}
+
+
 def show(schema: TokensSchema, value: Tensor) -> str:
     """Return the string."""
     return "".join(schema.alphabet[token] for token in value[_unfinished(value[None], schema.stop)[0]].tolist()[:-1])
@@ -257,4 +264,5 @@ MODALITY = Modality(
     show=show,
     read=read,
     marginal=marginal,
+    correct=correct,
 )

@@ -18,7 +18,7 @@ from typer.core import TyperGroup
 from modalkit.errors import InputError, ModalkitError, is_out_of_memory
 
 if TYPE_CHECKING:
-    from modalkit.evaluation import Translation
+    from modalkit.translation import Translation
 
 EPILOG = (
     "Exit codes: 0 done; 1 a run could not go on (NaN, disk full, out of memory); 2 something given cannot be used "
@@ -132,7 +132,7 @@ def train(
 
 def _print_translations(results: list[Translation], names: list[str], split: str) -> None:
     """Print how far each prediction is above the training mean's, in nats per dimension."""
-    from modalkit.evaluation import table
+    from modalkit.translation import table
 
     rows = max(r.rows for r in results)
     error = max((r.standard_error for r in results if r.standard_error is not None), default=float("nan"))
@@ -140,6 +140,47 @@ def _print_translations(results: list[Translation], names: list[str], split: str
         f"\nNats per dimension above predicting the training mean, on {rows} {split} rows "
         f"(standard errors up to {error:.4f}):\n\n{table(results, names)}\n"
     )
+
+
+@app.command()
+@_guarded
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="A run folder, such as runs/mnist_mvae.")],
+    targets: Annotated[str | None, typer.Option(help="What to predict: modalities, separated by commas.")] = None,
+    given: Annotated[str | None, typer.Option(help="What is known: modalities, separated by commas.")] = None,
+    proposal: Annotated[
+        str | None, typer.Option(help="Whose posterior proposes z; by default all that is named.")
+    ] = None,
+    particles: Annotated[int, typer.Option(min=1, help="Draws of z a row.")] = 1000,
+    prior_particles: Annotated[
+        int | None,
+        typer.Option(min=1, help="Estimate log p(given) with so many draws of the prior (the paper: 5000)."),
+    ] = None,
+    split: Annotated[str, typer.Option(help="train, valid or test.")] = "test",
+    rows: Annotated[int | None, typer.Option(min=1, help="At most so many rows, the first.")] = None,
+    coherence: Annotated[
+        str | None, typer.Option(metavar="SOURCE:TARGET", help="Generate SOURCE from TARGET and classify it.")
+    ] = None,
+    data: Annotated[Path | None, typer.Option(help="Another dataset with the run's modalities.")] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the draws.")] = 0,
+) -> None:
+    """Estimate log-likelihoods of a run's modalities, given any of the others, and how often predictions are right.
+
+    By importance sampling (the paper's equations 5 to 7), on the test rows. Without --targets, the usual questions are
+    asked. Interrupted work goes on; everything is added to RUN/evaluation.json.
+
+    Example: modalkit evaluate runs/mnist_mvae --given label --targets image
+    """
+    from modalkit.evaluation.loading import load_run
+    from modalkit.evaluation.questions import Asking
+    from modalkit.evaluation.report import evaluate as answer
+    from modalkit.evaluation.report import questions_of
+
+    opened = load_run(run, data=data, device=device)
+    asked = questions_of(opened.model, targets, given, proposal)
+    asking = Asking(split, rows, particles, prior_particles, seed)
+    typer.echo(answer(opened, asked, asking, coherence))
 
 
 class _BuilderGroup(TyperGroup):

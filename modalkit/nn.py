@@ -17,18 +17,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from modalkit.plugin import CustomNetwork, Schema, Settings
+from modalkit.plugin import CustomNetwork, Schema, Settings, as_tuple
 
 NetworkT = TypeVar("NetworkT", bound=Settings)
 SchemaT = TypeVar("SchemaT", bound=Schema)
 
 _KERNEL = 4
 _SMALL = 32  # pictures whose smaller side is below this get the paper's small form
-
-
-def as_tuple(value: Any) -> Any:
-    """Let a list stand for a tuple: recipes are strictly validated, and beyond a BeforeValidator pydantic minds."""
-    return tuple(value) if isinstance(value, list) else value
 
 
 Widths = Annotated[tuple[PositiveInt, ...], BeforeValidator(as_tuple)]

@@ -13,10 +13,10 @@ from torch import Tensor
 from modalkit import registry
 from modalkit.data import Batch, Dataset
 from modalkit.errors import guard
-from modalkit.evaluation import ALL, single_and_all_plan
 from modalkit.model import MultimodalVAE
 from modalkit.plugin import Picture, Schema
 from modalkit.randomness import generator
+from modalkit.translation import ALL, single_and_all_plan
 
 Cell = Picture | str | None
 _CELL, _GAP, _LABEL, _PAPER, _INK, _ABSENT = 96, 4, 92, (255, 255, 255), (30, 30, 30), (225, 225, 225)

@@ -35,6 +35,11 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+def as_tuple(value: Any) -> Any:
+    """Let a list stand for a tuple: recipes are strictly validated, and beyond a BeforeValidator pydantic minds."""
+    return tuple(value) if isinstance(value, list) else value
+
+
 class CustomNetwork(Settings):
     """A user's own networks in place of a kind's: ``network: {type: custom, encoder: …, decoder: …}``.
 
@@ -175,6 +180,9 @@ class Modality(Generic[S]):
         read: `(schema, source) ->` one value `(*event_shape)` from a path or a text, as a person has it.
         marginal: `(schema, values) ->` the best constant prediction for `values` `(rows, *event_shape)`, a
             Distribution with `batch_shape` `(1,)`; the baseline that translations are compared with. Optional.
+        correct: `(schema, predicted, values) ->` by name which parts of predictions `(rows, *event_shape)` are right,
+            bool `(rows,)` each: the character at each place of a text, each of several attributes. Optional: for
+            kinds that can be right or wrong.
     """
 
     kind: str
@@ -186,6 +194,7 @@ class Modality(Generic[S]):
     show: Callable[[S, Tensor], Picture | str]
     read: Callable[[S, str], Tensor]
     marginal: Callable[[S, Tensor], Distribution] | None = None
+    correct: Callable[[S, Tensor, Tensor], Mapping[str, Tensor]] | None = None
 
 
 class ObjectiveOptions(Settings):

@@ -24,8 +24,7 @@ from pydantic_core import InitErrorDetails, PydanticCustomError, to_json
 
 from modalkit import registry
 from modalkit.errors import InputError, did_you_mean, guard
-from modalkit.nn import as_tuple
-from modalkit.plugin import CustomNetwork, ObjectiveOptions, Schema, Settings
+from modalkit.plugin import CustomNetwork, ObjectiveOptions, Schema, Settings, as_tuple
 from modalkit.recipe_yaml import Key, dump
 
 _MODULE_DICT = (

@@ -32,7 +32,6 @@ from modalkit.data import Batch, Dataset, draw, draws, evenly, weaken
 from modalkit.diagnosis import unsound, where_not_finite
 from modalkit.engine import evaluate_plan, means
 from modalkit.errors import InputError, RunError, guard
-from modalkit.evaluation import Translation, translations
 from modalkit.fabric import Loss, Step, make_fabric
 from modalkit.files import locked, write_atomic, write_json
 from modalkit.interrupts import Interrupts
@@ -43,6 +42,7 @@ from modalkit.progress import bar, say
 from modalkit.randomness import derived_seed, generator
 from modalkit.recipe import Recipe
 from modalkit.run_folder import MetricsLog, check_claim, claim
+from modalkit.translation import Translation, translations
 
 EVALUATED_ROWS = 500
 """At most this many held-out rows are translated at the end of a run."""

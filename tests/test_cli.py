@@ -168,7 +168,7 @@ def test_inspect_shows_counts_presence_and_pictures(work: Path) -> None:
 def test_schema_is_json_and_validate_says_ok(work: Path) -> None:
     schema = json.loads(modalkit("schema", cwd=work).stdout)
     assert {"data", "modalities", "objective", "train"} <= set(schema["properties"])
-    done = modalkit("validate", "circle.yaml", "quickstart", "recipes/mnist.yaml", "celeba_transforms", cwd=work)
+    done = modalkit("validate", "circle.yaml", "quickstart", "recipes/mnist_mvae.yaml", "celeba_transforms", cwd=work)
     assert done.returncode == 0 and done.stdout.count(": ok: ") == 4, done.stderr
 
 

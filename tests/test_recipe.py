@@ -183,8 +183,8 @@ MISTAKES = {
     "objective: {warmup: 3}": "r.yaml:5: objective.warmup: unknown key (did you mean 'warmup_epochs'?)",
     "objective: {name: mvea}": "r.yaml:5: objective.name: unknown objective 'mvea' (did you mean 'mvae'?); known: ",
     "objective: {name: 3}": "r.yaml:5: objective.name: should be a text",
-    "extends: some/other": "r.yaml:5: extends: some/other: no such recipe; shipped with modalkit: celeba",
-    "extends: minst": "r.yaml:5: extends: minst: no such recipe (did you mean 'mnist'?); shipped",
+    "extends: some/other": "r.yaml:5: extends: some/other: no such recipe; shipped with modalkit: binary",
+    "extends: mnits_mvae": "r.yaml:5: extends: mnits_mvae: no such recipe (did you mean 'mnist_mvae'?); shipped",
     f"extends: {'x' * 300}": "r.yaml:5: extends: xxx",
     f"plugins: [{'x' * 300}]": "r.yaml:5: plugins.0: ",
     "extends: 3": "r.yaml:5: extends: should be a text, got 3",
@@ -303,9 +303,9 @@ def test_extends_merges_deeply_and_later_wins(write):
 
 
 def test_extends_a_shipped_recipe(write):
-    recipe = load_recipe(write("extends: mnist\ntrain: {epochs: 2}\n"))
+    recipe = load_recipe(write("extends: mnist_mvae\ntrain: {epochs: 2}\n"))
     assert (recipe.train.epochs, recipe.train.batch_size) == (2, 100)
-    assert load_recipe(Path("mnist")) == load_recipe(shipped()["mnist"][0])
+    assert load_recipe(Path("mnist_mvae")) == load_recipe(shipped()["mnist_mvae"][0])
 
 
 def test_errors_name_the_file_that_a_value_came_from(write):
@@ -489,7 +489,7 @@ def test_reading_recipes_does_not_import_torch():
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-@pytest.mark.parametrize("name", ["celeba_transforms", "mnist", "quickstart"])
+@pytest.mark.parametrize("name", shipped())
 def test_shipped_recipes(name, tmp_path):
     path, description = shipped()[name]
     first = path.read_text().splitlines()[0]
@@ -565,7 +565,7 @@ def test_json_schema_accepts_what_the_loader_accepts(tmp_path):
     for path, _ in shipped().values():
         assert _fits(parse(path.read_text(), Place(str(path), 1)).value, schema, schema)
         assert _fits(parse(load_recipe(path).to_yaml(), Place(str(path), 1)).value, schema, schema)
-    assert _fits({"extends": "mnist", "modalities": {"label": None, "image": {"weight": 2}}}, schema, schema)
+    assert _fits({"extends": "mnist_mvae", "modalities": {"label": None, "image": {"weight": 2}}}, schema, schema)
     wrong = [
         {"seed": 1},
         WHOLE | {"sed": 1},

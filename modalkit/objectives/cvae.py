@@ -81,6 +81,7 @@ class Conditional(MultimodalVAE):
         value = schema.unpack(torch.zeros(1, *schema.event_shape, dtype=getattr(torch, schema.dtype)))
         self.width = schema.columns(value).shape[1]
         super().__init__(schemas, latent_dim)
+        self.mixes_rows[self.condition] = False  # it has no decoder
 
     def _assemble(self, name: str, schema: Schema) -> None:
         if name != self.target:

@@ -1,0 +1,1 @@
+"""Evaluation of trained models: likelihoods by importance sampling, accuracies, coherence."""

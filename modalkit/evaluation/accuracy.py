@@ -1,0 +1,220 @@
+"""How often a prediction of a label, a character or an attribute is right, and whether generated samples cohere."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Categorical
+
+from modalkit import registry
+from modalkit.checkpoint import load_weights, save_weights
+from modalkit.data import Batch, Dataset
+from modalkit.errors import InputError, guard
+from modalkit.evaluation.likelihood import fetch, mask
+from modalkit.model import MultimodalVAE
+from modalkit.plugin import Schema
+from modalkit.progress import bar
+from modalkit.randomness import derived_seed, generator
+
+_ROWS = 200
+
+
+def posterior_draws(model: MultimodalVAE, batch: Batch, given: Sequence[str], samples: int, seed: Tensor) -> Tensor:
+    """Return what decoders see for draws of z from q(z|x_given), `(samples, batch, …)`.
+
+    Args:
+        model: in eval mode.
+        batch: the rows, on the model's device.
+        given: modalities; of them each row uses those that it has.
+        samples: draws a row.
+        seed: int64 `(1,)`, of the draws.
+    """
+    draws_of = torch.Generator().manual_seed(int(seed))
+    noise = torch.randn(samples, 1, len(batch), model.latent_dim, generator=draws_of).to(model.device, model.dtype)
+    choice = torch.rand(samples, 1, len(batch), generator=draws_of).to(model.device, model.dtype)
+    observed = model.observed(batch)
+    posterior = model.posterior(observed, batch.present, (batch.present & mask(model, given))[None])
+    z = posterior.sample(noise, choice).squeeze(1)  # (samples, batch, latent_dim)
+    return model.decoder_inputs(z, observed, batch.present)
+
+
+def predict(model: MultimodalVAE, name: str, inputs: Tensor) -> Tensor:
+    """Return the value that stands for the predictive distribution, averaged over draws of z, `(batch, *event_shape)`.
+
+    Reals: the mean of the likelihoods' means. Categories: the likeliest under the mean of their probabilities. Other
+    integers: at each place of the sample, what the likelihoods' modes say most often.
+
+    Args:
+        model: in eval mode.
+        name: the modality.
+        inputs: what its decoder sees, `(samples, batch, …)`.
+    """
+    samples, batch = inputs.shape[:2]
+    flat = inputs.flatten(0, 1)  # (samples, batch, …) -> (samples * batch, …)
+    likelihood = model.likelihood(name, flat)
+    if isinstance(likelihood, Categorical):
+        return likelihood.probs.reshape(samples, batch, -1).mean(0).argmax(-1)
+    value = model.predict(name, flat)
+    value = value.reshape(samples, batch, *value.shape[1:])
+    return value.mean(0) if value.is_floating_point() else value.mode(0).values
+
+
+@torch.no_grad()
+def accuracy(
+    model: MultimodalVAE, dataset: Dataset, rows: Tensor, target: str, given: Sequence[str], samples: int, seed: int
+) -> dict[str, Tensor]:
+    """Tell which parts of a modality are predicted right from others.
+
+    Args:
+        model: put in eval mode here.
+        dataset: where the rows are.
+        rows: int64 `(rows,)`; those without the target, or without anything given, are left out.
+        target: the modality; its kind must have `correct`.
+        given: the modalities that it is predicted from.
+        samples: draws of z a row.
+        seed: of the draws.
+
+    Returns:
+        By part, bool `(rows that count,)`.
+    """
+    model.eval()
+    schema = model.schemas[target]
+    correct = registry.modality(schema.kind).correct
+    if correct is None:
+        raise InputError(f"modality '{target}': kind '{schema.kind}' does not say when a prediction is right")
+    column = model.names.index(target)
+    usable = dataset.present[rows, column] & (dataset.present[rows] & mask(model, given)).any(1)
+    rows, parts = rows[usable], []
+    with bar(len(rows), f"{target} from {'+'.join(given)}", unit="row", leave=False) as progress:
+        for start in range(0, len(rows), _ROWS):
+            batch = fetch(dataset, model.schemas, rows[start : start + _ROWS], seed).to(model.device)
+            inputs = posterior_draws(model, batch, given, samples, torch.tensor(derived_seed(seed, "accuracy", start)))
+            with guard(f"kind '{schema.kind}': its correct"):
+                parts.append(correct(schema, predict(model, target, inputs), schema.unpack(batch.values[target])))
+            progress.update(len(batch))
+    return {name: torch.cat([part[name] for part in parts]).cpu() for name in parts[0]} if parts else {}
+
+
+class Classifier(nn.Module):
+    """A network that predicts one modality from another, made of those that their kinds provide.
+
+    Args:
+        source: schema of what it sees.
+        target: schema of what it predicts.
+    """
+
+    def __init__(self, source: Schema, target: Schema) -> None:
+        super().__init__()
+        self.source, self.target, self.kind = source, target, registry.modality(target.kind)
+        self.encoder = registry.modality(source.kind).encoder(source)
+        value = source.unpack(torch.zeros(2, *source.event_shape, dtype=getattr(torch, source.dtype)))
+        with torch.no_grad():
+            features = self.encoder.eval()(value).shape[1]
+        self.decoder = self.kind.decoder(target, features)
+        self.train()
+
+    def forward(self, value: Tensor) -> torch.distributions.Distribution:
+        """Return p(target|source)."""
+        return self.kind.likelihood(self.target, self.decoder(self.encoder(value)))
+
+
+def train_classifier(
+    dataset: Dataset, schemas: dict[str, Schema], source: str, target: str, path: Path, *, epochs: int, seed: int
+) -> Classifier:
+    """Return a classifier of one modality from another, trained on a dataset's training rows; kept at `path`.
+
+    Args:
+        dataset: real data.
+        schemas: of its modalities.
+        source: what it sees.
+        target: what it predicts.
+        path: where its weights are kept; read if they are there.
+        epochs: passes over the training rows.
+        seed: determines the classifier.
+    """
+    torch.manual_seed(derived_seed(seed, "classifier"))
+    classifier = Classifier(schemas[source], schemas[target])
+    if path.exists():
+        load_weights(path, classifier)
+        return classifier.eval()
+    names = dataset.names
+    rows = dataset.rows("train")
+    rows = rows[dataset.present[rows][:, [names.index(source), names.index(target)]].all(1)]
+    if not len(rows):
+        raise InputError(f"{dataset.path}: no training row has both {source} and {target} to train a classifier on")
+    optimizer = torch.optim.Adam(classifier.parameters(), lr=1e-3)
+    with bar(epochs * len(rows), f"classifier of {target} from {source}", unit="row", leave=False) as progress:
+        for epoch in range(epochs):
+            order = torch.randperm(len(rows), generator=generator(seed, "classifier order", epoch))
+            for part in torch.split(rows[order], 100):
+                batch = dataset[part]
+                log_p = classifier(schemas[source].unpack(batch.values[source])).log_prob(
+                    schemas[target].unpack(batch.values[target])
+                )
+                optimizer.zero_grad()
+                (-log_p.mean()).backward()
+                optimizer.step()
+                progress.update(len(part))
+    save_weights(path, classifier)
+    return classifier.eval()
+
+
+@torch.no_grad()
+def coherence(
+    model: MultimodalVAE,
+    classifier: Classifier,
+    dataset: Dataset,
+    rows: Tensor,
+    source: str,
+    target: str,
+    seed: int,
+) -> dict[str, tuple[float, float]]:
+    """Say how often what is generated from a target is classified as that target, and how often real samples are.
+
+    A row's target is given, z drawn from q(z|x_target), the source modality decoded to its mean, and classified.
+
+    Args:
+        model: put in eval mode here.
+        classifier: of the target from the source.
+        dataset: where the rows are.
+        rows: int64 `(rows,)`; those that lack one of the two are left out.
+        source: the modality that is generated.
+        target: the modality that is given.
+        seed: of the draws.
+
+    Returns:
+        ``generated`` and ``real``: the share that is right in all its parts, and its standard error.
+    """
+    model.eval()
+    schema = model.schemas[target]
+    correct = registry.modality(schema.kind).correct
+    if correct is None:
+        raise InputError(f"modality '{target}': kind '{schema.kind}' does not say when a prediction is right")
+    both = [model.names.index(source), model.names.index(target)]
+    rows = rows[dataset.present[rows][:, both].all(1)]
+    right: dict[str, list[Tensor]] = {"generated": [], "real": []}
+    for start in range(0, len(rows), _ROWS):
+        batch = fetch(dataset, model.schemas, rows[start : start + _ROWS], seed).to(model.device)
+        inputs = posterior_draws(model, batch, [target], 1, torch.tensor(derived_seed(seed, "coherence", start)))
+        truth = schema.unpack(batch.values[target])
+        real = model.schemas[source].unpack(batch.values[source])
+        for what, value in (("generated", model.predict(source, inputs[0])), ("real", real)):
+            likelihood = classifier(value.to(real.dtype) if real.is_floating_point() else value)
+            guess = likelihood.mean if truth.is_floating_point() else likelihood.mode
+            right[what].append(torch.stack(list(correct(schema, guess, truth).values())).double().mean(0))
+    return {what: mean_and_error(torch.cat(parts)) for what, parts in right.items() if parts}
+
+
+def mean_and_error(values: Tensor) -> tuple[float, float]:
+    """Return the mean of the values that are not NaN and its standard error, NaN where there are too few.
+
+    >>> mean_and_error(torch.tensor([1.0, 3.0, torch.nan]))
+    (2.0, 1.0)
+    """
+    kept = values[~values.isnan()]
+    error = float(kept.std() / len(kept) ** 0.5) if len(kept) > 1 else math.nan
+    return (float(kept.mean()) if len(kept) else math.nan), error

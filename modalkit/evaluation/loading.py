@@ -1,0 +1,62 @@
+"""A trained run, opened to be asked."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from modalkit.checkpoint import load_weights
+from modalkit.data import Dataset
+from modalkit.errors import InputError
+from modalkit.model import MultimodalVAE, assemble
+from modalkit.recipe import Recipe, load_recipe
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder's model with its best weights, and the dataset to ask it about.
+
+    Attributes:
+        path: the run folder.
+        recipe: as it was trained.
+        model: in eval mode, in 32-bit precision, or 64 where the recipe says so.
+        dataset: the recipe's own, or another that has its modalities.
+        weights: SHA-256 of the weights' file.
+    """
+
+    path: Path
+    recipe: Recipe
+    model: MultimodalVAE
+    dataset: Dataset
+    weights: str
+
+
+def load_run(path: Path, *, data: Path | None = None, device: str = "cpu") -> Run:
+    """Open a run.
+
+    Args:
+        path: the run folder.
+        data: a dataset to ask about in place of the recipe's own.
+        device: where to compute, such as ``cpu`` or ``cuda``.
+
+    Raises:
+        InputError: no run there, no weights yet, or the dataset does not have the recipe's modalities.
+    """
+    if not (path / "recipe.yaml").is_file():
+        raise InputError(f"{path}: is not a run (no recipe.yaml); train one with `modalkit train RECIPE --out {path}`")
+    recipe = load_recipe(path / "recipe.yaml")
+    dataset = Dataset(data or recipe.data.path, list(recipe.modalities), in_memory=recipe.data.in_memory)
+    dataset.require(recipe.modalities)
+    model = assemble(recipe)
+    weights = path / "checkpoints" / "best.safetensors"
+    load_weights(weights, model)
+    try:
+        model.to(device, torch.float64 if recipe.train.precision == "64" else torch.float32)
+    except (RuntimeError, AssertionError) as error:  # what torch raises for a device that is not there
+        raise InputError(f"--device {device}: cannot be had here ({error}); cpu always can") from error
+    with weights.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return Run(path, recipe, model.eval(), dataset, digest)
