@@ -183,6 +183,52 @@ def evaluate(
     typer.echo(answer(opened, asked, asking, coherence))
 
 
+class Part(StrEnum):
+    """What of the paper `reproduce` can reproduce."""
+
+    table1 = "table1"
+    table2 = "table2"
+    table3 = "table3"
+    table4 = "table4"
+    table5 = "table5"
+    fig2 = "fig2"
+    fig3 = "fig3"
+    fig4 = "fig4"
+    fig5 = "fig5"
+
+
+@app.command()
+@_guarded
+def reproduce(
+    part: Annotated[Part, typer.Argument(help="A table or a figure of the paper.")],
+    dataset: Annotated[str, typer.Option(help="Which dataset: tables 2 to 5, figures 2 and 4.")] = "mnist",
+    runs: Annotated[Path, typer.Option(help="Folder of the run folders; finished runs are used again.")] = Path("runs"),
+    out: Annotated[Path, typer.Option(help="Folder for CSV files and pictures.")] = Path("reproduction"),
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="Train for so many, the warm-up shortened in proportion.")
+    ] = None,
+    rows: Annotated[int | None, typer.Option(min=1, help="Evaluate on at most so many test rows.")] = None,
+    particles: Annotated[int | None, typer.Option(min=1, help="Draws a row, in place of the paper's.")] = None,
+    values: Annotated[
+        str | None, typer.Option(help="What a figure sweeps over, separated by commas: k, or fractions.")
+    ] = None,
+    train: Annotated[bool, typer.Option(help="Train what is missing, or take runs as they are.")] = True,
+    overrides: Overrides = [],  # noqa: B006
+    device: Annotated[str, typer.Option(help="Where to evaluate: cpu, cuda, ...")] = "cpu",
+) -> None:
+    """Reproduce a table or figure of the paper: its numbers beside measured ones, as text, CSV and pictures.
+
+    Runs of the shipped recipes that are missing are trained, in RUNS/RECIPE. Interrupted, it goes on.
+
+    Example: modalkit reproduce table2 --dataset mnist --epochs 20 --rows 500
+    """
+    from modalkit.reproduction.command import reproduce as make
+    from modalkit.reproduction.runs import Settings
+
+    settings = Settings(runs, epochs, tuple(overrides), train, device)
+    typer.echo(make(part.value, settings, out, dataset, rows, particles, values))
+
+
 class _BuilderGroup(TyperGroup):
     """Lists and makes a command for each installed builder, and imports only the one that is asked for."""
 

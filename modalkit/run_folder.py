@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from lightning_fabric.loggers import TensorBoardLogger
 
 import modalkit
 from modalkit.errors import InputError, RunError
 from modalkit.files import is_empty, remove_leftovers, write_json, write_text
-from modalkit.recipe import Recipe
+from modalkit.recipe import Recipe, load_recipe
 
 MAY_CHANGE = {
     "epochs",
@@ -43,13 +42,12 @@ def check_claim(recipe: Recipe, run: Path) -> None:
         raise InputError(f"{run}: is not empty and not a run; choose another --out")
     for folder in (run, run / "checkpoints", run / "pictures"):
         remove_leftovers(folder)
-    if path.exists() and any((run / "checkpoints").glob("*")):
-        before, now = _comparable(path), _comparable_text(recipe.to_yaml())
-        if changed := [key for key in before | now if before.get(key) != now.get(key)]:
-            raise InputError(
-                f"{run}: holds a run of another recipe (it differs in {', '.join(changed)}); choose another --out, "
-                f"or delete this folder"
-            )
+    trained = path.exists() and any((run / "checkpoints").glob("*"))
+    if trained and (changed := differences(_recipe_of(path), recipe)):
+        raise InputError(
+            f"{run}: holds a run of another recipe (it differs in {', '.join(changed)}); choose another --out, or "
+            f"delete this folder"
+        )
 
 
 def claim(recipe: Recipe, run: Path) -> None:
@@ -60,20 +58,23 @@ def claim(recipe: Recipe, run: Path) -> None:
     write_json(run / "environment.json", versions | machine | {"command": sys.argv})
 
 
-def _comparable(path: Path) -> dict[str, Any]:
+def _recipe_of(path: Path) -> Recipe:
+    """Return the recipe that a run was begun with; what has been added to recipes since then has its default."""
     try:
-        return _comparable_text(path.read_text())
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(f"{path}: this run's recipe is damaged ({reason}); choose another --out") from None
+        return load_recipe(path)
+    except InputError as error:
+        raise InputError(f"{path}: this run's recipe is damaged ({error}); choose another --out") from None
 
 
-def _comparable_text(text: str) -> dict[str, Any]:
-    """Return a resolved recipe's values by dotted key, without what may change when a run goes on."""
-    recipe: dict[str, Any] = yaml.safe_load(text)
-    recipe.pop("description", None)
-    recipe["train"] = {key: value for key, value in recipe["train"].items() if key not in MAY_CHANGE}
-    return dict(_leaves("", recipe))
+def differences(before: Recipe, now: Recipe) -> list[str]:
+    """Return the dotted keys in which two recipes differ, without what may change when a run goes on."""
+    one, other = (dict(_leaves("", _comparable(recipe))) for recipe in (before, now))
+    return [key for key in one | other if one.get(key) != other.get(key)]
+
+
+def _comparable(recipe: Recipe) -> dict[str, Any]:
+    whole = recipe.model_dump(mode="json", exclude={"extends", "description"})
+    return whole | {"train": {key: value for key, value in whole["train"].items() if key not in MAY_CHANGE}}
 
 
 def _leaves(at: str, value: Any) -> Iterator[tuple[str, Any]]:

@@ -333,9 +333,7 @@ def test_loss_and_gradients_equal_the_formula_written_out(case: str, rows: str) 
     for (parameter, values), one, other in zip(model.named_parameters(), ours, theirs, strict=True):
         # What has no part in a formula has no gradient, or zeros.
         one, other = (torch.zeros_like(values) if g is None else g for g in (one, other))
-        torch.testing.assert_close(
-            one, other, rtol=1e-10, atol=1e-10 * largest, msg=lambda m, p=parameter: f"{p}: {m}"
-        )
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10 * largest, msg=lambda m, p=parameter: f"{p}: {m}")
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -482,7 +480,9 @@ def test_mmvaes_density_is_that_of_a_mixture_and_integrates_to_one() -> None:
         torch.testing.assert_close(log_q[:, row], mixture.log_prob(grid[:, None]), rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("name", ["vae", "bivcca", "jmvae", "telbo", "cvae", "mmvae", "mopoe", "mvtcae", "mixture-mvae"])
+@pytest.mark.parametrize(
+    "name", ["vae", "bivcca", "jmvae", "telbo", "cvae", "mmvae", "mopoe", "mvtcae", "mixture-mvae"]
+)
 def test_nothing_given_is_the_prior(name: str) -> None:
     names = {"vae": ("place",), "cvae": ("place", "class")}.get(name, THREE)
     options = {"first_stage_epochs": 1} if name == "telbo" else {}

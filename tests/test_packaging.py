@@ -30,6 +30,7 @@ ORDER = [
     ["inspection", "checkpoint", "run_folder", "fabric", "building"],
     ["evaluation"],
     ["trainer"],
+    ["reproduction"],
     ["cli"],
     ["__main__"],
 ]

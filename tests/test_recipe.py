@@ -354,7 +354,7 @@ OVERRIDE_MISTAKES = {
     "plugins.3=5": "plugins.3: 'plugins' is a list of 0; set the whole of it",
     "modalities.wrod.weight=2": "modalities.wrod.kind: is missing (did you mean 'word'?)",
     "modalities.wrod=null": "modalities.wrod: should be a mapping, got null",
-    "extends=mnist": "extends: cannot be changed here; write it in the recipe",
+    "extends=mnist_mvae": "extends: cannot be changed here; write it in the recipe",
     "train={epochs: 1, epochs: 2}": "train.epochs: given twice",
     "train=[": "not YAML: ",
 }

@@ -51,7 +51,7 @@ def random_values(schema: Schema, rows: int, generator: torch.Generator) -> Any:
     if schema.kind == "tokens":
         lengths = torch.randint(fields["max_length"] + 1, (rows,), generator=generator)
         return ["7" * int(length) for length in lengths]
-    high = {"label": fields.get("classes"), "bit": 2, "attributes": 2}.get(schema.kind, 256)
+    high = {"label": fields.get("classes", 0), "bit": 2, "attributes": 2}.get(schema.kind, 256)
     return torch.randint(high, (rows, *schema.event_shape), generator=generator)
 
 

@@ -94,15 +94,16 @@ class Conditional(MultimodalVAE):
 
     def posterior(self, observed: Mapping[str, Tensor], present: Tensor, given: Tensor) -> Gaussian:
         """Return q(z|x, y) where both are given, else the prior; see `MultimodalVAE.posterior`."""
-        shape = (*given.shape[:2], self.latent_dim)
-        prior = torch.zeros(shape, device=self.device, dtype=self.dtype)
         rows = present.all(1).nonzero().squeeze(1)
-        if not len(rows):
-            return Gaussian(prior, prior + 1)
-        x, y = (of_rows(observed[n], present[:, self.names.index(n)], rows) for n in (self.target, self.condition))
-        with self._blame(self.target, "encoder"):
-            features = self.encoders[self.target](x, self._columns(y))
-            own = gaussian(self.heads[self.target](features))
+        head = self.heads[self.target]
+        assert isinstance(head, nn.Linear)
+        features = torch.zeros(0, head.in_features, device=self.device, dtype=self.dtype)
+        if len(rows):
+            x, y = (of_rows(observed[n], present[:, self.names.index(n)], rows) for n in (self.target, self.condition))
+            with self._blame(self.target, "encoder"):
+                features = self.encoders[self.target](x, self._columns(y))
+        own = gaussian(head(features))  # of no rows too, so that a batch without pairs can be a step
+        prior = torch.zeros(*given.shape[:2], self.latent_dim, device=self.device, dtype=self.dtype)
         chosen = given.all(-1, keepdim=True).to(self.device)
         loc, precision = (spread(part, rows, len(present)) for part in (own.loc, own.precision))
         return Gaussian(torch.where(chosen, loc, prior), torch.where(chosen, precision, prior + 1))

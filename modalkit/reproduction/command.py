@@ -1,0 +1,59 @@
+"""Which of the reproductions is asked for, and what it prints."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+from modalkit.errors import InputError
+from modalkit.reproduction import figures, tables
+from modalkit.reproduction.runs import Settings
+
+
+def reproduce(
+    part: str,
+    settings: Settings,
+    out: Path,
+    dataset: str,
+    rows: int | None = None,
+    particles: int | None = None,
+    values: str | None = None,
+) -> str:
+    """Make a table or figure, keep it in a folder, and return it as text.
+
+    Args:
+        part: ``table1`` to ``table5``, ``fig2`` to ``fig5``.
+        settings: how runs are come by.
+        out: the folder for CSV files and pictures.
+        dataset: as recipes begin with it.
+        rows: at most so many test rows.
+        particles: in place of the paper's.
+        values: what a figure sweeps over, separated by commas, in place of its own.
+    """
+    if part == "fig2":
+        return "\n".join(f"written: {path}" for path in figures.fig2(dataset, settings, out))
+    if part.startswith("table"):
+        entries = tables.table1() if part == "table1" else tables.likelihoods(part, dataset, settings, rows, particles)
+        path = out / f"{part}{'' if part == 'table1' else f'-{dataset}'}.csv"
+        tables.write_csv(path, [asdict(entry) for entry in entries])
+        return f"{tables.text(entries)}\n\nwritten: {path}"
+    if part == "fig3":
+        swept = figures.fig3(settings, _numbers(values, figures.FIG3_K), rows, particles)
+        x, ys, name = "k", ["log p(all)", "var log w"], part
+    elif part == "fig4":
+        swept = figures.fig4(dataset, settings, _numbers(values, figures.FIG4_PAIRED), rows)
+        x, ys, name = "paired", ["accuracy"], f"{part}-{dataset}"
+    else:
+        swept = figures.fig5(settings, _numbers(values, figures.FIG5_KEEP), rows, particles)
+        x, ys, name = "keep", ["accuracy", "log p(x)", "log p(x|y)"], part
+    written = figures.keep(swept, x, ys, out / name)
+    return f"{figures.table(swept)}\n\nwritten: {', '.join(map(str, written))}"
+
+
+def _numbers(values: str | None, own: tuple[float, ...]) -> tuple[float, ...]:
+    if values is None:
+        return own
+    try:
+        return tuple(float(value) for value in values.split(","))
+    except ValueError:
+        raise InputError(f"--values {values}: give numbers, separated by commas") from None

@@ -1,0 +1,179 @@
+"""Figures 2 to 5: samples, and sweeps over k, over supervision, and over missing entries."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from modalkit import registry
+from modalkit.data import Batch
+from modalkit.errors import InputError
+from modalkit.evaluation.accuracy import accuracy, mean_and_error
+from modalkit.evaluation.likelihood import mask
+from modalkit.evaluation.loading import Run
+from modalkit.evaluation.questions import Asking, Question, ask
+from modalkit.files import write_atomic
+from modalkit.pictures import show
+from modalkit.randomness import generator
+from modalkit.reproduction.runs import Settings, progress
+from modalkit.reproduction.tables import write_csv
+
+FIG2 = {"mnist": "5", "binary_mnist": "5", "fashion_mnist": "9", "multimnist": "1773", "celeba": "Male"}
+"""Figure 2: what each dataset's samples are conditioned on (9 is the ankle boot)."""
+FIG3_K = (0, 1, 2, 5, 10, 20, 50)
+FIG4_PAIRED = (0.0, 0.001, 0.002, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0)
+FIG5_KEEP = (0.001, 0.01, 0.05, 0.1, 0.2, 0.5, 1.0)
+_SAMPLES = 20
+Row = dict[str, object]
+
+
+@torch.no_grad()
+def fig2(dataset: str, settings: Settings, out: Path, count: int = 64, seed: int = 0) -> list[Path]:
+    """Draw samples of the image from the prior, and given the other modality's value in `FIG2`; return the pictures.
+
+    Source:
+        Wu & Goodman 2018, figure 2.
+    """
+    if dataset not in FIG2:
+        raise InputError(f"--dataset {dataset}: give one of {', '.join(FIG2)}")
+    run = settings.run(f"{dataset}_mvae")
+    model, (image, other) = run.model, run.model.names
+    schema = model.schemas[other]
+    value = registry.modality(schema.kind).read(schema, FIG2[dataset])
+    batch = Batch(
+        {n: torch.zeros(1, *s.event_shape, dtype=getattr(torch, s.dtype)) for n, s in model.schemas.items()},
+        mask(model, [other])[None],
+    )
+    batch.values[other][0] = schema.pack(value)
+    batch = batch.to(model.device)
+    paths = []
+    for what, given in (("prior", ()), (f"given-{FIG2[dataset]}", (other,))):
+        posterior = model.posterior(model.observed(batch), batch.present, (batch.present & mask(model, given))[None])
+        draws = generator(seed, "figure 2")
+        noise = torch.randn(count, 1, 1, model.latent_dim, generator=draws).to(model.device, model.dtype)
+        z = posterior.sample(noise, torch.rand(count, 1, 1, generator=draws).to(model.device, model.dtype))
+        pictures = [show(model.schemas[image], one) for one in model.predict(image, z[:, 0, 0])]
+        path = out / f"fig2-{dataset}-{what}.png"
+        tiled = tile([np.asarray(picture) for picture in pictures])
+        write_atomic(path, lambda temporary, tiled=tiled: tiled.save(temporary, format="png"))  # type: ignore[misc]
+        paths.append(path)
+    return paths
+
+
+def tile(pictures: Sequence[np.ndarray[tuple[int, ...], np.dtype[np.uint8]]]) -> Image.Image:
+    """Lay pictures of one size out in a square."""
+    across = max(1, round(len(pictures) ** 0.5))
+    height, width = pictures[0].shape[:2]
+    page = Image.new("RGB", (across * (width + 2), -(-len(pictures) // across) * (height + 2)), (255, 255, 255))
+    for i, picture in enumerate(pictures):
+        corner = ((i % across) * (width + 2), (i // across) * (height + 2))
+        page.paste(Image.fromarray(picture).convert("RGB"), corner)
+    return page
+
+
+def fig3(settings: Settings, values: Sequence[float], rows: int | None, particles: int | None) -> list[Row]:
+    """Measure MVAE19's joint log-likelihood and variance of log weights for several numbers k of random subsets.
+
+    Source:
+        Wu & Goodman 2018, figure 3.
+    """
+    found: list[Row] = []
+    for k in values:
+        run = settings.run("celeba19_mvae", [f"objective.k={int(k)}"], f"-k{int(k)}")
+        asking = Asking(rows=rows, particles=particles or 1000)
+        (answer,) = ask(run, [Question(run.model.names)], asking)
+        figures = {"log p(all)": answer.log_p[0], "error": answer.log_p[1]}
+        found.append({"k": int(k), **figures, "var log w": answer.variance[0], "epoch": progress(run.path).epoch})
+    return found
+
+
+def fig4(dataset: str, settings: Settings, values: Sequence[float], rows: int | None) -> list[Row]:
+    """Measure how often y is predicted right from the image, for several fractions of paired training rows.
+
+    The other rows keep one modality each; for CelebA, MVAE19 sees all attributes of a row or none.
+
+    Source:
+        Wu & Goodman 2018, figure 4.
+    """
+    name = "celeba19_mvae" if dataset == "celeba" else f"{dataset}_mvae"
+    found: list[Row] = []
+    for paired in values:
+        changes = [f"data.weak.paired={paired}"]
+        if dataset == "celeba":
+            image, *bits = settings.recipe(name).modalities
+            changes.append(f"data.weak.groups=[[{image}], [{', '.join(bits)}]]")
+        run = settings.run(name, changes, f"-paired{paired:g}")
+        found += [{"paired": paired, **one, "epoch": progress(run.path).epoch} for one in _accuracies(run, rows)]
+    return found
+
+
+def fig5(settings: Settings, values: Sequence[float], rows: int | None, particles: int | None) -> list[Row]:
+    """Measure MVAE19's accuracies and likelihoods when each training entry is kept with probability p.
+
+    Source:
+        Wu & Goodman 2018, figure 5.
+    """
+    found: list[Row] = []
+    for keep in values:
+        run = settings.run("celeba19_mvae", [f"data.weak.keep={keep}"], f"-keep{keep:g}")
+        image, *bits = run.model.names
+        questions = [Question((image,), (), (image,)), Question((image,), tuple(bits), (image,))]
+        asking = Asking(rows=rows, particles=particles or 100, prior_particles=1000)
+        marginal, conditional = ask(run, questions, asking)
+        figures: Row = {"log p(x)": marginal.log_p[0], "log p(x|y)": conditional.log_p[0]}
+        each = _accuracies(run, rows)
+        found += [{"keep": keep, **one, **figures, "epoch": progress(run.path).epoch} for one in each]
+    return found
+
+
+def _accuracies(run: Run, rows: int | None) -> list[Row]:
+    """Return the share of right predictions from the first modality: a row for each part of the others, and the mean."""
+    image, *others = run.model.names
+    tested, found, all_parts = run.dataset.rows("test")[:rows], [], []
+    for target in others:
+        for part, right in accuracy(run.model, run.dataset, tested, target, (image,), _SAMPLES, 0).items():
+            mean, error = mean_and_error(right.double())
+            found.append({"target": target, "part": part, "accuracy": mean, "error": error})
+            all_parts.append(right.double())
+    if len(all_parts) > 1 and len({len(part) for part in all_parts}) == 1:
+        mean, error = mean_and_error(torch.stack(all_parts).mean(0))
+        found.append({"target": "mean", "part": "", "accuracy": mean, "error": error})
+    return found
+
+
+def keep(rows: list[Row], x: str, ys: Sequence[str], path: Path) -> list[Path]:
+    """Write a sweep as CSV and as a chart of one panel for each of `ys`, a line for each target and part."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib.figure import Figure
+
+    write_csv(path.with_suffix(".csv"), rows)
+    figure = Figure(figsize=(5 * len(ys), 4), layout="constrained")
+    for axis, y in zip(np.atleast_1d(figure.subplots(1, len(ys))), ys, strict=True):
+        lines: dict[str, list[tuple[float, float]]] = {}
+        for row in rows:
+            name = " ".join(str(row[key]) for key in ("target", "part") if row.get(key)) if y == "accuracy" else ""
+            lines.setdefault(name, []).append((float(str(row[x])), float(str(row[y]))))
+        for name, points in lines.items():
+            axis.plot(*zip(*sorted(set(points)), strict=True), marker="o", label=name or None)
+        axis.set_xlabel(x)
+        axis.set_ylabel(y)
+        axis.set_xscale("symlog", linthresh=1e-3)
+        if 1 < len(lines) <= 20:
+            axis.legend(fontsize=7)
+    write_atomic(path.with_suffix(".png"), lambda temporary: figure.savefig(temporary, format="png", dpi=120))
+    return [path.with_suffix(".csv"), path.with_suffix(".png")]
+
+
+def table(rows: list[Row]) -> str:
+    """Lay a sweep's rows out as text."""
+    if not rows:
+        return ""
+    cells = [list(rows[0]), *([f"{v:.4f}" if isinstance(v, float) else str(v) for v in row.values()] for row in rows)]
+    widths = [max(len(line[i]) for line in cells) + 2 for i in range(len(cells[0]))]
+    return "\n".join("".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in cells)

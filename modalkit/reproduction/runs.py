@@ -1,0 +1,88 @@
+"""The runs that a table or figure needs: found, gone on with, or trained."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from modalkit.building import ensure_dataset
+from modalkit.checkpoint import load_state
+from modalkit.data import check_manifest
+from modalkit.errors import InputError, RunError
+from modalkit.evaluation.loading import Run, load_run
+from modalkit.progress import say
+from modalkit.recipe import Recipe, load_recipe
+from modalkit.run_folder import differences
+from modalkit.trainer import Progress, train
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How runs are come by.
+
+    Attributes:
+        runs: the folder of run folders.
+        epochs: train for so many, the warm-up shortened in proportion; None: as the recipe says.
+        overrides: changes to every recipe, as `--set` takes them.
+        train: whether to train what is not finished; otherwise runs are taken as they are.
+        device: where to evaluate.
+    """
+
+    runs: Path = Path("runs")
+    epochs: int | None = None
+    overrides: tuple[str, ...] = ()
+    train: bool = True
+    device: str = "cpu"
+
+    def recipe(self, name: str, changes: Sequence[str] = ()) -> Recipe:
+        """Return a shipped recipe with the changes of this reproduction and of this run."""
+        recipe = load_recipe(Path(name), [*changes, *self.overrides])
+        if self.epochs is None:
+            return recipe
+        warmup = recipe.objective.warmup_epochs * self.epochs / recipe.train.epochs
+        scaled = [f"train.epochs={self.epochs}", f"objective.warmup_epochs={warmup:g}"]
+        return load_recipe(Path(name), [*changes, *scaled, *self.overrides])
+
+    def run(self, name: str, changes: Sequence[str] = (), suffix: str = "", data: Path | None = None) -> Run:
+        """Return a trained run of a shipped recipe, ``RUNS/NAME[SUFFIX]``, training what is missing of it.
+
+        Args:
+            name: the recipe's.
+            changes: to the recipe, as `--set` takes them.
+            suffix: of the folder's name, where the same recipe is run in several ways.
+            data: a dataset to evaluate on in place of the recipe's own.
+
+        Raises:
+            InputError: its dataset is not there, the folder holds another recipe's run, or (with `train` off) no run.
+            RunError: training was interrupted; the same command goes on.
+        """
+        path, recipe = self.runs / f"{name}{suffix}", self.recipe(name, changes)
+        if self.train and not finished(path, recipe):
+            say(f"{path}: training")
+            ensure_dataset(recipe)
+            check_manifest(recipe.data.path, recipe.modalities)
+            result = train(recipe, path)
+            if result.signal:
+                raise RunError(f"{path}: stopped at step {result.progress.step}; the same command goes on there")
+        elif not (path / "checkpoints" / "best.safetensors").exists():
+            raise InputError(f"{path}: no trained run there; leave out --no-train, or name the folder with --runs")
+        if changed := differences(load_recipe(path / "recipe.yaml"), recipe):
+            say(f"{path}: differs from the recipe asked for in {', '.join(changed)}")
+        return load_run(path, data=data, device=self.device)
+
+
+def progress(path: Path) -> Progress:
+    """Return how far a run is."""
+    state = load_state(path / "checkpoints" / "state.pt", torch.device("cpu"))
+    return Progress(**state["progress"])
+
+
+def finished(path: Path, recipe: Recipe) -> bool:
+    """Tell whether a run has done all that a recipe asks for."""
+    if not (path / "translations.json").exists() or not (path / "checkpoints" / "state.pt").exists():
+        return False
+    done, asked = progress(path), recipe.train
+    return done.epoch >= asked.epochs or (asked.max_steps is not None and done.step >= asked.max_steps)

@@ -1,0 +1,145 @@
+"""Tables 1 to 5: the paper's numbers beside measured ones."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from modalkit.errors import InputError
+from modalkit.evaluation.loading import Run
+from modalkit.evaluation.questions import Answer, Asking, Question, allows, ask
+from modalkit.files import write_text
+from modalkit.model import MultimodalVAE, assemble
+from modalkit.progress import say
+from modalkit.recipe import load_recipe
+from modalkit.reproduction.paper import DATASETS, PARTICLES, TABLES, Line
+from modalkit.reproduction.runs import Settings, progress
+from modalkit.tables import KNOWN_DIFFERENCES, PAPER_TABLE1, inference_parameters
+
+DYNAMIC = "binary_mnist_dynamic"
+"""BinaryMNIST binarised anew at every training step, and tested on the fixed test images."""
+_FIXED = Path("data/binary-mnist")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One number of a table.
+
+    Attributes:
+        quantity: what is measured.
+        system: of which model.
+        dataset: on what.
+        paper: the paper's number, if it has one.
+        measured: ours, if there is one.
+        error: its standard error over rows.
+        note: how it was come by.
+    """
+
+    quantity: str
+    system: str
+    dataset: str
+    paper: float | None
+    measured: float | None
+    error: float | None = None
+    note: str = ""
+
+
+def table1() -> list[Entry]:
+    """Count the inference networks' parameters of every shipped recipe in Table 1."""
+    found = []
+    for system, columns in PAPER_TABLE1.items():
+        for dataset, paper in columns.items():
+            model = assemble(load_recipe(Path(f"{dataset}_{system}")))
+            note = KNOWN_DIFFERENCES.get((system, dataset), "")
+            found.append(Entry("parameters", system, dataset, paper, inference_parameters(model), note=note))
+    return found
+
+
+def likelihoods(
+    table: str, dataset: str, settings: Settings, rows: int | None = None, particles: int | None = None
+) -> list[Entry]:
+    """Measure one dataset's column of Tables 2 to 5.
+
+    Args:
+        table: ``table2`` to ``table5``.
+        dataset: one of `DATASETS`, or `DYNAMIC`.
+        settings: how runs are come by.
+        rows: at most so many test rows.
+        particles: in place of the paper's.
+    """
+    if dataset not in (*DATASETS, DYNAMIC):
+        raise InputError(f"--dataset {dataset}: give one of {', '.join((*DATASETS, DYNAMIC))}")
+    column = DATASETS.index("binary_mnist" if dataset == DYNAMIC else dataset)
+    samples, prior = PARTICLES.get(dataset, (1000, 5000))
+    asking = Asking(rows=rows, particles=particles or samples, prior_particles=prior)
+    lines = [line for line in TABLES[table] if line.values[column] is not None]
+    systems = ["mvae"] if dataset == DYNAMIC else list(dict.fromkeys(line.system for line in lines))
+    found: list[Entry] = []
+    for system in systems:
+        name = "celeba19_mvae" if system == "mvae19" else f"{dataset}_{system}"
+        try:
+            run = settings.run(name, data=_FIXED if dataset == DYNAMIC else None)
+        except InputError as error:
+            if settings.train:
+                raise
+            say(f"left out: {error}")
+            continue
+        found += _measure(table, run, [line for line in lines if line.system == system], dataset, column, asking)
+    return found
+
+
+def _measure(table: str, run: Run, lines: list[Line], dataset: str, column: int, asking: Asking) -> Iterator[Entry]:
+    questions = [_question(table, line.quantity, run.model) for line in lines]
+    done = progress(run.path)
+    note = f"epoch {done.best_epoch} of {done.epoch}"
+    for line, answer in zip(lines, ask(run, questions, asking), strict=True):
+        value, error = _value(table, answer)
+        yield Entry(line.quantity, line.system, dataset, line.values[column], value, error, note)
+
+
+def _value(table: str, answer: Answer) -> tuple[float, float]:
+    return answer.log_p if table in ("table2", "table3") else answer.variance
+
+
+def _question(table: str, quantity: str, model: MultimodalVAE) -> Question:
+    """Return what a table's quantity asks: x is the recipe's first modality, y the others.
+
+    Tables 2 and 4 propose with q(z|x), where the model has it (CVAE has q(z|x, y) alone); 3 and 5 with that of all.
+    """
+    image, *others = model.names
+    proposal = (image,) if table in ("table2", "table4") and allows(model, (image,)) else model.names
+    if quantity == "marginal":
+        return Question((image,), (), proposal)
+    if quantity == "joint":
+        return Question(model.names, (), proposal)
+    return Question((image,), tuple(others), proposal)
+
+
+def text(entries: list[Entry]) -> str:
+    """Lay entries out: the paper's number, the measured one with its standard error, and the difference."""
+    head = ("", "system", "dataset", "paper", "measured", "difference", "")
+    lines = [head]
+    for e in entries:
+        number = "{:,}" if e.quantity == "parameters" else "{:.3f}"
+        measured = "" if e.measured is None else number.format(e.measured)
+        measured += f" ± {e.error:.3f}" if e.error is not None else ""
+        gap = "" if e.paper is None or e.measured is None else e.measured - e.paper
+        difference = (
+            "" if gap == "" else "0" if gap == 0 else f"{gap:+,.0f}" if e.quantity == "parameters" else f"{gap:+.3f}"
+        )
+        paper = "" if e.paper is None else number.format(e.paper)
+        lines.append((e.quantity, e.system, e.dataset, paper, measured, difference, e.note))
+    widths = [max(len(line[i]) for line in lines) + 2 for i in range(len(head))]
+    return "\n".join("".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in lines)
+
+
+def write_csv(path: Path, rows: list[dict[str, object]]) -> None:
+    """Write rows with the same keys as a CSV file."""
+    written = io.StringIO()
+    writer = csv.DictWriter(written, list(rows[0]) if rows else [], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, written.getvalue())
