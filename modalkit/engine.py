@@ -95,32 +95,59 @@ def evaluate_plan(model: MultimodalVAE, batch: Batch, plan: Plan, noise: Tensor,
     """
     given, targets = plan.given & batch.present, plan.targets & batch.present
     observed = model.observed(batch)
-    takes_part = (given | targets).any(-1).to(model.device)  # (terms, batch)
     posterior, alone = _posteriors(model, observed, batch.present, given, plan.references is not None)
-    if isinstance(posterior, Gaussian):
-        share, z = None, posterior.rsample(noise)
-        kl = posterior.kl_to_prior()
-    else:
-        noise = torch.unflatten(noise, 0, (model.components, -1))  # (components * terms, …) -> (components, terms, …)
-        share, z = posterior.log_weight.exp(), posterior.parts.rsample(noise)  # (components, terms, batch[, latent])
-        kl = _mean_over(share, posterior.kl_to_prior(z))
-        targets_of = (targets & _counts(share)).flatten(0, 1)
-        z = z.flatten(0, 1)
-    kl = kl * takes_part
-    inputs = model.decoder_inputs(z, observed, batch.present)
-    weight = _on(plan.weight, z)
-    kl_weight = weight if plan.kl_weight is None else _on(plan.kl_weight, z)
-    log_px, elbo = {}, -beta * kl_weight * kl
+    draws = _draw(posterior, noise)
+    inputs = model.decoder_inputs(draws.z, observed, batch.present)
+    weight = _on(plan.weight, noise)
+    kl_weight = weight if plan.kl_weight is None else _on(plan.kl_weight, noise)
+    log_px, elbo = {}, -beta * kl_weight * draws.kl
     for column, name in enumerate(model.names):
-        wanted = targets if share is None else targets_of
-        scored = _score(model, name, inputs, observed[name], batch.present[:, column], wanted[:, :, column])
-        log_px[name] = scored if share is None else _mean_over(share, torch.unflatten(scored, 0, share.shape[:2]))
+        wanted = draws.pairs(targets[:, :, column])
+        log_px[name] = draws.mean(_score(model, name, inputs, observed[name], batch.present[:, column], wanted))
         elbo = elbo + weight * model.schemas[name].weight * log_px[name]
-    if alone is not None and isinstance(posterior, Gaussian):
-        references = _on(plan.references, z) * batch.present.to(z.device)  # (terms, batch, modalities)
-        apart = torch.stack([posterior.kl_to(alone_m) for alone_m in alone], -1)
-        elbo = elbo - beta * (references * apart).sum(-1) * takes_part
-    return Elbo(replace(plan, given=given, targets=targets), log_px, kl, elbo)
+    if isinstance(posterior, Gaussian) and alone:
+        apart = torch.stack([posterior.kl_to(one) for one in alone], -1)  # (terms, batch, modalities)
+        references = _on(plan.references, noise) * batch.present.to(noise.device)
+        elbo = elbo - beta * (references * apart).sum(-1)
+    return Elbo(replace(plan, given=given, targets=targets), log_px, draws.kl, elbo)
+
+
+@dataclass(frozen=True)
+class _Draws:
+    """Draws of z for every term and row: one, or one of each component.
+
+    Attributes:
+        z: `(components * terms, batch, latent_dim)`.
+        kl: KL(q || p), `(terms, batch)`.
+        share: the components' weights, `(components, terms, batch)`; None if there is but one.
+    """
+
+    z: Tensor
+    kl: Tensor
+    share: Tensor | None = None
+
+    def pairs(self, targets: Tensor) -> Tensor:
+        """Return which draws must be scored, bool `(components * terms, batch)`, on the CPU, of `(terms, batch)`."""
+        return targets if self.share is None else (targets & (self.share > 0).cpu()).flatten(0, 1)
+
+    def mean(self, scores: Tensor) -> Tensor:
+        """Return the components' mean, `(components * terms, batch) -> (terms, batch)`."""
+        return scores if self.share is None else (self.share * torch.unflatten(scores, 0, self.share.shape[:2])).sum(0)
+
+
+def _draw(posterior: Posterior, noise: Tensor) -> _Draws:
+    """Draw from every term's posterior, from every component of one that is a mixture.
+
+    Args:
+        posterior: `(terms, batch, latent_dim)`.
+        noise: `(components * terms, batch, latent_dim)`.
+    """
+    if isinstance(posterior, Gaussian):
+        return _Draws(posterior.rsample(noise), posterior.kl_to_prior())
+    share = posterior.log_weight.exp()
+    z = posterior.parts.rsample(noise.reshape(posterior.parts.loc.shape))  # -> (components, terms, batch, latent_dim)
+    kl = posterior.kl_to_prior(z).where(share > 0, 0)
+    return _Draws(z.flatten(0, 1), (share * kl).sum(0), share)
 
 
 def _posteriors(
@@ -145,16 +172,6 @@ def _posteriors(
     return Gaussian(both.loc[:terms], both.precision[:terms]), [
         Gaussian(*one) for one in zip(both.loc[terms:], both.precision[terms:], strict=True)
     ]
-
-
-def _mean_over(share: Tensor, values: Tensor) -> Tensor:
-    """Return the components' mean, `(components, terms, batch) -> (terms, batch)`; none without a share counts."""
-    return (share * values.where(share > 0, 0)).sum(0)
-
-
-def _counts(share: Tensor) -> Tensor:
-    """Tell which components have a share, bool `(components, terms, batch, 1)`, on the CPU."""
-    return (share > 0).cpu().unsqueeze(-1)
 
 
 def _on(weights: Tensor | None, like: Tensor) -> Tensor:

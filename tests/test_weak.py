@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -61,7 +62,7 @@ def test_what_a_smaller_fraction_keeps_a_larger_one_keeps_too(complete: Path) ->
     fractions = [presence(complete, paired=paired)[0] for paired in (0.0, 0.01, 0.1, 0.5, 1.0)]
     entries = [presence(complete, paired=0.3, keep=keep)[0] for keep in (0.0, 0.2, 0.6, 1.0)]
     for chain in (fractions, entries):
-        for smaller, larger in zip(chain, chain[1:], strict=False):
+        for smaller, larger in pairwise(chain):
             assert not (smaller & ~larger).any() and smaller.sum() < larger.sum()
 
 

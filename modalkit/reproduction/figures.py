@@ -131,7 +131,7 @@ def fig5(settings: Settings, values: Sequence[float], rows: int | None, particle
 
 
 def _accuracies(run: Run, rows: int | None) -> list[Row]:
-    """Return the share of right predictions from the first modality: a row for each part of the others, and the mean."""
+    """Return the share of right predictions from the first modality: a row a part of each other one, and the mean."""
     image, *others = run.model.names
     tested, found, all_parts = run.dataset.rows("test")[:rows], [], []
     for target in others:
