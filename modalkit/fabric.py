@@ -37,9 +37,14 @@ class Loss(nn.Module):
     def forward(self, step: Step) -> Tensor:
         """Return minus the ELBO, summed over terms and divided by `step.rows`."""
         if not len(step.batch):  # fewer rows than processes: this one only keeps the others company
-            return 0.0 * torch.stack([p.sum() for p in self.parameters()]).sum()
+            return self._nothing()
         step.elbo = evaluate_plan(self.model, step.batch, step.plan, step.noise, step.beta)
-        return -step.elbo.elbo.sum() / step.rows
+        loss = -step.elbo.elbo.sum() / step.rows
+        return loss if loss.requires_grad else loss + self._nothing()  # no row takes part in any term
+
+    def _nothing(self) -> Tensor:
+        """Return 0, as a function of the parameters."""
+        return 0.0 * torch.stack([p.sum() for p in self.parameters() if p.requires_grad]).sum()
 
 
 def make_fabric(train: TrainSettings) -> Fabric:

@@ -73,7 +73,8 @@ def differences(before: Recipe, now: Recipe) -> list[str]:
 
 
 def _comparable(recipe: Recipe) -> dict[str, Any]:
-    whole = recipe.model_dump(mode="json", exclude={"extends", "description"})
+    # How its data was built is no matter here: the trainer compares what is in it.
+    whole = recipe.model_dump(mode="json", exclude={"extends": True, "description": True, "data": {"build"}})
     return whole | {"train": {key: value for key, value in whole["train"].items() if key not in MAY_CHANGE}}
 
 

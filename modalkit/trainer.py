@@ -104,6 +104,7 @@ class Trainer:
         rows = self.dataset.rows("train")
         weaken(self.dataset, rows, recipe.data.weak, recipe.seed)
         self.rows = rows[self.dataset.present[rows].any(1)]
+        self._require_something_to_learn()
         valid = self.dataset.rows("valid")
         self.valid = valid[self.dataset.present[valid].any(1)]
         if recipe.train.patience is not None and not len(self.valid):
@@ -181,13 +182,24 @@ class Trainer:
             return f"{train.epochs} epochs done"
         if train.max_steps is not None and progress.step >= train.max_steps:
             return f"{train.max_steps} steps done"
+        frozen, options = self.objective.frozen, self.recipe.objective
+        last_stage = frozen(options, progress.epoch) == frozen(options, train.epochs - 1)
         if (
             train.patience is not None
+            and last_stage  # in an earlier one, the next has still to come
             and progress.best_epoch
             and progress.epoch - progress.best_epoch >= train.patience
         ):
             return f"epoch {progress.epoch}: no better validation ELBO since epoch {progress.best_epoch}"
         return ""
+
+    def _require_something_to_learn(self) -> None:
+        """Raise `InputError` if weak supervision has hidden everything, or all of a modality."""
+        seen = self.dataset.present[self.rows].any(0)
+        if hidden := [name for name, some in zip(self.dataset.names, seen, strict=True) if not some]:
+            raise InputError(
+                f"data.weak hides every training entry of {', '.join(hidden)}; raise data.weak.paired or data.weak.keep"
+            )
 
     def _require_complete_rows(self) -> None:
         """Raise `InputError` if the objective is defined for complete rows only and a row is not."""

@@ -18,6 +18,7 @@ from modalkit.data import Batch
 from modalkit.distributions import Gaussian, Mixture
 from modalkit.engine import evaluate_plan
 from modalkit.model import MultimodalVAE
+from modalkit.objectives.cvae import ConditionedEncoder
 from modalkit.plugin import Draws, Schema
 
 ROWS, LATENT, BETA = 6, 3, 0.7
@@ -349,6 +350,13 @@ def test_every_network_learns_something(case: str) -> None:
     waiting = {n for n, _ in model.named_parameters() if waits and n.startswith("alone.")}
     normed = {n for n in without - waiting if ".bits." in n and n.endswith(".bias")}  # batch norm removes a bias
     assert without - normed == waiting
+
+
+def test_an_encoder_that_is_one_layer_sees_the_condition_too() -> None:
+    layer = torch.nn.Linear(2, 3)
+    encoder = ConditionedEncoder(layer, 4)
+    x, columns = torch.randn(5, 2), torch.randn(5, 4)
+    torch.testing.assert_close(encoder(x, columns), layer(x) + columns @ encoder.first.of_condition.weight.T)
 
 
 # Closed forms.

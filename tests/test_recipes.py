@@ -6,26 +6,19 @@ import json
 import re
 import shlex
 import shutil
-from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from modalkit_tools.celeba import make_schemas as celeba_schemas
+from made import ROWS, write_made
 from modalkit_tools.face_sources import ATTRIBUTES
-from modalkit_tools.idx import schemas as idx_schemas
-from modalkit_tools.multimnist import make_schemas as multimnist_schemas
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
-import modalkit
 from modalkit import registry
 from modalkit.cli import app
-from modalkit.plugin import Schema
 from modalkit.recipe import load_recipe, shipped
 
-ROWS = {"train": 4, "valid": 2, "test": 2}
 SYSTEMS = ("vae", "cvae", "bivcca", "jmvae", "mvae")
 SETTINGS = {  # the paper's: latent dimensions, batch, learning rate, epochs, warm-up
     "mnist": (64, 100, 1e-3, 500, 200),
@@ -36,35 +29,12 @@ SETTINGS = {  # the paper's: latent dimensions, batch, learning rate, epochs, wa
 }
 OF_THE_TABLES = [(d, s) for d in SETTINGS for s in SYSTEMS if (d, s) != ("multimnist", "cvae")]
 OTHERS = ["binary_mnist_dynamic_mvae", "celeba19_mvae", "celeba_transforms", "quickstart"]
-DATASETS: dict[str, Callable[[], Mapping[str, Schema]]] = {  # as the builders make them, by their folder
-    "mnist": idx_schemas,
-    "binary-mnist": idx_schemas,
-    "fashion-mnist": idx_schemas,
-    "multimnist": multimnist_schemas,
-    "celeba-transforms": lambda: celeba_schemas(64, annotated=True),
-    "quickstart": lambda: celeba_schemas(32, annotated=False),
-}
-
-
-def random_values(schema: Schema, rows: int, generator: torch.Generator) -> Any:
-    fields = schema.model_dump()
-    if schema.kind == "tokens":
-        lengths = torch.randint(fields["max_length"] + 1, (rows,), generator=generator)
-        return ["7" * int(length) for length in lengths]
-    high = {"label": fields.get("classes", 0), "bit": 2, "attributes": 2}.get(schema.kind, 256)
-    return torch.randint(high, (rows, *schema.event_shape), generator=generator)
 
 
 @pytest.fixture(scope="session")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small dataset of random values in the place of each that the recipes name."""
-    folder, generator = tmp_path_factory.mktemp("made"), torch.Generator().manual_seed(0)
-    split = [name for name, rows in ROWS.items() for _ in range(rows)]
-    for name, schemas in DATASETS.items():
-        described = schemas()
-        values = {n: random_values(schema, len(split), generator) for n, schema in described.items()}
-        modalkit.write_dataset(folder / name, described, values, split=split)
-    return folder
+    return write_made(tmp_path_factory.mktemp("made"))
 
 
 def test_every_system_of_the_tables_has_its_recipe() -> None:

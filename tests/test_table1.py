@@ -45,7 +45,8 @@ def test_mvae19_is_the_image_and_18_of_the_attribute_encoders() -> None:
     counts = model("celeba19_mvae").parameter_counts()
     experts = {part: count for part, count in counts.items() if part.startswith("expert.")}
     assert experts.pop("expert.image") == image
-    assert len(experts) == 18 and set(experts.values()) == {2 * 512 + 1024 + (512 * 512 + 512) + 1024 + (512 * 200 + 200)}
+    norms = 2 * 2 * 512
+    assert len(experts) == 18 and set(experts.values()) == {2 * 512 + (512 * 512 + 512) + (512 * 200 + 200) + norms}
 
 
 def test_jmvae_on_multimnist_differs_by_what_is_known() -> None:

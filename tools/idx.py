@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import gzip
 import hashlib
+import os
 import sys
 import zlib
 from collections.abc import Callable, Mapping
@@ -60,7 +61,7 @@ class Family:
 
     Attributes:
         name: as people write it.
-        builder: the `modalkit build-dataset` command for its files.
+        builder: the `modalkit build-dataset` command for its files, and its folder's name in MODALKIT_DATA.
         torchvision: its class in `torchvision.datasets`, which is also the folder that class makes.
         md5: of each file's raw bytes, by the keys of `FILES`.
     """
@@ -100,11 +101,17 @@ FASHION_MNIST = Family(
 FAMILIES = (MNIST, FASHION_MNIST)
 
 
+RAW = Path("data/raw")
+"""Where files are looked for, and downloaded to, if nobody says where they are."""
+
+
 class IdxOptions(Settings):
     """Where a family's files are."""
 
-    source: Path = Field(
-        description="folder of the four IDX files, gzipped or not (also torchvision's, which has them in a raw/ inside)"
+    source: Path | None = Field(
+        None,
+        description="folder of the four IDX files, gzipped or not (also torchvision's, which has them in a raw/ "
+        "inside); by default the folder of that name in the one that MODALKIT_DATA names, else data/raw",
     )
     download: bool = Field(False, description="if they are not there, let torchvision download them into it")
 
@@ -130,6 +137,13 @@ def locate(family: Family, source: Path) -> dict[str, Path]:
         f"{best}: lacks {family.name}'s {', '.join(missing[best])} (or the same ending in .gz); give --download to let "
         f"torchvision.datasets.{family.torchvision} fetch them, or name the folder that holds them with --source"
     )
+
+
+def default_source(family: Family) -> Path:
+    """Return where a family's files are if nobody says: in the folder that MODALKIT_DATA names, or in data/raw."""
+    named = os.environ.get("MODALKIT_DATA")
+    there = Path(named) / family.builder if named else RAW
+    return there if there.is_dir() else RAW
 
 
 def _download(family: Family, source: Path) -> None:
@@ -248,13 +262,14 @@ def load(family: Family, options: IdxOptions) -> Rows:
 
     from modalkit.data import Rows
 
+    source = options.source or default_source(family)
     try:
-        found = locate(family, options.source)
+        found = locate(family, source)
     except InputError:
         if not options.download:
             raise
-        _download(family, options.source)
-        found = locate(family, options.source)
+        _download(family, source)
+        found = locate(family, source)
     data = {role: read_idx(path, family, role) for role, path in found.items()}
     train, test = len(data["train_labels"]), len(data["test_labels"])
     values = {

@@ -36,8 +36,8 @@ def posterior_draws(model: MultimodalVAE, batch: Batch, given: Sequence[str], sa
     draws_of = torch.Generator().manual_seed(int(seed))
     noise = torch.randn(samples, 1, len(batch), model.latent_dim, generator=draws_of).to(model.device, model.dtype)
     choice = torch.rand(samples, 1, len(batch), generator=draws_of).to(model.device, model.dtype)
-    observed = model.observed(batch)
-    posterior = model.posterior(observed, batch.present, (batch.present & mask(model, given))[None])
+    observed, known = model.observed(batch), batch.present & mask(model, given)
+    posterior = model.posterior(observed, known, known[None])  # which encodes nothing else
     z = posterior.sample(noise, choice).squeeze(1)  # (samples, batch, latent_dim)
     return model.decoder_inputs(z, observed, batch.present)
 

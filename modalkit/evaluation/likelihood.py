@@ -67,9 +67,7 @@ def fetch(dataset: Dataset, schemas: Mapping[str, Schema], rows: Tensor, seed: i
 
 
 @torch.no_grad()
-def log_likelihoods(
-    model: MultimodalVAE, batch: Batch, z: Tensor, names: Sequence[str], given: Sequence[str] = ()
-) -> dict[str, Tensor]:
+def log_likelihoods(model: MultimodalVAE, batch: Batch, z: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
     """Return log p(x_m|z) for many draws of z a row, zeros where a row has no x_m; decoded in parts that fit memory.
 
     Args:
@@ -77,7 +75,6 @@ def log_likelihoods(
         batch: the rows, on the model's device.
         z: `(samples, batch, latent_dim)`.
         names: the modalities m.
-        given: what else the batch may be looked at for, by models that condition their decoders.
 
     Returns:
         `(samples, batch)` for each name.
@@ -127,7 +124,7 @@ def log_weights(
     """
     observed = model.observed(batch)
     given = batch.present & mask(model, proposal)
-    posterior = model.posterior(observed, batch.present, given[None])
+    posterior = model.posterior(observed, given, given[None])  # which encodes nothing else
     z = posterior.sample(noise.unsqueeze(1), choice.unsqueeze(1))  # (samples, 1, batch, latent_dim)
     log_w = (log_prior(z) - posterior.log_prob(z)).squeeze(1)  # (samples, batch)
     z = z.squeeze(1)

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from modalkit.checkpoint import load_weights
-from modalkit.data import Dataset
+from modalkit.data import Dataset, check_manifest
 from modalkit.errors import InputError
 from modalkit.model import MultimodalVAE, assemble
 from modalkit.recipe import Recipe, load_recipe
@@ -49,14 +49,14 @@ def load_run(path: Path, *, data: Path | None = None, device: str = "cpu") -> Ru
         raise InputError(f"{path}: is not a run (no recipe.yaml); train one with `modalkit train RECIPE --out {path}`")
     recipe = load_recipe(path / "recipe.yaml")
     dataset = Dataset(data or recipe.data.path, list(recipe.modalities), in_memory=recipe.data.in_memory)
-    dataset.require(recipe.modalities)
+    check_manifest(dataset.path, recipe.modalities)
     model = assemble(recipe)
-    weights = path / "checkpoints" / "best.safetensors"
-    load_weights(weights, model)
     try:
         model.to(device, torch.float64 if recipe.train.precision == "64" else torch.float32)
     except (RuntimeError, AssertionError) as error:  # what torch raises for a device that is not there
         raise InputError(f"--device {device}: cannot be had here ({error}); cpu always can") from error
+    weights = path / "checkpoints" / "best.safetensors"
+    load_weights(weights, model)
     with weights.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return Run(path, recipe, model.eval(), dataset, digest)

@@ -91,6 +91,12 @@ def ask(run: Run, questions: Sequence[Question], asking: Asking) -> list[Answer]
         InputError: an unknown modality, a subset that the model has no posterior of, or no rows.
     """
     checked = [check(run.model, question) for question in questions]
+    for question in checked:
+        if not asking.prior_particles and question.given and not allows(run.model, question.given):
+            raise InputError(
+                f"{question}: there is no posterior of {', '.join(question.given)} to estimate log p(given) with; "
+                f"draw from the prior instead: --prior-particles 5000"
+            )
     rows = run.dataset.rows(asking.split)[: asking.rows]
     if not len(rows):
         raise InputError(f"{run.dataset.path}: no rows in the {asking.split} split; choose another --split")
@@ -103,7 +109,7 @@ def ask(run: Run, questions: Sequence[Question], asking: Asking) -> list[Answer]
 
 
 def check(model: MultimodalVAE, question: Question) -> Question:
-    """Return a question with its proposal filled in, by default all that it names as far as the model allows.
+    """Return a question in the model's order, its proposal by default all that it names as far as the model allows.
 
     Raises:
         InputError: see `ask`.
@@ -126,7 +132,8 @@ def check(model: MultimodalVAE, question: Question) -> Question:
         of = ", ".join(question.proposal or everything)
         what = f"it must be given {', '.join(conditions)}" if conditions else f"there is no posterior of {of}"
         raise InputError(f"{question}: this run's objective cannot answer it: {what}")
-    return Question(question.targets, question.given, tuple(n for n in names if n in allowed[0]))
+    parts = (question.targets, question.given, allowed[0])
+    return Question(*(tuple(n for n in names if n in part) for part in parts))
 
 
 def allows(model: MultimodalVAE, names: Sequence[str]) -> bool:
@@ -142,7 +149,8 @@ def usual_questions(model: MultimodalVAE) -> list[Question]:
     if len(names) > 1 and len(names) <= 6:
         found += [Question((n,), (), (n,)) for n in names if allows(model, (n,))]
         if allows(model, model.names):
-            found += [Question((n,), tuple(o for o in names if o != n)) for n in names]
+            others = {n: tuple(o for o in names if o != n) for n in names}
+            found += [Question((n,), others[n]) for n in names if allows(model, others[n])]
     return found or [Question((n,), (), (n,)) for n in names if allows(model, (n,))]
 
 
@@ -193,12 +201,18 @@ class _Passes:
         log_p, variance, ess = self._of(question.proposal, self.explained(question)).unbind(1)
         if evidence := self.decoded(question.given):
             first = None if self.asking.prior_particles else question.given
-            log_p = log_p - self._of(first, evidence)[:, 0].nan_to_num(0)
-        names = self.run.dataset.names
-        there = self.run.dataset.present[self.rows][:, [names.index(n) for n in question.targets]].any(1)
+            log_p = log_p - self._of(first, evidence)[:, 0]
+        there = self._has_any(question.targets)
+        if question.given:
+            there &= self._has_any(question.given)
         log_p, variance, ess = (one.masked_fill(~there, torch.nan) for one in (log_p, variance, ess))
         each = (mean_and_error(log_p), mean_and_error(variance), mean_and_error(ess))
         return Answer(question, int((~log_p.isnan()).sum()), *each)
+
+    def _has_any(self, names: Names) -> Tensor:
+        """Tell which rows have at least one of some modalities."""
+        columns = [self.run.dataset.names.index(n) for n in names]
+        return self.run.dataset.present[self.rows][:, columns].any(1)
 
     def _of(self, proposal: Names | None, explained: Names) -> Tensor:
         """Return estimates, `(rows, 3)`: log_p, variance, ess."""
@@ -220,14 +234,16 @@ class _Passes:
         )
         what = f"q(z|{'+'.join(proposal)})" if proposal else "prior"
         with bar(len(self.rows), what, unit="row", initial=done) as progress:
-            for number, (start, rows) in enumerate(batches(self.rows, particles, run.model.latent_dim)):
-                if start < done:
+            # Draws of the prior are shared, and rows that agree are computed once a batch.
+            each = particles if z is None else 1
+            for number, (start, rows) in enumerate(batches(self.rows, each, run.model.latent_dim)):
+                if start + len(rows) <= done:
                     continue
                 batch = fetch(run.dataset, run.model.schemas, rows, asking.seed)
                 if z is not None:
                     like = z.to(run.model.device, run.model.dtype)
-                    each = [evidence_by_prior(run.model, batch, names, like) for names in sets]
-                    estimates = [Estimate(log_p, *torch.full((2, len(rows)), torch.nan)) for log_p in each]
+                    evidence = [evidence_by_prior(run.model, batch, names, like) for names in sets]
+                    estimates = [Estimate(log_p, *torch.full((2, len(rows)), torch.nan)) for log_p in evidence]
                 else:
                     draws_of = generator(asking.seed, f"particles {what}", start)
                     estimates = importance(run.model, batch, proposal or (), sets, particles, draws_of)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from modalkit import registry
@@ -45,13 +48,16 @@ def evaluate(run: Run, questions: Sequence[Question], asking: Asking, cohering: 
     is given; with `cohering`, ``SOURCE:TARGET``, how often what is generated is classified as what it was generated
     from.
     """
+    path = run.path / "evaluation.json"
+    _kept(path)  # what cannot be added to, or is asked wrongly, is said before the work
+    if cohering:
+        _check_coherence(run.model, cohering)
     answers = ask(run, questions, asking)
     accuracies = {str(q): _accuracies(run, q, asking) for q in (a.question for a in answers) if q.given}
     coherences = {cohering: _coherence(run, cohering, asking)} if cohering else {}
     counts = run.model.parameter_counts()
     settings = asdict(asking) | {"data": str(run.dataset.path), "weights": run.weights}
-    path = run.path / "evaluation.json"
-    kept: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    kept = _kept(path)
     for answer in answers:
         key = f"{answer.question} by q(z|{', '.join(answer.question.proposal)})"
         kept.setdefault("log_likelihoods", {})[key] = asdict(answer) | {"settings": settings}
@@ -59,8 +65,32 @@ def evaluate(run: Run, questions: Sequence[Question], asking: Asking, cohering: 
         kept.setdefault("accuracies", {})[what] = figures | {"settings": settings}
     for what, shares in coherences.items():
         kept.setdefault("coherence", {})[what] = shares | {"settings": settings}
-    write_json(path, kept | {"parameters": counts})
+    write_json(path, _finite(kept | {"parameters": counts}))
     return _text(run, answers, accuracies, coherences, counts, asking)
+
+
+def _kept(path: Path) -> dict[str, Any]:
+    """Return what earlier evaluations left in a file.
+
+    Raises:
+        InputError: it is damaged.
+    """
+    try:
+        kept = json.loads(path.read_text()) if path.exists() else {}
+        if not isinstance(kept, dict) or not all(isinstance(part, dict) for part in kept.values()):
+            raise ValueError("not what `modalkit evaluate` writes")
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read ({error}); delete it, or move it away") from None
+    return kept
+
+
+def _finite(value: Any) -> Any:
+    """Return what JSON can hold: null in the place of a number that is none."""
+    if isinstance(value, dict):
+        return {key: _finite(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _accuracies(run: Run, question: Question, asking: Asking) -> Figures:
@@ -76,14 +106,27 @@ def _accuracies(run: Run, question: Question, asking: Asking) -> Figures:
     return found
 
 
-def _coherence(run: Run, asked: str, asking: Asking) -> Figures:
+def _check_coherence(model: MultimodalVAE, asked: str) -> tuple[str, str]:
+    """Return the source and the target of ``SOURCE:TARGET``.
+
+    Raises:
+        InputError: they are not two of the modalities, or the model or the target's kind cannot do it.
+    """
     source, _, target = asked.partition(":")
-    for name in (source, target):
-        if name not in run.model.names:
-            raise InputError(f"--coherence {asked}: write SOURCE:TARGET, two of {', '.join(run.model.names)}")
-    if source not in run.model.decoders or not allows(run.model, (target,)):
+    if source == target or not {source, target} <= set(model.names):
+        raise InputError(f"--coherence {asked}: write SOURCE:TARGET, two of {', '.join(model.names)}")
+    if source not in model.decoders or not allows(model, (target,)):
         raise InputError(f"--coherence {asked}: this run's objective does not generate {source} from {target}")
-    path = run.path / "evaluation" / f"classifier-{target}-from-{source}.safetensors"
+    if registry.modality(kind := model.schemas[target].kind).correct is None:
+        raise InputError(f"--coherence {asked}: {target}'s kind, '{kind}', does not say when a prediction is right")
+    return source, target
+
+
+def _coherence(run: Run, asked: str, asking: Asking) -> Figures:
+    source, target = _check_coherence(run.model, asked)
+    about = f"{_CLASSIFIER_EPOCHS} {asking.seed} {[shard.sha256 for shard in run.dataset.manifest.shards]}"
+    digest = hashlib.sha256(about.encode()).hexdigest()[:8]
+    path = run.path / "evaluation" / f"classifier-{target}-from-{source}-{digest}.safetensors"
     classifier = train_classifier(
         run.dataset, run.model.schemas, source, target, path, epochs=_CLASSIFIER_EPOCHS, seed=asking.seed
     ).to(run.model.device)

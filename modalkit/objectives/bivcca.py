@@ -57,8 +57,8 @@ def plan_bivcca(options: BivccaOptions, names: tuple[str, ...], present: Tensor,
     with their weights.
 
     Source:
-        Wang et al. 2016, section 3 (bi-VCCA), as in Wu & Goodman 2018; for more than two the same with weights that
-        add up to 1.
+        Wang et al. 2016, the objective of bi-VCCA; for more than two modalities the same, with weights that add up
+        to 1.
     """
     given = torch.eye(len(names), dtype=torch.bool)[:, None] & present  # (modalities, batch, modalities)
     weights = torch.tensor([options.mu, *[(1 - options.mu) / max(1, len(names) - 1)] * (len(names) - 1)])

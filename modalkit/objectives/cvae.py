@@ -53,11 +53,12 @@ class ConditionedEncoder(nn.Module):
             raise ValueError("has no dense layer that could see the condition; cvae cannot be had of this kind")
         parent, _, last = place.rpartition(".")
         self.first = _WithColumns(encoder.get_submodule(place), width)  # type: ignore[arg-type]
-        setattr(encoder.get_submodule(parent), last, self.first)
+        if place:
+            setattr(encoder.get_submodule(parent), last, self.first)
         for part in encoder.modules():
             if isinstance(part, CategoryEncoder):
                 part.apart = True  # rows of a category differ in their condition
-        self.encoder = encoder
+        self.encoder = encoder if place else self.first  # which is all there is of an encoder that is one layer
 
     def forward(self, value: Tensor, columns: Tensor) -> Tensor:
         """Return features of values `(rows, *event_shape)` with the condition's columns `(rows, width)`."""
@@ -94,16 +95,13 @@ class Conditional(MultimodalVAE):
 
     def posterior(self, observed: Mapping[str, Tensor], present: Tensor, given: Tensor) -> Gaussian:
         """Return q(z|x, y) where both are given, else the prior; see `MultimodalVAE.posterior`."""
-        rows = present.all(1).nonzero().squeeze(1)
-        head = self.heads[self.target]
-        assert isinstance(head, nn.Linear)
-        features = torch.zeros(0, head.in_features, device=self.device, dtype=self.dtype)
-        if len(rows):
-            x, y = (of_rows(observed[n], present[:, self.names.index(n)], rows) for n in (self.target, self.condition))
-            with self._blame(self.target, "encoder"):
-                features = self.encoders[self.target](x, self._columns(y))
-        own = gaussian(head(features))  # of no rows too, so that a batch without pairs can be a step
         prior = torch.zeros(*given.shape[:2], self.latent_dim, device=self.device, dtype=self.dtype)
+        rows = present.all(1).nonzero().squeeze(1)
+        if not len(rows):
+            return Gaussian(prior, prior + 1)
+        x, y = (of_rows(observed[n], present[:, self.names.index(n)], rows) for n in (self.target, self.condition))
+        with self._blame(self.target, "encoder"):
+            own = gaussian(self.heads[self.target](self.encoders[self.target](x, self._columns(y))))
         chosen = given.all(-1, keepdim=True).to(self.device)
         loc, precision = (spread(part, rows, len(present)) for part in (own.loc, own.precision))
         return Gaussian(torch.where(chosen, loc, prior), torch.where(chosen, precision, prior + 1))

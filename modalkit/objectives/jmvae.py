@@ -72,7 +72,7 @@ def plan_jmvae(options: JmvaeOptions, names: tuple[str, ...], present: Tensor, d
     KL(q(z|x_1 … x_M) \| q(z|x_m)))`. During a warm-up, beta weighs both kinds of KL.
 
     Source:
-        Suzuki et al. 2016, equation 4.
+        Suzuki et al. 2016, the objective of JMVAE-kl.
     """
     whole = present & present.all(-1, keepdim=True)
     references = torch.full((1, *present.shape), options.alpha) * whole

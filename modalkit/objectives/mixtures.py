@@ -70,8 +70,8 @@ MMVAE = Objective(
         schemas, latent_dim, torch.eye(len(schemas), dtype=torch.bool), convex=False
     ),
 )
-r"""Shi et al. 2019, section 3: :math:`\frac1M \sum_m E_{q(z|x_m)} (\sum_n \log p(x_n|z) - \log q(z|X) / p(z))` with
-:math:`q(z|X) = \frac1M \sum_m q(z|x_m)`: the ELBO of its mixture, one draw of each expert. A row's mixture is of the
+r"""Shi et al. 2019, the ELBO of MMVAE: :math:`\frac1M \sum_m E_{q(z|x_m)} (\sum_n \log p(x_n|z) - \log q(z|X) / p(z))` with
+:math:`q(z|X) = \frac1M \sum_m q(z|x_m)`: with one draw of each expert. A row's mixture is of the
 experts that it has."""
 
 MOPOE = Objective(
@@ -84,5 +84,5 @@ MOPOE = Objective(
         schemas, latent_dim, all_subsets(len(schemas)), convex=True
     ),
 )
-r"""Sutter et al. 2021, equation 6: :math:`E_{q(z|X)} \sum_n \log p(x_n|z) - KL(q(z|X) \| p(z))` with the mixture q of
-all non-empty subsets' products, their KL bounded from above by the mean of the parts' own, as their lemma 1 allows."""
+r"""Sutter et al. 2021, the objective of MoPoE: :math:`E_{q(z|X)} \sum_n \log p(x_n|z) - KL(q(z|X) \| p(z))` with the mixture q of
+all non-empty subsets' products; its KL is bounded from above by the mean of the parts' own, as KL is convex."""

@@ -26,7 +26,7 @@ def plan_mvtcae(options: MvtcaeOptions, names: tuple[str, ...], present: Tensor,
     \frac{\alpha}{M} \sum_m KL(q(z|X) \| q(z|x_m)))`, where q(z|X) is the product of experts without the prior expert.
 
     Source:
-        Hwang et al. 2021, section 3.2.
+        Hwang et al. 2021, the objective of MVTCAE.
     """
     count = present.sum(-1).clamp(min=1).to(torch.get_default_dtype())  # (batch,)
     return Plan(

@@ -33,7 +33,7 @@ class TwoStages(MultimodalVAE):
         self.to(memory_format=torch.channels_last)
 
     def posterior(self, observed: Mapping[str, Tensor], present: Tensor, given: Tensor) -> Gaussian:
-        """Return q(z|X) for subsets of none, one, or all that a row has; see `MultimodalVAE.posterior`."""
+        """Return q(z|X) for subsets of none, one, or all modalities; see `MultimodalVAE.posterior`."""
         joint = super().posterior(observed, present, given)
         assert isinstance(joint, Gaussian)
         loc, precision = joint.loc, joint.precision
@@ -60,7 +60,7 @@ def plan_telbo(options: TelboOptions, names: tuple[str, ...], present: Tensor, d
     p(x_m|z) - \beta KL(q(z|x_m) \| p(z))`. Rows that lack a modality take part in the second stage alone.
 
     Source:
-        Vedantam et al. 2017, section 3.1 (triplet ELBO), as Wu & Goodman 2018, section 3, describe it.
+        Vedantam et al. 2017, the triplet ELBO, as Wu & Goodman 2018, section 3, describe it.
     """
     whole = (present & present.all(-1, keepdim=True))[None]
     if draws.epoch is not None and draws.epoch < options.first_stage_epochs:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict
 from pathlib import Path
 
@@ -54,6 +55,9 @@ def _numbers(values: str | None, own: tuple[float, ...]) -> tuple[float, ...]:
     if values is None:
         return own
     try:
-        return tuple(float(value) for value in values.split(","))
+        found = tuple(float(value) for value in values.split(","))
     except ValueError:
-        raise InputError(f"--values {values}: give numbers, separated by commas") from None
+        found = (math.nan,)
+    if not all(map(math.isfinite, found)):
+        raise InputError(f"--values {values}: give numbers, separated by commas")
+    return found

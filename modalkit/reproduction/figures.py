@@ -19,6 +19,7 @@ from modalkit.evaluation.questions import Asking, Question, ask
 from modalkit.files import write_atomic
 from modalkit.pictures import show
 from modalkit.randomness import generator
+from modalkit.reproduction.paper import DATASETS
 from modalkit.reproduction.runs import Settings, progress
 from modalkit.reproduction.tables import write_csv
 
@@ -81,6 +82,8 @@ def fig3(settings: Settings, values: Sequence[float], rows: int | None, particle
     Source:
         Wu & Goodman 2018, figure 3.
     """
+    if broken := [k for k in values if k != int(k)]:
+        raise InputError(f"--values {broken[0]:g}: k is a number of subsets, so give whole numbers")
     found: list[Row] = []
     for k in values:
         run = settings.run("celeba19_mvae", [f"objective.k={int(k)}"], f"-k{int(k)}")
@@ -99,6 +102,8 @@ def fig4(dataset: str, settings: Settings, values: Sequence[float], rows: int | 
     Source:
         Wu & Goodman 2018, figure 4.
     """
+    if dataset not in DATASETS:
+        raise InputError(f"--dataset {dataset}: give one of {', '.join(DATASETS)}")
     name = "celeba19_mvae" if dataset == "celeba" else f"{dataset}_mvae"
     found: list[Row] = []
     for paired in values:
@@ -139,7 +144,7 @@ def _accuracies(run: Run, rows: int | None) -> list[Row]:
             mean, error = mean_and_error(right.double())
             found.append({"target": target, "part": part, "accuracy": mean, "error": error})
             all_parts.append(right.double())
-    if len(all_parts) > 1 and len({len(part) for part in all_parts}) == 1:
+    if len(others) > 1 and len({len(part) for part in all_parts}) == 1:
         mean, error = mean_and_error(torch.stack(all_parts).mean(0))
         found.append({"target": "mean", "part": "", "accuracy": mean, "error": error})
     return found

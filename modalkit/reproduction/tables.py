@@ -21,7 +21,6 @@ from modalkit.tables import KNOWN_DIFFERENCES, PAPER_TABLE1, inference_parameter
 
 DYNAMIC = "binary_mnist_dynamic"
 """BinaryMNIST binarised anew at every training step, and tested on the fixed test images."""
-_FIXED = Path("data/binary-mnist")
 
 
 @dataclass(frozen=True)
@@ -81,13 +80,15 @@ def likelihoods(
     for system in systems:
         name = "celeba19_mvae" if system == "mvae19" else f"{dataset}_{system}"
         try:
-            run = settings.run(name, data=_FIXED if dataset == DYNAMIC else None)
+            run = settings.run(name, data=settings.dataset("binary_mnist_mvae") if dataset == DYNAMIC else None)
         except InputError as error:
             if settings.train:
                 raise
             say(f"left out: {error}")
             continue
         found += _measure(table, run, [line for line in lines if line.system == system], dataset, column, asking)
+    if not found:
+        raise InputError(f"{settings.runs}: no run of {dataset} there; leave out --no-train, or choose another --runs")
     return found
 
 
