@@ -70,9 +70,11 @@ MMVAE = Objective(
         schemas, latent_dim, torch.eye(len(schemas), dtype=torch.bool), convex=False
     ),
 )
-r"""Shi et al. 2019, the ELBO of MMVAE: :math:`\frac1M \sum_m E_{q(z|x_m)} (\sum_n \log p(x_n|z) - \log q(z|X) / p(z))` with
-:math:`q(z|X) = \frac1M \sum_m q(z|x_m)`: with one draw of each expert. A row's mixture is of the
-experts that it has."""
+r"""Shi et al. 2019, the ELBO of MMVAE.
+
+:math:`\frac1M \sum_m E_{q(z|x_m)} (\sum_n \log p(x_n|z) - \log q(z|X) / p(z))`, one draw of each expert, where
+:math:`q(z|X) = \frac1M \sum_m q(z|x_m)` is the mixture of the experts that a row has.
+"""
 
 MOPOE = Objective(
     name="mopoe",
@@ -84,5 +86,8 @@ MOPOE = Objective(
         schemas, latent_dim, all_subsets(len(schemas)), convex=True
     ),
 )
-r"""Sutter et al. 2021, the objective of MoPoE: :math:`E_{q(z|X)} \sum_n \log p(x_n|z) - KL(q(z|X) \| p(z))` with the mixture q of
-all non-empty subsets' products; its KL is bounded from above by the mean of the parts' own, as KL is convex."""
+r"""Sutter et al. 2021, the objective of MoPoE.
+
+:math:`E_{q(z|X)} \sum_n \log p(x_n|z) - KL(q(z|X) \| p(z))`, where q is the mixture of all non-empty subsets' products.
+Its KL is bounded from above by the mean of the parts' own, KL being convex.
+"""

@@ -112,7 +112,8 @@ def fig4(dataset: str, settings: Settings, values: Sequence[float], rows: int | 
             image, *bits = settings.recipe(name).modalities
             changes.append(f"data.weak.groups=[[{image}], [{', '.join(bits)}]]")
         run = settings.run(name, changes, f"-paired{paired:g}")
-        found += [{"paired": paired, **one, "epoch": progress(run.path).epoch} for one in _accuracies(run, rows)]
+        epoch = progress(run.path).epoch
+        found += [{"paired": paired, **one, "epoch": epoch} for one in _accuracies(run, rows)]
     return found
 
 
@@ -130,8 +131,8 @@ def fig5(settings: Settings, values: Sequence[float], rows: int | None, particle
         asking = Asking(rows=rows, particles=particles or 100, prior_particles=1000)
         marginal, conditional = ask(run, questions, asking)
         figures: Row = {"log p(x)": marginal.log_p[0], "log p(x|y)": conditional.log_p[0]}
-        each = _accuracies(run, rows)
-        found += [{"keep": keep, **one, **figures, "epoch": progress(run.path).epoch} for one in each]
+        figures["epoch"] = progress(run.path).epoch
+        found += [{"keep": keep, **one, **figures} for one in _accuracies(run, rows)]
     return found
 
 
