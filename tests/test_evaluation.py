@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 from modalkit_modalities.tokens import TokensSchema, Writer
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.distributions import MultivariateNormal
 from toys import write_circle, write_recipe
@@ -27,7 +27,7 @@ from modalkit.errors import InputError
 from modalkit.evaluation import likelihood, questions
 from modalkit.evaluation.accuracy import accuracy, coherence, mean_and_error, predict, train_classifier
 from modalkit.evaluation.likelihood import fetch, summarise
-from modalkit.evaluation.loading import Run
+from modalkit.evaluation.loading import Run, load_run
 from modalkit.evaluation.questions import Answer, Asking, Question, ask, usual_questions
 from modalkit.model import assemble
 from modalkit.recipe import load_recipe
@@ -199,6 +199,20 @@ def test_chunks_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         assert other.log_p == pytest.approx(one.log_p, abs=1e-12) and other.ess == pytest.approx(one.ess, abs=1e-9)
 
 
+def interrupt(monkeypatch: pytest.MonkeyPatch, after: int) -> list[int]:
+    """Let passes be interrupted, once, after so many saves; return the list that counts them."""
+    saves, write_atomic = [], questions.write_atomic
+
+    def save(path: Path, write: Any) -> None:
+        write_atomic(path, write)
+        saves.append(1)
+        if len(saves) == after:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(questions, "write_atomic", save)
+    return saves
+
+
 @pytest.mark.parametrize("prior_particles", [None, 50])
 def test_a_broken_pass_goes_on_bit_for_bit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prior_particles: int | None
@@ -208,16 +222,7 @@ def test_a_broken_pass_goes_on_bit_for_bit(
     run, asking = linear_run(tmp_path, wider=2), Asking(particles=20, prior_particles=prior_particles)
     asked = [Question(("a",), ("b",)), Question(("a", "b"))]
     unbroken = ask(replace(run, path=tmp_path / "unbroken"), asked, asking)
-    saves: list[int] = []
-
-    def save_twice(path: Path, write: Any) -> None:
-        write_atomic(path, write)
-        saves.append(1)
-        if len(saves) == 2:
-            raise KeyboardInterrupt
-
-    write_atomic = questions.write_atomic
-    monkeypatch.setattr(questions, "write_atomic", save_twice)
+    saves = interrupt(monkeypatch, 2)
     with pytest.raises(KeyboardInterrupt):
         ask(run, asked, asking)
     counted: list[int] = []
@@ -230,6 +235,17 @@ def test_a_broken_pass_goes_on_bit_for_bit(
     for path in (run.path / "evaluation").iterdir():
         path.write_bytes(path.read_bytes()[:-20])
     assert ask(run, asked, asking) == unbroken and counted  # what is damaged is
+
+
+def test_a_pass_that_batches_of_another_size_began_has_no_gap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, asked, asking = linear_run(tmp_path), [Question(("a", "b"))], Asking(particles=5)
+    monkeypatch.setattr(likelihood, "_MOST_ROWS", 4)
+    monkeypatch.setattr(questions, "_SAVE_EVERY", 2)
+    interrupt(monkeypatch, 2)
+    with pytest.raises(KeyboardInterrupt):
+        ask(run, asked, asking)
+    monkeypatch.setattr(likelihood, "_MOST_ROWS", 5)  # 16 rows are done
+    agree(run, ask(run, asked, asking), 1e-9)
 
 
 def test_what_is_kept_is_used_for_what_is_the_same_alone(tmp_path: Path) -> None:
@@ -443,6 +459,14 @@ def test_the_command_takes_what_each_objective_can(work: Path) -> None:
     assert "q(z|position) " in done
     done = command("evaluate", work / "cvae", *few).output
     assert "log p(position | class)" in done and "q(z|position,class)" in done
+
+
+def test_weights_of_double_precision_are_read_as_they_are(work: Path, tmp_path: Path) -> None:
+    short = ["--precision", 64, "--set", "train.max_steps=1", "--set", "modalities.image=null"]
+    command("train", work / "circle.yaml", "--out", tmp_path / "run", *short)
+    read, weights = load_run(tmp_path / "run"), load_file(tmp_path / "run" / "checkpoints" / "best.safetensors")
+    assert all(torch.equal(value, weights[name]) for name, value in read.model.state_dict().items())
+    assert read.model.dtype == torch.float64
 
 
 def test_the_command_refuses_in_words(work: Path) -> None:

@@ -23,7 +23,7 @@ from modalkit.randomness import derived_seed, generator
 _ROWS = 200
 
 
-def posterior_draws(model: MultimodalVAE, batch: Batch, given: Sequence[str], samples: int, seed: Tensor) -> Tensor:
+def posterior_draws(model: MultimodalVAE, batch: Batch, given: Sequence[str], samples: int, seed: int) -> Tensor:
     """Return what decoders see for draws of z from q(z|x_given), `(samples, batch, …)`.
 
     Args:
@@ -31,9 +31,9 @@ def posterior_draws(model: MultimodalVAE, batch: Batch, given: Sequence[str], sa
         batch: the rows, on the model's device.
         given: modalities; of them each row uses those that it has.
         samples: draws a row.
-        seed: int64 `(1,)`, of the draws.
+        seed: of the draws.
     """
-    draws_of = torch.Generator().manual_seed(int(seed))
+    draws_of = torch.Generator().manual_seed(seed)
     noise = torch.randn(samples, 1, len(batch), model.latent_dim, generator=draws_of).to(model.device, model.dtype)
     choice = torch.rand(samples, 1, len(batch), generator=draws_of).to(model.device, model.dtype)
     observed, known = model.observed(batch), batch.present & mask(model, given)
@@ -92,7 +92,7 @@ def accuracy(
     with bar(len(rows), f"{target} from {'+'.join(given)}", unit="row", leave=False) as progress:
         for start in range(0, len(rows), _ROWS):
             batch = fetch(dataset, model.schemas, rows[start : start + _ROWS], seed).to(model.device)
-            inputs = posterior_draws(model, batch, given, samples, torch.tensor(derived_seed(seed, "accuracy", start)))
+            inputs = posterior_draws(model, batch, given, samples, derived_seed(seed, "accuracy", start))
             with guard(f"kind '{schema.kind}': its correct"):
                 parts.append(correct(schema, predict(model, target, inputs), schema.unpack(batch.values[target])))
             progress.update(len(batch))
@@ -199,7 +199,7 @@ def coherence(
     right: dict[str, list[Tensor]] = {"generated": [], "real": []}
     for start in range(0, len(rows), _ROWS):
         batch = fetch(dataset, model.schemas, rows[start : start + _ROWS], seed).to(model.device)
-        inputs = posterior_draws(model, batch, [target], 1, torch.tensor(derived_seed(seed, "coherence", start)))
+        inputs = posterior_draws(model, batch, [target], 1, derived_seed(seed, "coherence", start))
         truth = schema.unpack(batch.values[target])
         real = model.schemas[source].unpack(batch.values[source])
         for what, value in (("generated", model.predict(source, inputs[0])), ("real", real)):

@@ -15,7 +15,8 @@ from modalkit.model import MultimodalVAE
 from modalkit.plugin import Schema
 from modalkit.randomness import generator
 
-_NUMBERS = 1 << 23  # of a modality, decoded at once: 32 MiB a tensor
+_NUMBERS = 1 << 21  # of a modality, decoded at once: 8 MiB a tensor, which a CPU's cache still helps with
+_HIDDEN = 512  # a decoder's layers are about so wide, however small what it gives
 _NOISE = 1 << 23  # numbers of noise drawn at once
 _MOST_ROWS = 100
 
@@ -84,8 +85,8 @@ def log_likelihoods(model: MultimodalVAE, batch: Batch, z: Tensor, names: Sequen
         column = model.names.index(name)
         rows = batch.present[:, column].nonzero().squeeze(1)
         scores = z.new_zeros(z.shape[:2])
-        numbers = max(1, math.prod(model.schemas[name].event_shape)) * max(1, len(rows))
-        for part in torch.split(torch.arange(len(z)), max(1, _NUMBERS // max(numbers, 64 * len(rows), 1))):
+        numbers = max(_HIDDEN, math.prod(model.schemas[name].event_shape)) * max(1, len(rows))
+        for part in torch.split(torch.arange(len(z)), max(1, _NUMBERS // numbers)):
             if not len(rows):
                 break
             inputs = model.decoder_inputs(z[part], observed, batch.present)[:, rows.to(z.device)]

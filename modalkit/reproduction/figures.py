@@ -12,13 +12,13 @@ from PIL import Image
 from modalkit import registry
 from modalkit.data import Batch
 from modalkit.errors import InputError
-from modalkit.evaluation.accuracy import accuracy, mean_and_error
+from modalkit.evaluation.accuracy import accuracy, mean_and_error, posterior_draws
 from modalkit.evaluation.likelihood import mask
 from modalkit.evaluation.loading import Run
 from modalkit.evaluation.questions import Asking, Question, ask
 from modalkit.files import write_atomic
 from modalkit.pictures import show
-from modalkit.randomness import generator
+from modalkit.randomness import derived_seed
 from modalkit.reproduction.paper import DATASETS
 from modalkit.reproduction.runs import Settings, progress
 from modalkit.reproduction.tables import write_csv
@@ -32,7 +32,6 @@ _SAMPLES = 20
 Row = dict[str, object]
 
 
-@torch.no_grad()
 def fig2(dataset: str, settings: Settings, out: Path, count: int = 64, seed: int = 0) -> list[Path]:
     """Draw samples of the image from the prior, and given the other modality's value in `FIG2`; return the pictures.
 
@@ -53,11 +52,10 @@ def fig2(dataset: str, settings: Settings, out: Path, count: int = 64, seed: int
     batch = batch.to(model.device)
     paths = []
     for what, given in (("prior", ()), (f"given-{FIG2[dataset]}", (other,))):
-        posterior = model.posterior(model.observed(batch), batch.present, (batch.present & mask(model, given))[None])
-        draws = generator(seed, "figure 2")
-        noise = torch.randn(count, 1, 1, model.latent_dim, generator=draws).to(model.device, model.dtype)
-        z = posterior.sample(noise, torch.rand(count, 1, 1, generator=draws).to(model.device, model.dtype))
-        pictures = [show(model.schemas[image], one) for one in model.predict(image, z[:, 0, 0])]
+        with torch.no_grad():  # here and not around `settings.run`, which may train
+            inputs = posterior_draws(model, batch, given, count, derived_seed(seed, "figure 2"))
+            drawn = model.predict(image, inputs[:, 0])
+        pictures = [show(model.schemas[image], one) for one in drawn]
         path = out / f"fig2-{dataset}-{what}.png"
         tiled = tile([np.asarray(picture) for picture in pictures])
         write_atomic(path, lambda temporary, tiled=tiled: tiled.save(temporary, format="png"))  # type: ignore[misc]
