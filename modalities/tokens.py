@@ -229,7 +229,7 @@ def marginal(schema: TokensSchema, values: Tensor) -> Strings:
 
 
 def correct(schema: TokensSchema, predicted: Tensor, values: Tensor) -> dict[str, Tensor]:
-    """Tell whether the token at each place is right (a stop counts, once), and whether the whole string is."""
+    """Tell whether each place holds the right character, or rightly none, and whether the whole string is right."""
     right, counts = predicted == values, _unfinished(values, schema.stop)
     places = {f"character {i + 1}": right[:, i] for i in range(schema.max_length)}
     return places | {"string": (right | ~counts).all(1)}

@@ -18,6 +18,7 @@ from modalkit.evaluation.accuracy import mean_and_error
 from modalkit.evaluation.likelihood import Estimate, batches, evidence_by_prior, fetch, importance
 from modalkit.evaluation.loading import Run
 from modalkit.files import write_atomic
+from modalkit.layout import columns
 from modalkit.model import MultimodalVAE
 from modalkit.progress import bar
 from modalkit.randomness import generator
@@ -168,8 +169,7 @@ def table(answers: Sequence[Answer]) -> str:
         )
         for a in answers
     ]
-    widths = [max(len(line[i]) for line in (head, *lines)) + 2 for i in range(len(head))]
-    return "\n".join("".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in (head, *lines))
+    return columns([head, *lines])
 
 
 @dataclass

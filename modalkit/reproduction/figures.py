@@ -17,6 +17,7 @@ from modalkit.evaluation.likelihood import mask
 from modalkit.evaluation.loading import Run
 from modalkit.evaluation.questions import Asking, Question, ask
 from modalkit.files import write_atomic
+from modalkit.layout import columns
 from modalkit.pictures import show
 from modalkit.randomness import derived_seed
 from modalkit.reproduction.paper import DATASETS
@@ -179,5 +180,4 @@ def table(rows: list[Row]) -> str:
     if not rows:
         return ""
     cells = [list(rows[0]), *([f"{v:.4f}" if isinstance(v, float) else str(v) for v in row.values()] for row in rows)]
-    widths = [max(len(line[i]) for line in cells) + 2 for i in range(len(cells[0]))]
-    return "\n".join("".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in cells)
+    return columns(cells)

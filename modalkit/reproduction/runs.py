@@ -62,7 +62,8 @@ class Settings:
             data: a dataset to evaluate on in place of the recipe's own.
 
         Raises:
-            InputError: its dataset is not there, the folder holds another recipe's run, or (with `train` off) no run.
+            InputError: its dataset is not there, or the folder holds an unfinished run of another recipe, or (with
+                `train` off) no run. A finished run of another recipe is used, and said to be.
             RunError: training was interrupted; the same command goes on.
         """
         path, recipe = self.runs / f"{name}{suffix}", self.recipe(name, changes)
@@ -81,14 +82,16 @@ class Settings:
 
 
 def progress(path: Path) -> Progress:
-    """Return how far a run is."""
+    """Return how far a run is, 0 steps if it has no saved state."""
+    if not (path / "checkpoints" / "state.pt").exists():
+        return Progress()
     state = load_state(path / "checkpoints" / "state.pt", torch.device("cpu"))
     return Progress(**state["progress"])
 
 
 def finished(path: Path, recipe: Recipe) -> bool:
     """Tell whether a run has done all that a recipe asks for."""
-    if not (path / "translations.json").exists() or not (path / "checkpoints" / "state.pt").exists():
+    if not (path / "translations.json").exists():
         return False
     done, asked = progress(path), recipe.train
     return done.epoch >= asked.epochs or (asked.max_steps is not None and done.step >= asked.max_steps)

@@ -12,6 +12,7 @@ from modalkit.errors import InputError
 from modalkit.evaluation.loading import Run
 from modalkit.evaluation.questions import Answer, Asking, Question, allows, ask
 from modalkit.files import write_text
+from modalkit.layout import columns
 from modalkit.model import MultimodalVAE, assemble
 from modalkit.progress import say
 from modalkit.recipe import load_recipe
@@ -133,8 +134,7 @@ def text(entries: list[Entry]) -> str:
         )
         paper = "" if e.paper is None else number.format(e.paper)
         lines.append((e.quantity, e.system, e.dataset, paper, measured, difference, e.note))
-    widths = [max(len(line[i]) for line in lines) + 2 for i in range(len(head))]
-    return "\n".join("".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in lines)
+    return columns(lines)
 
 
 def write_csv(path: Path, rows: list[dict[str, object]]) -> None:
