@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.distributions import Distribution
 
 from modalkit.data import Batch, Dataset, draw, draws
 from modalkit.distributions import log_prior
@@ -171,7 +172,7 @@ def importance(
 
 
 @torch.no_grad()
-def evidence_by_prior(model: MultimodalVAE, batch: Batch, names: Sequence[str], z: Tensor) -> Tensor:
+def evidence_by_prior(model: MultimodalVAE, batch: Batch, names: Sequence[str], prior: PriorDraws) -> Tensor:
     r"""Return :math:`\log \frac1S \sum_s \prod_m p(x_m|z_s)` with draws of the prior that all rows share.
 
     Rows that agree in all of `names` are computed once, so that ten labels cost ten rows.
@@ -180,7 +181,7 @@ def evidence_by_prior(model: MultimodalVAE, batch: Batch, names: Sequence[str], 
         model: in eval mode.
         batch: the rows, on the CPU.
         names: the modalities m; each row counts those that it has.
-        z: draws of the prior, `(samples, latent_dim)`, on the model's device.
+        prior: the draws.
 
     Returns:
         `(batch,)`, 0 where a row has none of them.
@@ -193,12 +194,30 @@ def evidence_by_prior(model: MultimodalVAE, batch: Batch, names: Sequence[str], 
     keys = torch.cat([*parts, (batch.present & chosen).double()], 1)  # (batch, numbers)
     unique, index = torch.unique(keys, dim=0, return_inverse=True)
     first = torch.zeros(len(unique), dtype=torch.long).scatter_(0, index.flip(0), torch.arange(len(batch)).flip(0))
-    found = torch.zeros(len(unique), dtype=torch.double)
-    for part in torch.split(torch.arange(len(unique)), 10):
-        rows = first[part]
-        several = Batch({n: v[rows] for n, v in batch.values.items()}, batch.present[rows] & chosen)
-        draws_of = z.unsqueeze(1).expand(-1, len(rows), -1)  # (samples, rows, latent_dim)
-        log_px = log_likelihoods(model, several.to(model.device), draws_of, names)
-        total = sum(log_px.values(), torch.zeros(len(z), len(rows), device=z.device, dtype=z.dtype))
-        found[part] = (total.logsumexp(0) - math.log(len(z))).double().cpu()
-    return found[index]
+    found = [prior.log_mean(batch, names, row) for row in first.tolist()]
+    return torch.stack(found)[index] if found else torch.zeros(0, dtype=torch.double)
+
+
+class PriorDraws:
+    """Draws of the prior, each modality's likelihood given them made once.
+
+    Args:
+        model: in eval mode.
+        z: `(samples, latent_dim)`, on the model's device.
+    """
+
+    def __init__(self, model: MultimodalVAE, z: Tensor) -> None:
+        self.model, self.z = model, z
+        self.likelihoods: dict[str, Distribution] = {}
+
+    @torch.no_grad()
+    def log_mean(self, batch: Batch, names: Sequence[str], row: int) -> Tensor:
+        """Return the log of the mean over draws of the product of p(x_m|z), m being what the row has of `names`."""
+        one = batch.part(slice(row, row + 1)).to(self.model.device)
+        observed, total = self.model.observed(one), self.z.new_zeros(len(self.z))
+        for name in names:
+            if one.present[0, self.model.names.index(name)]:
+                if name not in self.likelihoods:
+                    self.likelihoods[name] = self.model.likelihood(name, self.z)
+                total = total + self.likelihoods[name].log_prob(observed[name])  # (1, *event_shape) -> (samples,)
+        return (total.logsumexp(0) - math.log(len(total))).double().cpu()

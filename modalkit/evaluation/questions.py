@@ -15,7 +15,7 @@ from torch import Tensor
 
 from modalkit.errors import InputError, did_you_mean
 from modalkit.evaluation.accuracy import mean_and_error
-from modalkit.evaluation.likelihood import Estimate, batches, evidence_by_prior, fetch, importance
+from modalkit.evaluation.likelihood import Estimate, PriorDraws, batches, evidence_by_prior, fetch, importance
 from modalkit.evaluation.loading import Run
 from modalkit.files import write_atomic
 from modalkit.layout import columns
@@ -227,22 +227,18 @@ class _Passes:
         run, asking = self.run, self.asking
         path, about, found, done = self._resume(proposal, sets)
         particles = asking.particles if proposal is not None else asking.prior_particles or 0
-        z = (
-            torch.randn(particles, run.model.latent_dim, generator=generator(asking.seed, "prior"))
-            if not proposal
-            else None
-        )
+        z = torch.randn(particles, run.model.latent_dim, generator=generator(asking.seed, "prior"))
+        prior = None if proposal else PriorDraws(run.model, z.to(run.model.device, run.model.dtype))
         what = f"q(z|{'+'.join(proposal)})" if proposal else "prior"
         with bar(len(self.rows), what, unit="row", initial=done) as progress:
             # Draws of the prior are shared, and rows that agree are computed once a batch.
-            each = particles if z is None else 1
+            each = particles if prior is None else 1
             for number, (start, rows) in enumerate(batches(self.rows, each, run.model.latent_dim)):
                 if start + len(rows) <= done:
                     continue
                 batch = fetch(run.dataset, run.model.schemas, rows, asking.seed)
-                if z is not None:
-                    like = z.to(run.model.device, run.model.dtype)
-                    evidence = [evidence_by_prior(run.model, batch, names, like) for names in sets]
+                if prior is not None:
+                    evidence = [evidence_by_prior(run.model, batch, names, prior) for names in sets]
                     estimates = [Estimate(log_p, *torch.full((2, len(rows)), torch.nan)) for log_p in evidence]
                 else:
                     draws_of = generator(asking.seed, f"particles {what}", start)

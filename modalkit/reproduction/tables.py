@@ -50,8 +50,8 @@ class Entry:
 def table1() -> list[Entry]:
     """Count the inference networks' parameters of every shipped recipe in Table 1."""
     found = []
-    for system, columns in PAPER_TABLE1.items():
-        for dataset, paper in columns.items():
+    for system, numbers in PAPER_TABLE1.items():
+        for dataset, paper in numbers.items():
             model = assemble(load_recipe(Path(f"{dataset}_{system}")))
             note = KNOWN_DIFFERENCES.get((system, dataset), "")
             found.append(Entry("parameters", system, dataset, paper, inference_parameters(model), note=note))
