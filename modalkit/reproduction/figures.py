@@ -1,4 +1,7 @@
-"""Figures 2 to 5: samples, and sweeps over k, over supervision, and over missing entries."""
+"""Figures 2 to 5: samples, and sweeps over k, over supervision, and over missing entries.
+
+The value at which a sweep meets a shipped recipe (k = 1, all paired, all kept) uses that recipe's own run.
+"""
 
 from __future__ import annotations
 
@@ -85,7 +88,8 @@ def fig3(settings: Settings, values: Sequence[float], rows: int | None, particle
         raise InputError(f"--values {broken[0]:g}: k is a number of subsets, so give whole numbers")
     found: list[Row] = []
     for k in values:
-        run = settings.run("celeba19_mvae", [f"objective.k={int(k)}"], f"-k{int(k)}")
+        changes, suffix = [f"objective.k={int(k)}"], f"-k{int(k)}"
+        run = settings.run("celeba19_mvae") if k == 1 else settings.run("celeba19_mvae", changes, suffix)
         asking = Asking(rows=rows, particles=particles or 1000)
         (answer,) = ask(run, [Question(run.model.names)], asking)
         figures = {"log p(all)": answer.log_p[0], "error": answer.log_p[1]}
@@ -110,7 +114,7 @@ def fig4(dataset: str, settings: Settings, values: Sequence[float], rows: int | 
         if dataset == "celeba":
             image, *bits = settings.recipe(name).modalities
             changes.append(f"data.weak.groups=[[{image}], [{', '.join(bits)}]]")
-        run = settings.run(name, changes, f"-paired{paired:g}")
+        run = settings.run(name) if paired == 1 else settings.run(name, changes, f"-paired{paired:g}")
         epoch = progress(run.path).epoch
         found += [{"paired": paired, **one, "epoch": epoch} for one in _accuracies(run, rows)]
     return found
@@ -124,7 +128,8 @@ def fig5(settings: Settings, values: Sequence[float], rows: int | None, particle
     """
     found: list[Row] = []
     for keep in values:
-        run = settings.run("celeba19_mvae", [f"data.weak.keep={keep}"], f"-keep{keep:g}")
+        changes, suffix = [f"data.weak.keep={keep}"], f"-keep{keep:g}"
+        run = settings.run("celeba19_mvae") if keep == 1 else settings.run("celeba19_mvae", changes, suffix)
         image, *bits = run.model.names
         questions = [Question((image,), (), (image,)), Question((image,), tuple(bits), (image,))]
         asking = Asking(rows=rows, particles=particles or 100, prior_particles=1000)
