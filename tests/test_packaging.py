@@ -26,7 +26,7 @@ ORDER = [
     ["model"],
     ["engine", "objectives"],
     ["translation", "diagnosis"],
-    ["pictures", "tables"],
+    ["pictures"],
     ["inspection", "checkpoint", "run_folder", "fabric", "building"],
     ["evaluation"],
     ["trainer"],

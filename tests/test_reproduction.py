@@ -18,8 +18,7 @@ from typer.testing import CliRunner
 
 from modalkit.cli import app
 from modalkit.reproduction.figures import tile
-from modalkit.reproduction.paper import DATASETS, TABLES
-from modalkit.tables import KNOWN_DIFFERENCES, PAPER_TABLE1
+from modalkit.reproduction.paper import DATASETS, KNOWN_DIFFERENCES, TABLE1, TABLES
 
 SMALL = {"train.max_steps": 2, "train.batch_size": 2, "train.pictures_every": 0, "train.accelerator": "cpu"}
 FEW = ["--epochs", 1, "--rows", 2, "--particles", 10, *(w for k, v in SMALL.items() for w in ("--set", f"{k}={v}"))]
@@ -74,7 +73,7 @@ def lines(table: str, dataset: str) -> set[tuple[str, str, str]]:
 def test_table1_has_every_number() -> None:
     before, shown, written = trained(), reproduce("table1"), read("table1")
     assert list(written[0]) == COLUMNS
-    paper = {(system, dataset): n for system, columns in PAPER_TABLE1.items() for dataset, n in columns.items()}
+    paper = {(system, dataset): n for system, columns in TABLE1.items() for dataset, n in columns.items()}
     assert {(row["system"], row["dataset"]): int(row["paper"]) for row in written} == paper
     for row in written:
         known = KNOWN_DIFFERENCES.get((row["system"], row["dataset"]), "")

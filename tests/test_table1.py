@@ -8,7 +8,8 @@ import pytest
 
 from modalkit.model import MultimodalVAE, assemble
 from modalkit.recipe import load_recipe
-from modalkit.tables import PAPER_TABLE1, inference_parameters
+from modalkit.reproduction.paper import TABLE1
+from modalkit.reproduction.tables import inference_parameters
 
 OTHERWISE = {
     # No reading of the paper or its code was found that gives its joint network (2,233,128). Ours, made as on the
@@ -19,7 +20,7 @@ OTHERWISE = {
     ("mvae", "celeba19"): 4_070_472 + 18 * 368_328,
 }
 """The numbers of ours that are not the paper's, by system and dataset."""
-NUMBERS = [(system, dataset) for system, datasets in PAPER_TABLE1.items() for dataset in datasets]
+NUMBERS = [(system, dataset) for system, datasets in TABLE1.items() for dataset in datasets]
 
 
 def model(name: str, *overrides: str) -> MultimodalVAE:
@@ -28,20 +29,20 @@ def model(name: str, *overrides: str) -> MultimodalVAE:
 
 @pytest.mark.parametrize(("system", "dataset"), NUMBERS)
 def test_inference_parameters_are_the_papers(system: str, dataset: str) -> None:
-    ours, paper = inference_parameters(model(f"{dataset}_{system}")), PAPER_TABLE1[system][dataset]
+    ours, paper = inference_parameters(model(f"{dataset}_{system}")), TABLE1[system][dataset]
     assert ours == OTHERWISE.get((system, dataset), paper)
 
 
 def test_all_numbers_but_two_are_the_papers() -> None:
     assert len(NUMBERS) == 25 and len(OTHERWISE) == 2
-    assert all(PAPER_TABLE1[system][dataset] != ours for (system, dataset), ours in OTHERWISE.items())
+    assert all(TABLE1[system][dataset] != ours for (system, dataset), ours in OTHERWISE.items())
 
 
 def test_mvae19_is_the_image_and_18_of_the_attribute_encoders() -> None:
     counts = model("celeba_mvae").parameter_counts()
     image, attributes = counts["expert.image"], counts["expert.attributes"]
-    assert (image, attributes) == (PAPER_TABLE1["vae"]["celeba"], 377_032)
-    assert image + 18 * attributes == PAPER_TABLE1["mvae"]["celeba19"]
+    assert (image, attributes) == (TABLE1["vae"]["celeba"], 377_032)
+    assert image + 18 * attributes == TABLE1["mvae"]["celeba19"]
     counts = model("celeba19_mvae").parameter_counts()
     experts = {part: count for part, count in counts.items() if part.startswith("expert.")}
     assert experts.pop("expert.image") == image
@@ -53,8 +54,8 @@ def test_jmvae_on_multimnist_differs_by_what_is_known() -> None:
     counts = model("multimnist_jmvae").parameter_counts()
     joint = counts["trunks"] + counts["joint"]
     assert joint == counts["expert.image"] - 102_600 + counts["expert.text"] - 40_200 + (712 * 512 + 512) + 102_600
-    assert counts["expert.image"] + counts["expert.text"] == PAPER_TABLE1["bivcca"]["multimnist"]
-    assert PAPER_TABLE1["jmvae"]["multimnist"] - PAPER_TABLE1["bivcca"]["multimnist"] - joint == 66_336
+    assert counts["expert.image"] + counts["expert.text"] == TABLE1["bivcca"]["multimnist"]
+    assert TABLE1["jmvae"]["multimnist"] - TABLE1["bivcca"]["multimnist"] - joint == 66_336
 
 
 def test_inference_parameters_leave_out_the_decoders_alone() -> None:
