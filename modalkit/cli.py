@@ -53,7 +53,8 @@ def _guarded(command: Callable[..., Any]) -> Callable[..., Any]:
             if os.environ.get("MODALKIT_TRACEBACK") or not (memory or isinstance(error, ModalkitError)):
                 raise
             if memory:
-                message, code = f"out of memory; lower train.batch_size or use smaller networks ({error})", 1
+                less = "take fewer --particles" if command.__name__ == "evaluate" else "lower train.batch_size"
+                message, code = f"out of memory; {less}, or use smaller networks ({error})", 1
             else:
                 message, code = str(error), error.exit_code  # type: ignore[attr-defined]  # the ModalkitError of above
             typer.echo(f"error: {message}", err=True)
@@ -113,7 +114,9 @@ def train(
     path, run = _find(recipe)
     loaded = load_recipe(path, [*overrides, *given])
     from modalkit.building import ensure_dataset
+    from modalkit.model import assemble
 
+    assemble(loaded)  # what cannot be had of these kinds is said before a dataset is built
     ensure_dataset(loaded)
     from modalkit.data import check_manifest
 
@@ -201,7 +204,9 @@ class Part(StrEnum):
 @_guarded
 def reproduce(
     part: Annotated[Part, typer.Argument(help="A table or a figure of the paper.")],
-    dataset: Annotated[str, typer.Option(help="Which dataset: tables 2 to 5, figures 2 and 4.")] = "mnist",
+    dataset: Annotated[
+        str | None, typer.Option(help="Which dataset, for tables 2 to 5 and figures 2 and 4; mnist by default.")
+    ] = None,
     runs: Annotated[Path, typer.Option(help="Folder of the run folders; finished runs are used again.")] = Path("runs"),
     out: Annotated[Path, typer.Option(help="Folder for CSV files and pictures.")] = Path("reproduction"),
     epochs: Annotated[

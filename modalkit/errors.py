@@ -25,6 +25,19 @@ class RunError(ModalkitError):
     exit_code = 1
 
 
+class StoppedError(RunError):
+    """Work was stopped by a signal; what was finished is kept.
+
+    Args:
+        message: what to do to go on.
+        signal: its number.
+    """
+
+    def __init__(self, message: str, signal: int) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + signal
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return `` (did you mean 'x'?)`` for a near miss, else the empty string.
 

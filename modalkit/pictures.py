@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from modalkit import registry
-from modalkit.data import Batch, Dataset
+from modalkit.data import Batch, Dataset, draw
 from modalkit.errors import guard
 from modalkit.model import MultimodalVAE
 from modalkit.plugin import Picture, Schema
@@ -104,7 +104,7 @@ def translation_sheet(model: MultimodalVAE, dataset: Dataset, rows: Tensor, seed
         seed: draws z.
     """
     model.eval()
-    batch = dataset[rows].to(model.device)
+    batch = draw(dataset[rows], model.schemas, generator(seed, "pictures data")).to(model.device)
     plan = single_and_all_plan(model, batch.present)
     observed = model.observed(batch)
     posterior = model.posterior(observed, batch.present, plan.given)

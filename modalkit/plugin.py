@@ -234,7 +234,7 @@ class Plan:
     references: torch.Tensor | None = None
 
     def check(self, present: Tensor) -> None:
-        """Raise `ValueError` if a mask's or weight's shape is not that of these terms over a batch with `present`."""
+        """Raise `ValueError` if a mask or weight is not what these terms need over a batch with `present`."""
         terms = (len(self.terms), len(present))
         shapes = {"given": (*terms, present.shape[1]), "targets": (*terms, present.shape[1]), "weight": terms}
         shapes |= {"kl_weight": terms, "references": (*terms, present.shape[1])}
@@ -244,6 +244,11 @@ class Plan:
             value = getattr(self, name)
             if value is not None and value.shape != shape:
                 raise ValueError(f"{name} has shape {tuple(value.shape)}, not {shape}")
+            if value is not None and value.device.type != "cpu":
+                raise ValueError(f"{name} is on {value.device}; a plan is made on the CPU")
+        for name in ("given", "targets"):
+            if (dtype := getattr(self, name).dtype) is not present.dtype:
+                raise ValueError(f"{name} is {dtype}, not {present.dtype}")
 
     def rows(self, rows: slice) -> Plan:
         """Return the plan of some of the rows."""

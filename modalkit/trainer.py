@@ -37,7 +37,7 @@ from modalkit.files import locked, write_atomic, write_json
 from modalkit.interrupts import Interrupts
 from modalkit.model import assemble
 from modalkit.pictures import translation_sheet
-from modalkit.plugin import Draws, Objective
+from modalkit.plugin import Draws, Objective, Plan
 from modalkit.progress import bar, say
 from modalkit.randomness import derived_seed, generator
 from modalkit.recipe import Recipe
@@ -104,7 +104,6 @@ class Trainer:
         rows = self.dataset.rows("train")
         weaken(self.dataset, rows, recipe.data.weak, recipe.seed)
         self.rows = rows[self.dataset.present[rows].any(1)]
-        self._require_something_to_learn()
         valid = self.dataset.rows("valid")
         self.valid = valid[self.dataset.present[valid].any(1)]
         if recipe.train.patience is not None and not len(self.valid):
@@ -114,6 +113,7 @@ class Trainer:
         self.objective: Objective[Any] = registry.get(registry.OBJECTIVES, recipe.objective.name)
         self.model = assemble(recipe)
         self._require_complete_rows()
+        self._require_something_to_learn()
         # Fused: one pass over each parameter in place of a dozen.
         optimizer = torch.optim.Adam(self.model.parameters(), lr=recipe.train.learning_rate, fused=True)
         self.loss, self.optimizer = self.fabric.setup(Loss(self.model), optimizer)
@@ -156,6 +156,8 @@ class Trainer:
                 if progress.step == self._epoch_ends():
                     progress.epoch += 1
                     self._validate_and_keep(log)
+                    if self._frozen(progress.epoch) != self._frozen(progress.epoch - 1):
+                        progress.best, progress.best_epoch = -math.inf, 0  # another stage begins, and is judged afresh
                 self.save()
                 self._draw_epoch()
         if not self.ended():
@@ -182,8 +184,7 @@ class Trainer:
             return f"{train.epochs} epochs done"
         if train.max_steps is not None and progress.step >= train.max_steps:
             return f"{train.max_steps} steps done"
-        frozen, options = self.objective.frozen, self.recipe.objective
-        last_stage = frozen(options, progress.epoch) == frozen(options, train.epochs - 1)
+        last_stage = self._frozen(progress.epoch) == self._frozen(train.epochs - 1)
         if (
             train.patience is not None
             and last_stage  # in an earlier one, the next has still to come
@@ -194,12 +195,32 @@ class Trainer:
         return ""
 
     def _require_something_to_learn(self) -> None:
-        """Raise `InputError` if weak supervision has hidden everything, or all of a modality."""
+        """Raise `InputError` if nothing is left of a modality, of the objective's terms, or of its last stage."""
         seen = self.dataset.present[self.rows].any(0)
         if hidden := [name for name, some in zip(self.dataset.names, seen, strict=True) if not some]:
             raise InputError(
                 f"data.weak hides every training entry of {', '.join(hidden)}; raise data.weak.paired or data.weak.keep"
             )
+        name, epochs = self.objective.name, self.recipe.train.epochs
+        if self._frozen(epochs - 1) != self._frozen(sys.maxsize):
+            raise InputError(
+                f"train.epochs: {epochs} end before the last stage of objective '{name}' begins; give more"
+            )
+        for epoch in {0, epochs - 1}:
+            if not any(
+                self._plan(self.dataset.present[part], "check", 0, epoch).targets.any() for part in self._parts()
+            ):
+                raise InputError(
+                    f"objective '{name}': no training row of {self.dataset.path} has what its terms need"
+                    f"{self._because_of_weak()}"
+                )
+
+    def _parts(self) -> tuple[Tensor, ...]:
+        return torch.split(self.rows, 10_000)
+
+    def _because_of_weak(self) -> str:
+        weak = self.recipe.data.weak
+        return " (data.weak hides entries)" if weak.paired < 1 or weak.keep < 1 else ""
 
     def _require_complete_rows(self) -> None:
         """Raise `InputError` if the objective is defined for complete rows only and a row is not."""
@@ -212,13 +233,17 @@ class Trainer:
                 raise InputError(
                     f"objective '{self.objective.name}' is defined for complete rows only, and {len(lacking)} of "
                     f"{len(rows)} {split} rows of {self.dataset.path} lack a modality (the first, "
-                    f"{self.dataset.key(int(lacking[0]))}, lacks {', '.join(absent)}); choose an objective for missing "
-                    f"modalities, such as mvae"
+                    f"{self.dataset.key(int(lacking[0]))}, lacks {', '.join(absent)})"
+                    f"{self._because_of_weak()}; choose an objective for missing modalities, such as mvae"
                 )
+
+    def _frozen(self, epoch: int) -> tuple[str, ...]:
+        with guard(f"objective '{self.objective.name}': its frozen"):
+            return tuple(self.objective.frozen(self.recipe.objective, epoch))
 
     def _freeze(self) -> None:
         """Leave as they are, in this epoch, the networks that the objective says; their running statistics too."""
-        prefixes = self.objective.frozen(self.recipe.objective, self.progress.epoch)
+        prefixes = self._frozen(self.progress.epoch)
         for name, parameter in self.model.named_parameters():
             parameter.requires_grad_(not name.startswith(prefixes))
         for name, part in self.model.named_modules():
@@ -273,12 +298,7 @@ class Trainer:
             world: number of processes that share the batch.
         """
         present = self.dataset.present[rows]
-        draws = Draws(
-            generator(self.recipe.seed, f"{purpose} plan", number), self.progress.epoch if self.model.training else None
-        )
-        with guard(f"objective '{self.objective.name}': its plan"):
-            plan = self.objective.plan(self.recipe.objective, self.model.names, present, draws)
-            plan.check(present)
+        plan = self._plan(present, purpose, number, self.progress.epoch if self.model.training else None)
         shape = (self.model.components * len(plan.terms), len(rows), self.model.latent_dim)
         device = self.fabric.device
         noise = torch.randn(
@@ -288,6 +308,13 @@ class Trainer:
         batch = self._fetch(rows, mine, purpose, number).to(device)
         # Processes average their gradients, so each divides by its share of the whole batch.
         return Step(batch, plan.rows(mine), noise[:, mine].to(self.model.dtype), beta, rows=len(rows) / world)
+
+    def _plan(self, present: Tensor, purpose: str, number: int, epoch: int | None) -> Plan:
+        draws = Draws(generator(self.recipe.seed, f"{purpose} plan", number), epoch)
+        with guard(f"objective '{self.objective.name}': its plan"):
+            plan = self.objective.plan(self.recipe.objective, self.model.names, present, draws)
+            plan.check(present)
+        return plan
 
     def _fetch(self, rows: Tensor, mine: slice, purpose: str, number: int) -> Batch:
         """Fetch one process's share of some rows; what is drawn is drawn for all of them, as one process would."""

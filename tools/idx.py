@@ -139,11 +139,24 @@ def locate(family: Family, source: Path) -> dict[str, Path]:
     )
 
 
-def default_source(family: Family) -> Path:
-    """Return where a family's files are if nobody says: in the folder that MODALKIT_DATA names, or in data/raw."""
+def _found(family: Family, options: IdxOptions) -> dict[str, Path]:
+    """Find a family's files where a person says they are; else where MODALKIT_DATA says, else in `RAW`.
+
+    Raises:
+        InputError: they are not there, and may not be or could not be downloaded.
+    """
     named = os.environ.get("MODALKIT_DATA")
-    there = Path(named) / family.builder if named else RAW
-    return there if there.is_dir() else RAW
+    if options.source is None and named and (Path(named) / family.builder).is_dir():
+        with contextlib.suppress(InputError):
+            return locate(family, Path(named) / family.builder)
+    source = options.source or RAW
+    try:
+        return locate(family, source)
+    except InputError:
+        if not options.download:
+            raise
+    _download(family, source)
+    return locate(family, source)
 
 
 def _download(family: Family, source: Path) -> None:
@@ -262,14 +275,7 @@ def load(family: Family, options: IdxOptions) -> Rows:
 
     from modalkit.data import Rows
 
-    source = options.source or default_source(family)
-    try:
-        found = locate(family, source)
-    except InputError:
-        if not options.download:
-            raise
-        _download(family, source)
-        found = locate(family, source)
+    found = _found(family, options)
     data = {role: read_idx(path, family, role) for role, path in found.items()}
     train, test = len(data["train_labels"]), len(data["test_labels"])
     values = {

@@ -12,7 +12,7 @@ from torch.distributions import Categorical
 
 from modalkit import registry
 from modalkit.checkpoint import load_weights, save_weights
-from modalkit.data import Batch, Dataset
+from modalkit.data import Batch, Dataset, draw
 from modalkit.errors import InputError, guard
 from modalkit.evaluation.likelihood import fetch, mask
 from modalkit.model import MultimodalVAE
@@ -151,7 +151,7 @@ def train_classifier(
         for epoch in range(epochs):
             order = torch.randperm(len(rows), generator=generator(seed, "classifier order", epoch))
             for part in torch.split(rows[order], 100):
-                batch = dataset[part]
+                batch = draw(dataset[part], schemas, generator(seed, "classifier data", epoch, int(part[0])))
                 log_p = classifier(schemas[source].unpack(batch.values[source])).log_prob(
                     schemas[target].unpack(batch.values[target])
                 )

@@ -194,7 +194,12 @@ def evidence_by_prior(model: MultimodalVAE, batch: Batch, names: Sequence[str], 
     keys = torch.cat([*parts, (batch.present & chosen).double()], 1)  # (batch, numbers)
     unique, index = torch.unique(keys, dim=0, return_inverse=True)
     first = torch.zeros(len(unique), dtype=torch.long).scatter_(0, index.flip(0), torch.arange(len(batch)).flip(0))
-    found = [prior.log_mean(batch, names, row) for row in first.tolist()]
+    found = []
+    for row, key in zip(first.tolist(), unique, strict=True):
+        known = (tuple(names), key.numpy().tobytes())
+        if known not in prior.found:
+            prior.found[known] = prior.log_mean(batch, names, row)
+        found.append(prior.found[known])
     return torch.stack(found)[index] if found else torch.zeros(0, dtype=torch.double)
 
 
@@ -204,11 +209,15 @@ class PriorDraws:
     Args:
         model: in eval mode.
         z: `(samples, latent_dim)`, on the model's device.
+
+    Attributes:
+        found: what has been computed, by the modalities and a row's values of them.
     """
 
     def __init__(self, model: MultimodalVAE, z: Tensor) -> None:
         self.model, self.z = model, z
         self.likelihoods: dict[str, Distribution] = {}
+        self.found: dict[tuple[tuple[str, ...], bytes], Tensor] = {}
 
     @torch.no_grad()
     def log_mean(self, batch: Batch, names: Sequence[str], row: int) -> Tensor:

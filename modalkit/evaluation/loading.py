@@ -53,6 +53,7 @@ def load_run(path: Path, *, data: Path | None = None, device: str = "cpu") -> Ru
     model = assemble(recipe)
     try:
         model.to(device, torch.float64 if recipe.train.precision == "64" else torch.float32)
+        torch.zeros(1, device=device).item()  # some devices hold tensors and compute nothing
     except (RuntimeError, AssertionError) as error:  # what torch raises for a device that is not there
         raise InputError(f"--device {device}: cannot be had here ({error}); cpu always can") from error
     weights = path / "checkpoints" / "best.safetensors"

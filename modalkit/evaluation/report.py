@@ -17,6 +17,7 @@ from modalkit.evaluation.loading import Run
 from modalkit.evaluation.questions import Answer, Asking, Question, allows, ask, check, table, usual_questions
 from modalkit.files import write_json
 from modalkit.model import MultimodalVAE
+from modalkit.plugin import CustomNetwork
 
 _SAMPLES = 20  # draws of z for a prediction
 _CLASSIFIER_EPOCHS = 5
@@ -119,6 +120,11 @@ def _check_coherence(model: MultimodalVAE, asked: str) -> tuple[str, str]:
         raise InputError(f"--coherence {asked}: this run's objective does not generate {source} from {target}")
     if registry.modality(kind := model.schemas[target].kind).correct is None:
         raise InputError(f"--coherence {asked}: {target}'s kind, '{kind}', does not say when a prediction is right")
+    for name in (source, target):
+        if isinstance(getattr(model.schemas[name], "network", None), CustomNetwork):
+            raise InputError(
+                f"--coherence {asked}: {name} has networks of your own; the classifier is made of those of its kind"
+            )
     return source, target
 
 

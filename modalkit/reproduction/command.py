@@ -10,12 +10,21 @@ from modalkit.errors import InputError
 from modalkit.reproduction import figures, tables
 from modalkit.reproduction.runs import Settings
 
+_TAKES: dict[str, tuple[str, ...]] = {
+    "table1": (),
+    "fig2": ("dataset",),
+    "fig3": ("rows", "particles", "values"),
+    "fig4": ("dataset", "rows", "values"),
+    "fig5": ("rows", "particles", "values"),
+}
+"""What each part can be told; the other tables take a dataset, rows and particles."""
+
 
 def reproduce(
     part: str,
     settings: Settings,
     out: Path,
-    dataset: str,
+    dataset: str | None = None,
     rows: int | None = None,
     particles: int | None = None,
     values: str | None = None,
@@ -26,11 +35,19 @@ def reproduce(
         part: ``table1`` to ``table5``, ``fig2`` to ``fig5``.
         settings: how runs are come by.
         out: the folder for CSV files and pictures.
-        dataset: as recipes begin with it.
+        dataset: as recipes begin with it; MNIST by default.
         rows: at most so many test rows.
         particles: in place of the paper's.
         values: what a figure sweeps over, separated by commas, in place of its own.
+
+    Raises:
+        InputError: the part does not take one of these.
     """
+    given = {"dataset": dataset, "rows": rows, "particles": particles, "values": values}
+    for option, value in given.items():
+        if value is not None and option not in _TAKES.get(part, ("dataset", "rows", "particles")):
+            raise InputError(f"--{option}: {part} does not take it")
+    dataset = dataset or "mnist"
     if part == "fig2":
         return "\n".join(f"written: {path}" for path in figures.fig2(dataset, settings, out))
     if part.startswith("table"):

@@ -44,6 +44,8 @@ def fig2(dataset: str, settings: Settings, out: Path, count: int = 64, seed: int
     """
     if dataset not in FIG2:
         raise InputError(f"--dataset {dataset}: give one of {', '.join(FIG2)}")
+    if len(names := list(settings.recipe(f"{dataset}_mvae").modalities)) != 2:
+        raise InputError(f"fig2 needs the recipe's two modalities, not {', '.join(names)}")
     run = settings.run(f"{dataset}_mvae")
     model, (image, other) = run.model, run.model.names
     schema = model.schemas[other]

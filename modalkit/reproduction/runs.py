@@ -11,8 +11,9 @@ import torch
 from modalkit.building import ensure_dataset
 from modalkit.checkpoint import load_state
 from modalkit.data import check_manifest
-from modalkit.errors import InputError, RunError
+from modalkit.errors import InputError, StoppedError
 from modalkit.evaluation.loading import Run, load_run
+from modalkit.model import assemble
 from modalkit.progress import say
 from modalkit.recipe import Recipe, load_recipe
 from modalkit.run_folder import differences
@@ -48,7 +49,7 @@ class Settings:
 
     def dataset(self, name: str) -> Path:
         """Return the folder of a shipped recipe's dataset, built if it is not there and the recipe says how."""
-        recipe = self.recipe(name)
+        recipe = load_recipe(Path(name))  # as it ships: changes are for what is trained
         ensure_dataset(recipe)
         return recipe.data.path
 
@@ -64,16 +65,24 @@ class Settings:
         Raises:
             InputError: its dataset is not there, or the folder holds an unfinished run of another recipe, or (with
                 `train` off) no run. A finished run of another recipe is used, and said to be.
-            RunError: training was interrupted; the same command goes on.
+            StoppedError: training was interrupted; the same command goes on.
         """
         path, recipe = self.runs / f"{name}{suffix}", self.recipe(name, changes)
         if self.train and not finished(path, recipe):
+            if recipe.train.devices != 1:
+                raise InputError(
+                    f"train.devices {recipe.train.devices}: reproduce trains on one device; run `modalkit train {name} "
+                    f"--out {path}` on several first, and it will be used"
+                )
             say(f"{path}: training")
+            assemble(recipe)  # what cannot be had is said before a dataset is built
             ensure_dataset(recipe)
             check_manifest(recipe.data.path, recipe.modalities)
             result = train(recipe, path)
             if result.signal:
-                raise RunError(f"{path}: stopped at step {result.progress.step}; the same command goes on there")
+                raise StoppedError(
+                    f"{path}: stopped at step {result.progress.step}; the same command goes on there", result.signal
+                )
         elif not (path / "checkpoints" / "best.safetensors").exists():
             raise InputError(f"{path}: no trained run there; leave out --no-train, or name the folder with --runs")
         if changed := differences(load_recipe(path / "recipe.yaml"), recipe):

@@ -107,11 +107,15 @@ def likelihoods(
 
 
 def _measure(table: str, run: Run, lines: list[Line], dataset: str, column: int, asking: Asking) -> Iterator[Entry]:
-    questions = [_question(table, line.quantity, run.model) for line in lines]
+    # All tables ask what Table 2 does, so that they share their passes over the rows.
+    system = lines[0].system
+    quantities = [line.quantity for line in TABLES["table2"] if line.system == system and line.values[column]]
+    questions = [_question(table, quantity, run.model) for quantity in quantities]
+    answers = dict(zip(quantities, ask(run, questions, asking), strict=True))
     done = progress(run.path)
     note = f"epoch {done.best_epoch} of {done.epoch}"
-    for line, answer in zip(lines, ask(run, questions, asking), strict=True):
-        value, error = _value(table, answer)
+    for line in lines:
+        value, error = _value(table, answers[line.quantity])
         yield Entry(line.quantity, line.system, dataset, line.values[column], value, error, note)
 
 
