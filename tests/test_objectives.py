@@ -211,6 +211,17 @@ REFUSED: dict[str, tuple[str, list[str], tuple[str, ...]]] = {
         "circle", ["objective.name=bivcca", *without("image", "class", "counts")],
         ("circle.yaml:11:", "bivcca takes two modalities or more; for one, choose vae"),
     ),
+    "cvae without pairs": (
+        "circle", ["objective.name=cvae", "data.weak.paired=0", *without("image", "counts")],
+        ("objective 'cvae': no training row of", "has what its terms need (data.weak hides entries)"),
+    ),
+    "everything hidden": (
+        "circle", ["data.weak.keep=0"], ("data.weak hides every training entry of image, position, class, counts",),
+    ),
+    "telbo without its second stage": (
+        "circle", ["objective.name=telbo", "objective.first_stage_epochs=5", "train.epochs=5"],
+        ("train.epochs: 5 end before the last stage of objective 'telbo' begins",),
+    ),
     "telbo without its stages": ("circle", ["objective.name=telbo"], ("objective.first_stage_epochs: is missing",)),
 }  # fmt: skip
 
@@ -280,6 +291,15 @@ def test_a_batch_without_a_pair_is_a_step_of_cvae(work: Path) -> None:
     settings = change(*options, "train.max_steps=4", "train.pictures_every=0")
     done = modalkit("train", "circle.yaml", "--out", "pairless", *settings, cwd=work)
     trained(done, work / "pairless", {"all", "class"})
+
+
+def test_patience_waits_for_telbos_second_stage_and_judges_it_afresh(work: Path) -> None:
+    options = ["objective.name=telbo", "objective.first_stage_epochs=6", "train.epochs=9", "train.patience=1"]
+    settings = change(*options, "train.batch_size=48", "train.pictures_every=0")
+    done = modalkit("train", "circle.yaml", "--out", "patient", *settings, cwd=work)
+    assert done.returncode == 0, done.stderr
+    progress = torch.load(work / "patient" / "checkpoints" / "state.pt", weights_only=True)["progress"]
+    assert progress["best_epoch"] > 6
 
 
 def weights(run: Path) -> dict[str, Tensor]:
