@@ -44,7 +44,7 @@ class Loss(nn.Module):
 
     def _nothing(self) -> Tensor:
         """Return 0, as a function of the parameters."""
-        return 0.0 * torch.stack([p.sum() for p in self.parameters() if p.requires_grad]).sum()
+        return 0.0 * torch.stack([p.sum() for p in self.parameters()]).sum()
 
 
 def make_fabric(train: TrainSettings) -> Fabric:

@@ -112,6 +112,8 @@ class Trainer:
         self.steps_per_epoch = math.ceil(len(self.rows) / recipe.train.batch_size)
         self.objective: Objective[Any] = registry.get(registry.OBJECTIVES, recipe.objective.name)
         self.model = assemble(recipe)
+        # A network of a person's own may bring parameters that are not to be trained.
+        self.trainable = {name for name, p in self.model.named_parameters() if p.requires_grad}
         self._require_complete_rows()
         self._require_something_to_learn()
         # Fused: one pass over each parameter in place of a dozen.
@@ -245,7 +247,7 @@ class Trainer:
         """Leave as they are, in this epoch, the networks that the objective says; their running statistics too."""
         prefixes = self._frozen(self.progress.epoch)
         for name, parameter in self.model.named_parameters():
-            parameter.requires_grad_(not name.startswith(prefixes))
+            parameter.requires_grad_(name in self.trainable and not name.startswith(prefixes))
         for name, part in self.model.named_modules():
             part.training = not f"{name}.".startswith(prefixes)
 

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_cli import DOCS, install, modalkit, refused
 from torch import Tensor
-from toys import write_circle, write_recipe
+from toys import here, write_circle, write_recipe
 
 from modalkit import registry
 from modalkit.data import Dataset, write_dataset
@@ -229,7 +229,7 @@ REFUSED: dict[str, tuple[str, list[str], tuple[str, ...]]] = {
 @pytest.mark.parametrize("case", REFUSED)
 def test_what_an_objective_cannot_train_is_refused_in_words_before_training(work: Path, case: str) -> None:
     recipe, settings, words = REFUSED[case]
-    done = modalkit("train", f"{recipe}.yaml", "--out", case, *change(*settings), cwd=work)
+    done = here("train", f"{recipe}.yaml", "--out", case, *change(*settings), cwd=work)
     refused(done, *words)
     assert not (work / case / "recipe.yaml").exists()  # nothing has claimed the folder
 
@@ -241,7 +241,7 @@ def test_a_joint_objective_refuses_a_single_modality(name: str) -> None:
 
 
 def test_jmvae_names_the_first_row_that_lacks_something(work: Path) -> None:
-    done = modalkit("train", "circle.yaml", "--out", "holes", *change("objective.name=jmvae"), cwd=work)
+    done = here("train", "circle.yaml", "--out", "holes", *change("objective.name=jmvae"), cwd=work)
     dataset = Dataset(work / "circle")
     rows = dataset.rows("train")
     lacking = rows[~dataset.present[rows].all(1)]
@@ -281,7 +281,7 @@ def test_every_objective_trains_with_missing_rows_where_it_can(work: Path, name:
     extra, given = TRAINED[name]
     one_epoch = ["train.max_steps=4", "train.batch_size=24", "train.pictures_every=0"]
     settings = change(f"objective.name={name}", *one_epoch, *extra)
-    done = modalkit("train", "circle.yaml", "--out", name, *settings, cwd=work)
+    done = here("train", "circle.yaml", "--out", name, *settings, cwd=work)
     trained(done, work / name, given)
     assert "epoch 1: validation ELBO" in done.stderr
 
@@ -289,14 +289,14 @@ def test_every_objective_trains_with_missing_rows_where_it_can(work: Path, name:
 def test_a_batch_without_a_pair_is_a_step_of_cvae(work: Path) -> None:
     options = ["objective.name=cvae", "objective.target=position", "data.weak.paired=0.02", *without("image", "counts")]
     settings = change(*options, "train.max_steps=4", "train.pictures_every=0")
-    done = modalkit("train", "circle.yaml", "--out", "pairless", *settings, cwd=work)
+    done = here("train", "circle.yaml", "--out", "pairless", *settings, cwd=work)
     trained(done, work / "pairless", {"all", "class"})
 
 
 def test_patience_waits_for_telbos_second_stage_and_judges_it_afresh(work: Path) -> None:
     options = ["objective.name=telbo", "objective.first_stage_epochs=6", "train.epochs=9", "train.patience=1"]
     settings = change(*options, "train.batch_size=48", "train.pictures_every=0")
-    done = modalkit("train", "circle.yaml", "--out", "patient", *settings, cwd=work)
+    done = here("train", "circle.yaml", "--out", "patient", *settings, cwd=work)
     assert done.returncode == 0, done.stderr
     progress = torch.load(work / "patient" / "checkpoints" / "state.pt", weights_only=True)["progress"]
     assert progress["best_epoch"] > 6
@@ -312,10 +312,10 @@ def test_telbos_stages_leave_alone_what_is_not_their_turn(work: Path) -> None:
     run, settings = work / "stages", change(*options, "train.epochs=2")
     begun = {n: v.clone() for n, v in assemble(load_recipe(work / "circle.yaml", options)).state_dict().items()}
     steps = math.ceil(len(Dataset(work / "circle").rows("train")) / 16)
-    first = modalkit("train", "circle.yaml", "--out", run, *settings, *change(f"train.max_steps={steps}"), cwd=work)
+    first = here("train", "circle.yaml", "--out", run, *settings, *change(f"train.max_steps={steps}"), cwd=work)
     trained(first, run, {"all", *ALL}, steps)
     middle = weights(run)
-    second = modalkit("train", "circle.yaml", "--out", run, *settings, *change("train.max_steps=null"), cwd=work)
+    second = here("train", "circle.yaml", "--out", run, *settings, *change("train.max_steps=null"), cwd=work)
     assert second.returncode == 0 and "2 epochs done" in second.stdout, second.stderr
     ended = weights(run)
     assert any("running_mean" in name for name in begun)  # batch norm is among what must not move
@@ -323,6 +323,26 @@ def test_telbos_stages_leave_alone_what_is_not_their_turn(work: Path) -> None:
         single = name.startswith("alone.")
         assert torch.equal(value, middle[name]) == single, name
         assert torch.equal(middle[name], ended[name]) != single, name
+
+
+def test_what_a_network_itself_has_frozen_is_not_trained(work: Path) -> None:
+    (work / "nets.py").write_text(
+        "import torch\n"
+        "def encoder(schema):\n"
+        "    layers = torch.nn.Sequential(torch.nn.Linear(2, 8), torch.nn.SiLU(), torch.nn.Linear(8, 8))\n"
+        "    layers[0].requires_grad_(False)\n"
+        "    return layers\n"
+        "def decoder(schema, latent_dim):\n"
+        "    return torch.nn.Linear(latent_dim, 2)\n"
+    )
+    own = "modalities.position.network={type: custom, encoder: 'nets.py:encoder', decoder: 'nets.py:decoder'}"
+    options = [own, "train.max_steps=3", "train.pictures_every=0"]
+    begun = {n: v.clone() for n, v in assemble(load_recipe(work / "circle.yaml", options)).state_dict().items()}
+    done = here("train", "circle.yaml", "--out", "brought", *change(*options), cwd=work)
+    assert done.returncode == 0, done.stderr
+    after = weights(work / "brought")
+    moved = {n for n in begun if n.startswith("encoders.position.") and not torch.equal(begun[n], after[n])}
+    assert moved == {"encoders.position.2.weight", "encoders.position.2.bias"}
 
 
 def objective_source() -> str:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_cli import modalkit, refused
+from test_cli import refused
 from torch import Tensor
-from toys import write_circle, write_recipe
+from toys import here, write_circle, write_recipe
 
 from modalkit.data import Dataset, weaken, write_dataset
 from modalkit.recipe import load_recipe
@@ -121,12 +121,10 @@ def test_groups_of_what_is_not_there_are_refused_at_their_line(tmp_path: Path, g
         f"data: {{path: {tmp_path / 'circle'}}}", f"data: {{path: circle, weak: {{groups: {groups}}}}}"
     )
     recipe.write_text(text)
-    refused(modalkit("train", "circle.yaml", cwd=tmp_path), *GROUPS[groups])
+    refused(here("train", "circle.yaml", cwd=tmp_path), *GROUPS[groups])
 
 
 def test_fractions_outside_0_to_1_are_refused(tmp_path: Path) -> None:
     write_recipe(tmp_path, write_circle(tmp_path, 20))
-    wrong = modalkit(
-        "train", "circle.yaml", "--set", "data.weak.paired=1.5", "--set", "data.weak.keep=-1", cwd=tmp_path
-    )
+    wrong = here("train", "circle.yaml", "--set", "data.weak.paired=1.5", "--set", "data.weak.keep=-1", cwd=tmp_path)
     refused(wrong, "--set data.weak.paired=1.5", "--set data.weak.keep=-1")

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import torch
+from typer.testing import CliRunner
 
 import modalkit
+from modalkit.cli import app
 
 RECIPE = """\
 # modalkit train circle.yaml
@@ -58,3 +62,13 @@ def write_recipe(folder: Path, data: Path) -> Path:
     path = folder / "circle.yaml"
     path.write_text(RECIPE.replace("DATA", str(data)))
     return path
+
+
+def here(*arguments: object, cwd: Path) -> CompletedProcess[str]:
+    """Run the command line in this process, which has paid for its imports; raise what it does not catch."""
+    given = [str(argument) for argument in arguments]
+    with contextlib.chdir(cwd):
+        done = CliRunner().invoke(app, given)
+    if done.exception is not None and not isinstance(done.exception, SystemExit):
+        raise done.exception
+    return CompletedProcess(given, done.exit_code, done.stdout, done.stderr)
