@@ -333,7 +333,7 @@ def test_what_a_network_itself_has_frozen_is_not_trained(work: Path) -> None:
         "    layers[0].requires_grad_(False)\n"
         "    return layers\n"
         "def decoder(schema, latent_dim):\n"
-        "    return torch.nn.Linear(latent_dim, 2)\n"
+        "    return torch.nn.Sequential(torch.nn.Linear(latent_dim, 4), torch.nn.Unflatten(1, (2, 2)))\n"
     )
     own = "modalities.position.network={type: custom, encoder: 'nets.py:encoder', decoder: 'nets.py:decoder'}"
     options = [own, "train.max_steps=3", "train.pictures_every=0"]
