@@ -21,23 +21,21 @@ import time
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from modalkit import registry
 from modalkit.checkpoint import load_state, load_weights, save_state, save_weights
 from modalkit.data import Batch, Dataset, draw, draws, evenly, weaken
 from modalkit.diagnosis import unsound, where_not_finite
 from modalkit.engine import evaluate_plan, means
-from modalkit.errors import InputError, RunError, guard
+from modalkit.errors import InputError, RunError
 from modalkit.fabric import Loss, Step, make_fabric
 from modalkit.files import locked, write_atomic, write_json
 from modalkit.interrupts import Interrupts
 from modalkit.model import assemble
 from modalkit.pictures import translation_sheet
-from modalkit.plugin import Draws, Objective, Plan
+from modalkit.planning import Planner
 from modalkit.progress import bar, say
 from modalkit.randomness import derived_seed, generator
 from modalkit.recipe import Recipe
@@ -110,12 +108,10 @@ class Trainer:
             raise InputError(f"train.patience: {recipe.data.path} has no validation rows to wait for")
         self.data_digest = hashlib.sha256((recipe.data.path / "manifest.json").read_bytes()).hexdigest()
         self.steps_per_epoch = math.ceil(len(self.rows) / recipe.train.batch_size)
-        self.objective: Objective[Any] = registry.get(registry.OBJECTIVES, recipe.objective.name)
-        self.model = assemble(recipe)
+        self.planner, self.model = Planner(recipe), assemble(recipe)
         # A network of a person's own may bring parameters that are not to be trained.
         self.trainable = {name for name, p in self.model.named_parameters() if p.requires_grad}
-        self._require_complete_rows()
-        self._require_something_to_learn()
+        self.planner.require(self.dataset, training=self.rows, validation=self.valid)
         # Fused: one pass over each parameter in place of a dozen.
         optimizer = torch.optim.Adam(self.model.parameters(), lr=recipe.train.learning_rate, fused=True)
         self.loss, self.optimizer = self.fabric.setup(Loss(self.model), optimizer)
@@ -158,7 +154,7 @@ class Trainer:
                 if progress.step == self._epoch_ends():
                     progress.epoch += 1
                     self._validate_and_keep(log)
-                    if self._frozen(progress.epoch) != self._frozen(progress.epoch - 1):
+                    if self.planner.frozen(progress.epoch) != self.planner.frozen(progress.epoch - 1):
                         progress.best, progress.best_epoch = -math.inf, 0  # another stage begins, and is judged afresh
                 self.save()
                 self._draw_epoch()
@@ -186,7 +182,7 @@ class Trainer:
             return f"{train.epochs} epochs done"
         if train.max_steps is not None and progress.step >= train.max_steps:
             return f"{train.max_steps} steps done"
-        last_stage = self._frozen(progress.epoch) == self._frozen(train.epochs - 1)
+        last_stage = self.planner.frozen(progress.epoch) == self.planner.frozen(train.epochs - 1)
         if (
             train.patience is not None
             and last_stage  # in an earlier one, the next has still to come
@@ -196,56 +192,9 @@ class Trainer:
             return f"epoch {progress.epoch}: no better validation ELBO since epoch {progress.best_epoch}"
         return ""
 
-    def _require_something_to_learn(self) -> None:
-        """Raise `InputError` if nothing is left of a modality, of the objective's terms, or of its last stage."""
-        seen = self.dataset.present[self.rows].any(0)
-        if hidden := [name for name, some in zip(self.dataset.names, seen, strict=True) if not some]:
-            raise InputError(
-                f"data.weak hides every training entry of {', '.join(hidden)}; raise data.weak.paired or data.weak.keep"
-            )
-        name, epochs = self.objective.name, self.recipe.train.epochs
-        if self._frozen(epochs - 1) != self._frozen(sys.maxsize):
-            raise InputError(
-                f"train.epochs: {epochs} end before the last stage of objective '{name}' begins; give more"
-            )
-        for epoch in {0, epochs - 1}:
-            if not any(
-                self._plan(self.dataset.present[part], "check", 0, epoch).targets.any() for part in self._parts()
-            ):
-                raise InputError(
-                    f"objective '{name}': no training row of {self.dataset.path} has what its terms need"
-                    f"{self._because_of_weak()}"
-                )
-
-    def _parts(self) -> tuple[Tensor, ...]:
-        return torch.split(self.rows, 10_000)
-
-    def _because_of_weak(self) -> str:
-        weak = self.recipe.data.weak
-        return " (data.weak hides entries)" if weak.paired < 1 or weak.keep < 1 else ""
-
-    def _require_complete_rows(self) -> None:
-        """Raise `InputError` if the objective is defined for complete rows only and a row is not."""
-        if not self.objective.complete_rows:
-            return
-        for split, rows in (("training", self.rows), ("validation", self.valid)):
-            lacking = rows[~self.dataset.present[rows].all(1)]
-            if len(lacking):
-                absent = [n for n, p in zip(self.model.names, self.dataset.present[lacking[0]], strict=True) if not p]
-                raise InputError(
-                    f"objective '{self.objective.name}' is defined for complete rows only, and {len(lacking)} of "
-                    f"{len(rows)} {split} rows of {self.dataset.path} lack a modality (the first, "
-                    f"{self.dataset.key(int(lacking[0]))}, lacks {', '.join(absent)})"
-                    f"{self._because_of_weak()}; choose an objective for missing modalities, such as mvae"
-                )
-
-    def _frozen(self, epoch: int) -> tuple[str, ...]:
-        with guard(f"objective '{self.objective.name}': its frozen"):
-            return tuple(self.objective.frozen(self.recipe.objective, epoch))
-
     def _freeze(self) -> None:
         """Leave as they are, in this epoch, the networks that the objective says; their running statistics too."""
-        prefixes = self._frozen(self.progress.epoch)
+        prefixes = self.planner.frozen(self.progress.epoch)
         for name, parameter in self.model.named_parameters():
             parameter.requires_grad_(name in self.trainable and not name.startswith(prefixes))
         for name, part in self.model.named_modules():
@@ -299,8 +248,8 @@ class Trainer:
             rank: this process takes every `world`-th row, beginning with this one.
             world: number of processes that share the batch.
         """
-        present = self.dataset.present[rows]
-        plan = self._plan(present, purpose, number, self.progress.epoch if self.model.training else None)
+        epoch = self.progress.epoch if self.model.training else None
+        plan = self.planner.plan(self.dataset.present[rows], purpose, number, epoch)
         shape = (self.model.components * len(plan.terms), len(rows), self.model.latent_dim)
         device = self.fabric.device
         noise = torch.randn(
@@ -310,13 +259,6 @@ class Trainer:
         batch = self._fetch(rows, mine, purpose, number).to(device)
         # Processes average their gradients, so each divides by its share of the whole batch.
         return Step(batch, plan.rows(mine), noise[:, mine].to(self.model.dtype), beta, rows=len(rows) / world)
-
-    def _plan(self, present: Tensor, purpose: str, number: int, epoch: int | None) -> Plan:
-        draws = Draws(generator(self.recipe.seed, f"{purpose} plan", number), epoch)
-        with guard(f"objective '{self.objective.name}': its plan"):
-            plan = self.objective.plan(self.recipe.objective, self.model.names, present, draws)
-            plan.check(present)
-        return plan
 
     def _fetch(self, rows: Tensor, mine: slice, purpose: str, number: int) -> Batch:
         """Fetch one process's share of some rows; what is drawn is drawn for all of them, as one process would."""

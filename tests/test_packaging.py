@@ -27,7 +27,7 @@ ORDER = [
     ["engine", "objectives"],
     ["translation", "diagnosis"],
     ["pictures"],
-    ["inspection", "checkpoint", "run_folder", "fabric", "building"],
+    ["inspection", "checkpoint", "run_folder", "fabric", "building", "planning"],
     ["evaluation"],
     ["trainer"],
     ["reproduction"],
