@@ -25,8 +25,15 @@ from modalkit.cli import app
 from modalkit.data import Dataset
 from modalkit.errors import InputError
 from modalkit.evaluation import likelihood, questions
-from modalkit.evaluation.accuracy import accuracy, coherence, mean_and_error, predict, train_classifier
-from modalkit.evaluation.likelihood import fetch, summarise
+from modalkit.evaluation.accuracy import (
+    accuracy,
+    coherence,
+    mean_and_error,
+    predict,
+    reconstruction,
+    train_classifier,
+)
+from modalkit.evaluation.likelihood import fetch, log_likelihoods, summarise
 from modalkit.evaluation.loading import Run, load_run
 from modalkit.evaluation.questions import Answer, Asking, Question, ask, usual_questions
 from modalkit.model import assemble
@@ -352,6 +359,24 @@ def test_a_class_is_predicted_by_its_mean_probability_and_a_bit_by_its_own(known
     ]  # and the stop
 
 
+def test_reconstruction_is_the_expected_log_likelihood_under_the_posterior(tmp_path: Path) -> None:
+    run = linear_run(tmp_path)
+    rows = run.dataset.rows("test")
+    batch = run.dataset[rows]
+    posterior = run.model.posterior(run.model.observed(batch), batch.present, batch.present[None])
+    noise = torch.randn(400, 1, len(rows), run.model.latent_dim, dtype=run.model.dtype)
+    z = posterior.sample(noise, torch.rand(noise.shape[:-1]))[:, 0]
+    expected = log_likelihoods(run.model, batch, z, run.model.names)
+    found = reconstruction(run.model, run.dataset, rows, seed=0)
+    assert found.keys() == expected.keys()
+    for column, (name, log_px) in enumerate(expected.items()):
+        there = batch.present[:, column]
+        each = log_px[:, there].mean(0)
+        spread = float(log_px[:, there].std(0).square().sum().sqrt() / there.sum())  # of one draw a row
+        mean, error = found[name]
+        assert abs(mean - float(each.mean())) < 4 * spread and error > 0
+
+
 def test_mean_and_error_leave_out_what_is_not_there() -> None:
     nothing = mean_and_error(torch.full((2,), torch.nan))
     assert all(map(math.isnan, nothing)) and math.isnan(mean_and_error(torch.ones(1))[1])
@@ -411,6 +436,7 @@ def test_the_command_prints_a_table_and_adds_to_its_file(run: Path) -> None:
     assert "right, predicted as p(class | image, position, counts):" in done
     usual = json.loads((run / "evaluation.json").read_text())
     assert len(usual["log_likelihoods"]) == 9 and usual["parameters"]["decoder.class"] > 0
+    assert usual["reconstruction"].keys() == {"image", "position", "class", "counts", "settings"}
     given = ["--given", "class", "--targets", "position", "--particles", 20, "--rows", 10]
     done = command("evaluate", run, *given).output
     assert "log p(position | class)" in done and "q(z|position,class)" in done and "log p(image" not in done

@@ -1,4 +1,4 @@
-"""How often a prediction of a label, a character or an attribute is right, and whether generated samples cohere."""
+"""How often predictions are right, how well what was seen is explained, and whether what is generated coheres."""
 
 from __future__ import annotations
 
@@ -97,6 +97,36 @@ def accuracy(
                 parts.append(correct(schema, predict(model, target, inputs), schema.unpack(batch.values[target])))
             progress.update(len(batch))
     return {name: torch.cat([part[name] for part in parts]).cpu() for name in parts[0]} if parts else {}
+
+
+@torch.no_grad()
+def reconstruction(model: MultimodalVAE, dataset: Dataset, rows: Tensor, seed: int) -> dict[str, tuple[float, float]]:
+    """Return how well each modality is explained by a draw of the posterior that has seen it, in nats.
+
+    The mean over rows of log p(x_m|z), z drawn once from the posterior of all that the row has, or of x_m alone where
+    the model has no joint one; and its standard error.
+
+    Args:
+        model: put in eval mode here.
+        dataset: where the rows are.
+        rows: int64 `(rows,)`.
+        seed: of the draws.
+    """
+    model.eval()
+    joint = bool(model.allows(torch.ones(1, len(model.names), dtype=torch.bool))[0])
+    found: dict[str, list[Tensor]] = {name: [] for name in model.decoders}
+    with bar(len(rows), "reconstruction", unit="row", leave=False) as progress:
+        for start in range(0, len(rows), _ROWS):
+            batch = fetch(dataset, model.schemas, rows[start : start + _ROWS], seed).to(model.device)
+            observed, seed_here = model.observed(batch), derived_seed(seed, "reconstruction", start)
+            shared = posterior_draws(model, batch, model.names, 1, seed_here)[0] if joint else None
+            for name, scores in found.items():
+                own = batch.present[:, model.names.index(name)].nonzero().squeeze(1).to(model.device)
+                inputs = posterior_draws(model, batch, (name,), 1, seed_here)[0] if shared is None else shared
+                if len(own):
+                    scores.append(model.log_px(name, inputs[own], observed[name]).double().cpu())
+            progress.update(len(batch))
+    return {name: mean_and_error(torch.cat(scores)) for name, scores in found.items() if scores}
 
 
 class Classifier(nn.Module):

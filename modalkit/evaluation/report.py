@@ -12,7 +12,7 @@ from typing import Any
 
 from modalkit import registry
 from modalkit.errors import InputError
-from modalkit.evaluation.accuracy import accuracy, coherence, mean_and_error, train_classifier
+from modalkit.evaluation.accuracy import accuracy, coherence, mean_and_error, reconstruction, train_classifier
 from modalkit.evaluation.loading import Run
 from modalkit.evaluation.questions import Answer, Asking, Question, allows, ask, check, table, usual_questions
 from modalkit.files import write_json
@@ -45,9 +45,9 @@ def questions_of(model: MultimodalVAE, targets: str | None, given: str | None, p
 def evaluate(run: Run, questions: Sequence[Question], asking: Asking, cohering: str | None = None) -> str:
     """Answer questions, add them to the run's ``evaluation.json``, and return them as text.
 
-    Beside log-likelihoods: for each target whose kind can be right or wrong, how often it is predicted right from what
-    is given; with `cohering`, ``SOURCE:TARGET``, how often what is generated is classified as what it was generated
-    from.
+    Beside log-likelihoods: how well each modality is explained by the posterior that has seen it; how often each
+    target whose kind can be right or wrong is predicted right from what is given; with `cohering`, ``SOURCE:TARGET``,
+    how often what is generated is classified as what it was generated from.
     """
     path = run.path / "evaluation.json"
     _kept(path)  # what cannot be added to, or is asked wrongly, is said before the work
@@ -56,6 +56,7 @@ def evaluate(run: Run, questions: Sequence[Question], asking: Asking, cohering: 
     answers = ask(run, questions, asking)
     accuracies = {str(q): _accuracies(run, q, asking) for q in (a.question for a in answers) if q.given}
     coherences = {cohering: _coherence(run, cohering, asking)} if cohering else {}
+    explained = reconstruction(run.model, run.dataset, run.dataset.rows(asking.split)[: asking.rows], asking.seed)
     counts = run.model.parameter_counts()
     settings = asdict(asking) | {"data": str(run.dataset.path), "weights": run.weights}
     kept = _kept(path)
@@ -66,8 +67,9 @@ def evaluate(run: Run, questions: Sequence[Question], asking: Asking, cohering: 
         kept.setdefault("accuracies", {})[what] = figures | {"settings": settings}
     for what, shares in coherences.items():
         kept.setdefault("coherence", {})[what] = shares | {"settings": settings}
+    kept["reconstruction"] = explained | {"settings": settings}
     write_json(path, _finite(kept | {"parameters": counts}))
-    return _text(run, answers, accuracies, coherences, counts, asking)
+    return _text(run, answers, accuracies, coherences, explained, counts, asking)
 
 
 def _kept(path: Path) -> dict[str, Any]:
@@ -145,6 +147,7 @@ def _text(
     answers: Sequence[Answer],
     accuracies: dict[str, Figures],
     coherences: dict[str, Figures],
+    explained: Figures,
     counts: dict[str, int],
     asking: Asking,
 ) -> str:
@@ -162,5 +165,7 @@ def _text(
         source, _, target = what.partition(":")
         lines += ["", f"{source} generated from {target}, classified as that {target}:"]
         lines += [f"  {name:<24} {100 * mean:.2f} % ± {100 * error:.2f}" for name, (mean, error) in shares.items()]
+    lines += ["", "reconstruction, log p(x|z) of each modality in nats, z given all:"]
+    lines += [f"  {name:<24} {mean:.3f} ± {error:.3f}" for name, (mean, error) in explained.items()]
     parts = ", ".join(f"{part} {count:,}" for part, count in counts.items())
     return "\n".join([*lines, "", f"parameters: {parts}", f"kept in {run.path / 'evaluation.json'}"])
