@@ -396,11 +396,14 @@ def test_a_worker_that_dies_is_explained() -> None:
 
 
 SLEEPERS = """
-import time
+import sys, time
+from contextlib import closing
 from multiprocessing import active_children
 from modalkit_tools.executors import map_tasks
-for _ in map_tasks(time.sleep, [0, 60, 60], workers=2):
-    print(*[child.pid for child in active_children()], flush=True)
+with closing(map_tasks(time.sleep, [0, 60, 60], workers=2)) as results:
+    for _ in results:
+        print(*[child.pid for child in active_children()], flush=True)
+        time.sleep(float(sys.argv[1]))
 """
 
 
@@ -412,10 +415,11 @@ def alive(pid: int) -> bool:
     return True
 
 
+@pytest.mark.parametrize("inside", [0, 5])  # the signal comes while it waits for a result, or in the loop's body
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-def test_workers_end_with_their_parent(how: signal.Signals) -> None:
+def test_workers_end_with_their_parent(how: signal.Signals, inside: int) -> None:
     process = subprocess.Popen(
-        [sys.executable, "-c", SLEEPERS],
+        [sys.executable, "-c", SLEEPERS, str(inside)],
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -428,7 +432,7 @@ def test_workers_end_with_their_parent(how: signal.Signals) -> None:
         os.killpg(process.pid, how)
     else:
         process.send_signal(how)
-    errors = process.communicate(timeout=30)[1]
+    errors = process.communicate(timeout=50)[1]
     assert errors.count("KeyboardInterrupt\n") == (how == signal.SIGINT)
     until = time.monotonic() + 20
     while any(map(alive, workers)) and time.monotonic() < until:
