@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -197,12 +196,8 @@ def _run(tasks: list[Task], pending: list[int], out: Path, workers: int | None) 
     say("The 68-point landmark model was trained on 300-W, whose licence excludes commercial use.")
     total = sum(len(task.photos) for task in tasks)
     todo = [tasks[index] for index in pending]
-    before = total - sum(len(task.photos) for task in todo)
-    with (
-        bar(total, "photos", unit="photo", initial=before) as progress,
-        closing(map_tasks(write_task, todo, workers=workers)) as finished,
-    ):
-        for done in finished:
+    with bar(total, "photos", unit="photo", initial=total - sum(len(task.photos) for task in todo)) as progress:
+        for done in map_tasks(write_task, todo, workers=workers):
             progress.update(done)
 
 

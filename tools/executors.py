@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -25,13 +25,11 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def map_tasks(function: Callable[[T], R], tasks: Sequence[T], *, workers: int | None = None) -> Generator[R]:
+def map_tasks(function: Callable[[T], R], tasks: Sequence[T], *, workers: int | None = None) -> Iterator[R]:
     """Call `function` on every task and yield the results as they finish, in any order.
 
     Whatever ends the iteration early (an exception, Ctrl-C, closing the generator, even a kill of this process)
-    ends the workers too, so a task must leave nothing half done behind: let it write files atomically. Use it within
-    `contextlib.closing`: an exception in the body of a loop over it, where Ctrl-C may come too, does not end a
-    generator, and Python would wait for its workers before it exits.
+    ends the workers too, so a task must leave nothing half done behind: let it write files atomically.
 
     Args:
         function: does one task; defined at a module's top level, since it travels to other processes by name.

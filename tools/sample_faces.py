@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from contextlib import closing
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -162,11 +161,8 @@ def build(options: SampleFacesOptions, out: Path) -> str:
         _begin(options, out)
         tasks = [Task(out.absolute(), options.seed, numbers[i : i + CHUNK]) for i in range(0, options.count, CHUNK)]
         entries: list[Entry] = []
-        with (
-            bar(options.count, "portraits", unit="portrait") as progress,
-            closing(map_tasks(draw, tasks, workers=options.workers)) as parts,
-        ):
-            for part in parts:
+        with bar(options.count, "portraits", unit="portrait") as progress:
+            for part in map_tasks(draw, tasks, workers=options.workers):
                 entries += part
                 progress.update(len(part))
         _write_annotations(out, entries)
