@@ -208,14 +208,16 @@ class PriorDraws:
 
     Args:
         model: in eval mode.
-        z: `(samples, latent_dim)`, on the model's device.
+        samples: how many.
+        draws_of: a generator of the CPU.
 
     Attributes:
         found: what has been computed, by the modalities and a row's values of them.
     """
 
-    def __init__(self, model: MultimodalVAE, z: Tensor) -> None:
-        self.model, self.z = model, z
+    def __init__(self, model: MultimodalVAE, samples: int, draws_of: torch.Generator) -> None:
+        z = torch.randn(samples, model.latent_dim, generator=draws_of)
+        self.model, self.z = model, z.to(model.device, model.dtype)
         self.likelihoods: dict[str, Distribution] = {}
         self.found: dict[tuple[tuple[str, ...], bytes], Tensor] = {}
 

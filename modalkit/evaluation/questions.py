@@ -227,8 +227,7 @@ class _Passes:
         run, asking = self.run, self.asking
         path, about, found, done = self._resume(proposal, sets)
         particles = asking.particles if proposal is not None else asking.prior_particles or 0
-        z = torch.randn(particles, run.model.latent_dim, generator=generator(asking.seed, "prior"))
-        prior = None if proposal else PriorDraws(run.model, z.to(run.model.device, run.model.dtype))
+        prior = None if proposal else PriorDraws(run.model, particles, generator(asking.seed, "prior"))
         what = f"q(z|{'+'.join(proposal)})" if proposal else "prior"
         with bar(len(self.rows), what, unit="row", initial=done) as progress:
             # Draws of the prior are shared, and rows that agree are computed once a batch.
