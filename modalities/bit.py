@@ -7,8 +7,9 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Bernoulli, Distribution, Independent
+from torch.distributions import Distribution
 
+from modalkit.distributions import Bernoullis
 from modalkit.errors import InputError
 from modalkit.nn import DenseNetwork, Mlp, category_encoder
 from modalkit.nn import decoder as make_decoder
@@ -65,7 +66,7 @@ def decoder(schema: BitSchema, latent_dim: int) -> nn.Module:
 
 def likelihood(schema: BitSchema, logits: Tensor) -> Distribution:
     """Return independent Bernoullis."""
-    return Independent(Bernoulli(logits=logits, validate_args=False), len(schema.event_shape), validate_args=False)
+    return Bernoullis(logits, len(schema.event_shape))
 
 
 def marginal(schema: BitSchema, values: Tensor) -> Distribution:

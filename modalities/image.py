@@ -10,8 +10,9 @@ import torch
 from PIL import Image, ImageOps
 from pydantic import BeforeValidator, Field, PositiveInt, model_validator
 from torch import Tensor, nn
-from torch.distributions import Bernoulli, Distribution, Independent
+from torch.distributions import Distribution
 
+from modalkit.distributions import Bernoullis
 from modalkit.errors import InputError
 from modalkit.nn import Dcgan, ImageNetwork, stages
 from modalkit.nn import decoder as make_decoder
@@ -94,9 +95,8 @@ def decoder(schema: ImageSchema, latent_dim: int) -> nn.Module:
 
 
 def likelihood(schema: ImageSchema, logits: Tensor) -> Distribution:
-    """Return independent Bernoullis, whose log-probability `x log p + (1 - x) log(1 - p)` takes any x in [0, 1]."""
-    bits = Bernoulli(logits=logits, validate_args=False)
-    return Independent(bits, len(schema.event_shape), validate_args=False)
+    """Return independent Bernoullis, which take any intensity."""
+    return Bernoullis(logits, len(schema.event_shape))
 
 
 def marginal(schema: ImageSchema, values: Tensor) -> Distribution:

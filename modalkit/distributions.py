@@ -1,4 +1,4 @@
-"""Diagonal Gaussian experts, their products and mixtures, and KL divergences."""
+"""Diagonal Gaussian experts, their products and mixtures, and KL divergences; Bernoullis over pictures and bits."""
 
 from __future__ import annotations
 
@@ -7,6 +7,25 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.distributions import Bernoulli, Independent
+
+from modalkit.functional import bernoulli_log_prob
+
+
+class Bernoullis(Independent):
+    """Independent Bernoullis, whose log-probability `x log p + (1 - x) log(1 - p)` takes any x in [0, 1].
+
+    Args:
+        logits: of p, `(*batch_shape, *event_shape)`.
+        event_dims: how many dimensions an event has.
+    """
+
+    def __init__(self, logits: Tensor, event_dims: int) -> None:
+        super().__init__(Bernoulli(logits=logits, validate_args=False), event_dims, validate_args=False)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Return one number an event."""
+        return bernoulli_log_prob(self.base_dist.logits, value, len(self.event_shape))
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ Encoding once means that the terms of a step share one dropout mask and one upda
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 import torch
@@ -21,6 +22,7 @@ from torch import Tensor
 from modalkit.data import Batch
 from modalkit.distributions import Gaussian, Posterior
 from modalkit.model import MultimodalVAE, spread, take
+from modalkit.nn import can_part, parted
 from modalkit.plugin import Plan
 
 
@@ -192,14 +194,17 @@ def _score(model: MultimodalVAE, name: str, z: Tensor, observed: Tensor, present
     """
     terms, batch = targets.shape
     place = present.long().cumsum(0) - 1  # where a row's sample lies in `observed`
-    # One call for all pairs at once, unless the decoder's rows depend on each other.
-    calls = targets if model.mixes_rows[name] else targets.flatten()[None]
-    draws = z if model.mixes_rows[name] else z.flatten(0, 1)[None]  # (1, terms * batch, latent_dim)
+    parts = targets.sum(1).tolist() if model.mixes_rows[name] else None
+    # One call for all pairs at once, unless the decoder can only be kept from mixing terms by a call for each.
+    apart = parts is not None and not can_part(model.decoders[name])
+    calls = targets if apart else targets.flatten()[None]
+    draws = z if apart else z.flatten(0, 1)[None]  # (1, terms * batch, latent_dim)
     scores = []
     for wanted, draw in zip(calls, draws, strict=True):
         pairs = wanted.nonzero().squeeze(1)
         if len(pairs):
-            log_px = model.log_px(name, take(draw, pairs), _samples(observed, place[pairs % max(1, batch)]))
+            with nullcontext() if parts is None or apart else parted(model.decoders[name], parts):
+                log_px = model.log_px(name, take(draw, pairs), _samples(observed, place[pairs % max(1, batch)]))
         else:
             log_px = z.new_zeros(0)
         scores.append(spread(log_px, pairs, len(draw)))

@@ -7,7 +7,8 @@ adds the Gaussian head.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from modalkit.functional import batch_norm_by_parts, doubling_conv_transpose2d
 from modalkit.plugin import CustomNetwork, Schema, Settings, as_tuple
 
 NetworkT = TypeVar("NetworkT", bound=Settings)
@@ -83,26 +85,54 @@ ImageNetwork = Annotated[
 """What a recipe may choose for pictures."""
 
 
-class _LoneRow(_BatchNorm):
-    """Batch normalisation that a batch with one value per channel does not break.
+class _PartsApart(_BatchNorm):
+    """Batch normalisation that a batch with one value per channel does not break, and that can part a batch.
 
     With modalities missing, a batch of a hundred may hold a single row that has this one. One value has no
     variance, so torch refuses it in training; here the running statistics stand in for the batch's.
+
+    Attributes:
+        sizes: rows of the parts of a batch that are normalised each by its own statistics; None for all at once.
     """
 
+    sizes: Sequence[int] | None = None
+    momentum: float
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
+
     def forward(self, input: Tensor) -> Tensor:
-        if not self.training or input.numel() > input.shape[1]:
+        if not self.training or (self.sizes is None and input.numel() > input.shape[1]):
             return super().forward(input)
-        return functional.batch_norm(
-            input, self.running_mean, self.running_var, self.weight, self.bias, training=False, eps=self.eps
-        )
+        sizes = [size for size in self.sizes or [len(input)] if size]
+        values = math.prod(input.shape[2:])  # of a row and channel
+        self.num_batches_tracked.add_(sum(size * values > 1 for size in sizes))
+        running = (self.running_mean, self.running_var)
+        return batch_norm_by_parts(input, sizes, self.weight, self.bias, *running, self.momentum, self.eps)
+
+    def weighted(self, input: Tensor, counts: Tensor) -> Tensor:
+        """Normalise rows each of which stands for several alike.
+
+        Args:
+            input: `(rows, channels)`.
+            counts: how many rows each stands for, `(rows,)`; at least 2 in all.
+        """
+        counts = counts.to(input.dtype)
+        n = counts.sum()
+        mean = counts @ input / n  # (channels,)
+        variance = counts @ (input - mean).square() / n
+        with torch.no_grad():
+            self.num_batches_tracked.add_(1)
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(variance * n / (n - 1), self.momentum)
+        return torch.addcmul(self.bias, input - mean, self.weight * (variance + self.eps).rsqrt())
 
 
-class BatchNorm1d(_LoneRow, nn.BatchNorm1d):
+class BatchNorm1d(_PartsApart, nn.BatchNorm1d):
     """`torch.nn.BatchNorm1d` for `(rows, channels)`, any number of rows."""
 
 
-class BatchNorm2d(_LoneRow, nn.BatchNorm2d):
+class BatchNorm2d(_PartsApart, nn.BatchNorm2d):
     """`torch.nn.BatchNorm2d` for `(rows, channels, height, width)`, any number of rows."""
 
 
@@ -125,6 +155,29 @@ def mixes_rows(module: nn.Module) -> bool:
     (True, False)
     """
     return any(isinstance(part, _BatchNorm) for part in module.modules())
+
+
+def can_part(module: nn.Module) -> bool:
+    """Tell whether `parted` has all of a network's batch normalisations normalise the parts of a batch apart."""
+    return all(isinstance(part, _PartsApart) for part in module.modules() if isinstance(part, _BatchNorm))
+
+
+@contextmanager
+def parted(module: nn.Module, sizes: Sequence[int]) -> Iterator[None]:
+    """Have a network take a batch of several parts as it would take one after another.
+
+    Args:
+        module: a network of which `can_part` is true.
+        sizes: rows of each part, in order.
+    """
+    parts = [part for part in module.modules() if isinstance(part, _PartsApart)]
+    for part in parts:
+        part.sizes = sizes
+    try:
+        yield
+    finally:
+        for part in parts:
+            part.sizes = None
 
 
 def _after(width: int, batch_norm: bool, dropout: float) -> list[nn.Module]:
@@ -248,6 +301,13 @@ class DcganEncoder(nn.Module):
         return features
 
 
+class _Doubling(nn.ConvTranspose2d):
+    """A transposed convolution to twice the size, fast for the few channels of a picture."""
+
+    def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
+        return doubling_conv_transpose2d(input, self.weight)
+
+
 class DcganDecoder(nn.Module):
     """Latents `(rows, latent_dim)` to pictures `(rows, channels, height, width)` of logits: the encoder's mirror.
 
@@ -270,10 +330,12 @@ class DcganDecoder(nn.Module):
         for stage, width in zip(chain[::-1], [*(s.width for s in chain[-2::-1]), channels], strict=True):
             layers += [BatchNorm2d(stage.width)] if batch_norm and layers else []
             layers += [nn.SiLU()] if layers else []
-            convolution = nn.ConvTranspose2d(
-                stage.width, width, stage.mirror_kernel, stage.stride, stage.padding, bias=False
+            doubles = (stage.mirror_kernel, stage.stride, stage.padding) == ((4, 4), 2, 1)
+            layers.append(
+                _Doubling(stage.width, width, 4, 2, 1, bias=False)
+                if doubles
+                else nn.ConvTranspose2d(stage.width, width, stage.mirror_kernel, stage.stride, stage.padding, bias=False)
             )
-            layers.append(convolution)
         self.convolutions = nn.Sequential(*layers)
 
     def forward(self, z: Tensor) -> Tensor:
@@ -322,27 +384,29 @@ def encoder(network: Mlp | Dcgan | CustomNetwork, shape: Sequence[int]) -> nn.Mo
 class CategoryEncoder(nn.Sequential):
     """An encoder of one integer, `(rows,) -> (rows, features)`, that encodes each category once, not each row.
 
+    Batch normalisation counts each category as often as the rows that have it.
+
     Args:
         categories: the integers are below this.
-        layers: what takes `(rows,)` to features; without dropout, and without batch normalisation, which would
-            count each category as often as the rows that have it.
+        layers: what takes `(rows,)` to features. Dropout among them has every row encoded.
     """
 
     def __init__(self, categories: int, *layers: nn.Module) -> None:
         super().__init__(*layers)
         self.categories = categories
-        self.apart = any(isinstance(layer, (nn.Dropout, _BatchNorm)) for layer in layers)
 
     def forward(self, value: Tensor) -> Tensor:
         """Return features."""
-        if self.apart or len(value) <= self.categories:
-            return self._each(value)
-        return functional.embedding(value, self._each(torch.arange(self.categories, device=value.device)))
-
-    def _each(self, value: Tensor) -> Tensor:
+        counted = self.training and mixes_rows(self)
+        each = any(isinstance(layer, nn.Dropout) for layer in self) or (counted and not can_part(self))
+        if each or len(value) <= self.categories:
+            return super().forward(value)
+        counts = torch.bincount(value, minlength=self.categories) if counted else None
+        features = torch.arange(self.categories, device=value.device)
         for layer in self:
-            value = layer(value)
-        return value
+            weighted = isinstance(layer, _PartsApart) and counts is not None
+            features = layer.weighted(features, counts) if weighted else layer(features)
+        return functional.embedding(value, features)
 
 
 def category_encoder(network: Mlp | CustomNetwork, categories: int) -> CategoryEncoder:

@@ -59,6 +59,8 @@ def once_per_term_loss(
             if not rows.any():
                 continue
             raw = model.decoders[name](z[rows])
+            if not targets[:, m].any():
+                continue
             value = model.schemas[name].unpack(batch.values[name][rows])
             value = value.to(noise.dtype) if value.is_floating_point() else value
             log_px = model._kinds[name].likelihood(model.schemas[name], raw).log_prob(value)

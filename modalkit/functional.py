@@ -1,0 +1,189 @@
+"""Operations with a faster form than torch's own; each equals the plain one, gradients included."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+_FEW_CHANNELS = 4
+
+
+def bernoulli_log_prob(logits: Tensor, value: Tensor, event_dims: int) -> Tensor:
+    r"""Return :math:`\sum_i x_i \log p_i + (1 - x_i) \log (1 - p_i)`, summed over the event without keeping its terms.
+
+    Args:
+        logits: of p, `(*batch_shape, *event_shape)`.
+        value: x in [0, 1], broadcastable with `logits`.
+        event_dims: how many dimensions an event has.
+
+    Returns:
+        `(*batch_shape,)`, broadcast.
+
+    >>> bernoulli_log_prob(torch.zeros(2, 3), torch.ones(3), 1).exp()
+    tensor([0.1250, 0.1250])
+    """
+    if logits.shape != value.shape:
+        logits, value = torch.broadcast_tensors(logits, value)  # type: ignore[no-untyped-call]
+    result: Tensor = _BernoulliLogProb.apply(logits, value, event_dims)  # type: ignore[no-untyped-call]
+    return result
+
+
+class _BernoulliLogProb(torch.autograd.Function):
+    """x l - log(1 + exp l), with the logarithm as max(l, 0) + log(1 + exp(-|l|)).
+
+    torch's log1p is many times slower on a CPU than its log, which loses no more here than rounding the sum does.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, value: Tensor, event_dims: int) -> Tensor:
+        ctx.save_for_backward(logits, value)
+        ctx.event_dims = event_dims
+        parts = logits.abs().neg_().exp_().add_(1).log_().add_(logits.clamp(min=0))
+        parts = torch.addcmul(parts, logits, value, value=-1) if event_dims else parts - logits * value
+        return -parts.sum(tuple(range(-event_dims, 0))) if event_dims else -parts
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        logits, value = ctx.saved_tensors
+        grad = grad.reshape(*grad.shape, *[1] * ctx.event_dims)  # (*batch_shape,) -> (*batch_shape, 1, ...)
+        to_logits = torch.sigmoid(logits).neg_().add_(value).mul_(grad)
+        return to_logits, logits * grad if ctx.needs_input_grad[1] else None, None
+
+
+def batch_norm_by_parts(
+    input: Tensor,
+    sizes: Sequence[int],
+    weight: Tensor,
+    bias: Tensor,
+    running_mean: Tensor,
+    running_var: Tensor,
+    momentum: float,
+    eps: float,
+) -> Tensor:
+    """Normalise parts of a batch, each by its own statistics: as `torch.nn.functional.batch_norm` of one after another.
+
+    A part with one value a channel has no variance and is normalised by the running statistics.
+
+    Args:
+        input: `(rows, channels, ...)`.
+        sizes: rows of each part, in order; they add up to `rows`.
+        weight: `(channels,)`.
+        bias: `(channels,)`.
+        running_mean: `(channels,)`, updated.
+        running_var: `(channels,)`, updated.
+        momentum: weight of a part's statistics in the running ones.
+        eps: added to the variance.
+    """
+    result: Tensor = _BatchNormByParts.apply(  # type: ignore[no-untyped-call]
+        input, tuple(n for n in sizes if n), weight, bias, running_mean, running_var, momentum, eps
+    )
+    return result
+
+
+class _BatchNormByParts(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        input: Tensor,
+        sizes: tuple[int, ...],
+        weight: Tensor,
+        bias: Tensor,
+        running_mean: Tensor,
+        running_var: Tensor,
+        momentum: float,
+        eps: float,
+    ) -> Tensor:
+        output = torch.empty_like(input)
+        ctx.sizes, ctx.eps, kept = sizes, eps, []
+        for x, y in zip(input.split(sizes), output.split(sizes), strict=True):
+            if _lone(x):
+                saved = [running_mean.clone(), running_var.clone()]  # the next part moves the originals
+                torch.native_batch_norm(x, weight, bias, *saved, False, momentum, eps, out=(y, *torch.empty(2, 0)))
+            else:
+                saved = list(torch.empty_like(torch.stack([running_mean, running_var])))
+                running = (running_mean, running_var)
+                torch.native_batch_norm(x, weight, bias, *running, True, momentum, eps, out=(y, *saved))
+            kept += saved
+        ctx.save_for_backward(input, weight, *kept)
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        input, weight, *kept = ctx.saved_tensors
+        to_input, to_weight, to_bias = torch.empty_like(input), torch.zeros_like(weight), torch.zeros_like(weight)
+        parts = zip(grad.split(ctx.sizes), input.split(ctx.sizes), to_input.split(ctx.sizes), strict=True)
+        for (g, x, place), *own in zip(parts, kept[::2], kept[1::2], strict=True):
+            statistics = [*own, None, None] if _lone(x) else [None, None, *own]
+            gx, gw, gb = torch.ops.aten.native_batch_norm_backward(
+                g, x, weight, *statistics, not _lone(x), ctx.eps, [True] * 3
+            )
+            place.copy_(gx)
+            to_weight += gw
+            to_bias += gb
+        return to_input, None, to_weight, to_bias, *[None] * 4
+
+
+def _lone(part: Tensor) -> bool:
+    """Tell whether there is one value a channel."""
+    return part.numel() == part.shape[1]
+
+
+def doubling_conv_transpose2d(input: Tensor, weight: Tensor) -> Tensor:
+    """Return the transposed convolution with a 4x4 kernel, stride 2 and padding 1: a picture of twice the size.
+
+    Each of the output's four interleaved pictures is a 2x2 convolution. For few output channels, in which torch's own
+    form is slow on a CPU, they are made by one convolution with 4 O channels.
+
+    Args:
+        input: `(rows, I, h, w)`.
+        weight: `(I, O, 4, 4)`.
+
+    Returns:
+        `(rows, O, 2 h, 2 w)`.
+    """
+    plain = (
+        weight.shape[1] > _FEW_CHANNELS
+        or input.device.type != "cpu"
+        or input.dtype is not torch.float32
+        or torch.compiler.is_compiling()
+        or torch.is_autocast_enabled("cpu")
+    )
+    if plain:
+        return functional.conv_transpose2d(input, weight, None, 2, 1)
+    result: Tensor = _DoublingConvTranspose2d.apply(input, weight)  # type: ignore[no-untyped-call]
+    return result
+
+
+class _DoublingConvTranspose2d(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, input: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(input, weight)
+        channels, (height, width) = weight.shape[1], input.shape[2:]
+        # An even output row 2a sees input rows a - 1 and a through kernel rows 3 and 1, the odd one 2a + 1 sees a
+        # and a + 1 through 2 and 0: all are windows of two rows.
+        rows = torch.tensor([[3, 1], [2, 0]])
+        kernels = weight[:, :, rows][:, :, :, :, rows]  # (I, O, 4, 4) -> (I, O, 2, 2, 2, 2): parity, window; twice
+        kernels = kernels.permute(2, 4, 1, 0, 3, 5).reshape(4 * channels, -1, 2, 2)  # -> (4 O, I, 2, 2)
+        windows = functional.conv2d(
+            input, kernels.contiguous(memory_format=torch.channels_last), padding=1
+        )  # (rows, 4 O, h + 1, w + 1)
+        output = torch.empty(len(input), channels, 2 * height, 2 * width, dtype=input.dtype).contiguous(
+            memory_format=torch.channels_last
+        )
+        for r in range(2):
+            for c in range(2):
+                one = windows[:, (2 * r + c) * channels :][:, :channels]
+                output[:, :, r::2, c::2] = one[:, :, r : r + height, c : c + width]
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        needed = [*ctx.needs_input_grad, False]
+        to_input, to_weight, _ = torch.ops.aten.convolution_backward(
+            grad, *ctx.saved_tensors, None, [2, 2], [1, 1], [1, 1], True, [0, 0], 1, needed
+        )
+        return to_input, to_weight
