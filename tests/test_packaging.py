@@ -29,6 +29,7 @@ ORDER = [
     ["pictures"],
     ["inspection", "checkpoint", "run_folder", "fabric", "building", "planning"],
     ["evaluation"],
+    ["inference"],
     ["trainer"],
     ["reproduction"],
     ["cli"],

@@ -11,7 +11,7 @@ A shard is written whole or not at all, so it is the unit of resume and of distr
 it, the bytes are the same.
 """
 
-from modalkit.data.arrays import write_dataset
+from modalkit.data.arrays import packed, write_dataset
 from modalkit.data.manifest import SPLITS, Manifest, check_manifest, read_manifest, shard_path
 from modalkit.data.reading import Batch, Dataset, draw, draws, evenly
 from modalkit.data.weak import weaken
@@ -29,6 +29,7 @@ __all__ = [
     "draw",
     "draws",
     "evenly",
+    "packed",
     "read_manifest",
     "shard_path",
     "weaken",
