@@ -12,7 +12,7 @@ it, the bytes are the same.
 """
 
 from modalkit.data.arrays import packed, write_dataset
-from modalkit.data.manifest import SPLITS, Manifest, check_manifest, read_manifest, shard_path
+from modalkit.data.manifest import SPLITS, Manifest, check_manifest, read_json, read_manifest, shard_path
 from modalkit.data.reading import Batch, Dataset, draw, draws, evenly
 from modalkit.data.weak import weaken
 from modalkit.data.writing import Array, DatasetWriter, Rows, write_shard
@@ -30,6 +30,7 @@ __all__ = [
     "draws",
     "evenly",
     "packed",
+    "read_json",
     "read_manifest",
     "shard_path",
     "weaken",

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -120,6 +121,13 @@ class TrainedModel:
         """The modalities that the model can predict: all, but for what a conditional model is only given."""
         return tuple(name for name in self.modalities if name in self.model.decoders)
 
+    @cached_property
+    def measures(self) -> dict[str, str]:
+        """By modality that can be predicted how a prediction says how sure it is: ``scale`` or ``probability``."""
+        found = self._infer(as_batch(self.schemas, {}), self.predictable, 0, 1, False, 0)
+        of = ("scale", "probability")
+        return {n: what for n, prediction in found.items() for what in of if getattr(prediction, what) is not None}
+
     def allows(self, given: Sequence[str]) -> bool:
         """Tell whether the model has a posterior of just these modalities; of none, it is the prior."""
         check_names(given, self.modalities)
@@ -228,19 +236,18 @@ class TrainedModel:
         given = self.usable(batch.present)
         can = self.model.allows(given)
         fill = ~batch.present & can[:, None] & torch.tensor([n in self.model.decoders for n in self.modalities])
-        values = {n: v.clone() for n, v in batch.values.items()}
+        asked = Batch(batch.values, given)
+        lacking = [n for n, any_ in zip(self.modalities, fill.any(0), strict=True) if any_]
+        predictions = self._infer(asked, lacking, int(sample), draws, sample, derived_seed(seed, "impute"), fill)
+        values = dict(batch.values)
         found: dict[str, dict[str, Tensor]] = {"scale": {}, "probability": {}}
-        for column, name in enumerate(self.modalities):
-            wanting = fill[:, column].nonzero().squeeze(1)
-            if not len(wanting):
-                continue
-            asked = Batch({n: v[wanting] for n, v in batch.values.items()}, given[wanting])
-            prediction = self._infer(asked, [name], int(sample), draws, sample, derived_seed(seed, "impute", column))
-            filled = prediction[name].samples[0] if sample else prediction[name].value
-            values[name][wanting] = storable(self.schemas[name], filled)
+        for name, prediction in predictions.items():
+            rows = fill[:, self.modalities.index(name)].nonzero().squeeze(1)
+            filled = storable(self.schemas[name], prediction.samples[0] if sample else prediction.value)
+            values[name] = values[name].index_copy(0, rows, filled)
             for what, kept in found.items():
-                if (one := getattr(prediction[name], what)) is not None:
-                    kept[name] = one.new_full((len(batch), *one.shape[1:]), math.nan).index_copy(0, wanting, one)
+                if (one := getattr(prediction, what)) is not None:
+                    kept[name] = one.new_full((len(batch), *one.shape[1:]), math.nan).index_copy(0, rows, one)
         return Imputed(Batch(values, batch.present | fill), fill, given, found["scale"], found["probability"])
 
     def score(
@@ -325,7 +332,17 @@ class TrainedModel:
             given[take], open_ = alone[take], open_ & ~take
         return given
 
-    def _infer(self, batch: Batch, want: Sequence[str], samples: int, draws: int, noise: bool, seed: int) -> Inference:
+    def _infer(
+        self,
+        batch: Batch,
+        want: Sequence[str],
+        samples: int,
+        draws: int,
+        noise: bool,
+        seed: int,
+        targets: Tensor | None = None,
+    ) -> Inference:
+        """Predict what is wanted of each row; with `targets`, bool `(rows, modalities)`, of those rows alone."""
         parts: dict[str, list[Prediction]] = {name: [] for name in want}
         moments = []
         largest = max([self.latent_dim, *(math.prod(self.schemas[n].event_shape) for n in want)])
@@ -340,7 +357,12 @@ class TrainedModel:
                 inputs = self.model.decoder_inputs(z, observed, part.present)
                 moments.append(_moments(posterior))
                 for name, found in parts.items():
-                    found.append(predict(self.model, name, inputs, samples, noise=noise))
+                    here = inputs
+                    if targets is not None:
+                        wanting = targets[start : start + len(part), self.modalities.index(name)]
+                        here = inputs[:, wanting.to(inputs.device)]
+                    if here.shape[1]:
+                        found.append(predict(self.model, name, here, samples, noise=noise))
         return Inference({name: joined(found) for name, found in parts.items()}, _joined(moments))
 
     def _posterior(self, batch: Batch) -> tuple[Posterior, dict[str, Tensor]]:
