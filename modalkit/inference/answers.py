@@ -16,7 +16,7 @@ from modalkit.data import Batch, read_json
 from modalkit.errors import InputError
 from modalkit.files import remove_leftovers, write_bytes, write_json
 from modalkit.inference.prediction import Prediction
-from modalkit.inference.trained import Inference
+from modalkit.inference.results import Inference
 from modalkit.pictures import Cell, sheet, show, truth
 from modalkit.plugin import Schema
 

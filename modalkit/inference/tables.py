@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,7 +14,8 @@ from torch import Tensor
 from modalkit.data import SPLITS, Batch, Dataset, DatasetWriter, Rows, check_manifest, write_shard
 from modalkit.errors import InputError
 from modalkit.files import locked, remove_leftovers, write_atomic
-from modalkit.inference.trained import Imputed, TrainedModel
+from modalkit.inference.results import Imputed
+from modalkit.inference.trained import TrainedModel
 from modalkit.inspection import schemas as schemas_of
 from modalkit.pictures import show
 from modalkit.progress import bar
@@ -98,17 +100,13 @@ def impute_dataset(
     schemas = {name: model.schemas.get(name, schema) for name, schema in schemas_of(dataset).items()}
     if unknown := [name for name in dataset.names if name not in schemas]:
         raise InputError(f"{dataset.path}: {', '.join(unknown)}: of a kind that is not installed, so not copied")
-    about: dict[str, Any] = {
-        "name": "impute",
-        "run": str(model.path),
-        "weights": model.weights,
-        "dataset": str(dataset.path),
-    }
-    about |= {"shards": [shard.sha256 for shard in dataset.manifest.shards]}
-    settings = {"sample": sample, "draws": draws, "seed": seed}
+    settings: dict[str, Any] = {"name": "impute", "run": str(model.path), "weights": model.weights}
+    manifest_digest = hashlib.sha256((dataset.path / "manifest.json").read_bytes()).hexdigest()
+    settings |= {"dataset": str(dataset.path), "manifest": manifest_digest}
+    settings |= {"sample": sample, "draws": draws, "seed": seed}
     with locked(out, "imputing"):
         shards = torch.split(torch.arange(len(dataset)), _ROWS)
-        writer = DatasetWriter(out, schemas, about | settings, len(shards))
+        writer = DatasetWriter(out, schemas, settings, len(shards))
         for folder in (out / "shards", out / "imputed"):
             remove_leftovers(folder)
         pending = writer.pending()

@@ -6,7 +6,6 @@ import math
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -14,13 +13,15 @@ import torch
 from torch import Tensor
 
 from modalkit.data import Batch, Dataset, check_manifest, draw, packed
-from modalkit.distributions import Mixture, Posterior
+from modalkit.distributions import Posterior
 from modalkit.errors import InputError
 from modalkit.evaluation import likelihood
-from modalkit.evaluation.likelihood import Estimate, PriorDraws, evidence_by_prior, importance, mask
+from modalkit.evaluation.likelihood import Estimate
 from modalkit.evaluation.loading import load_model
 from modalkit.evaluation.questions import Question, allows, check
 from modalkit.inference.prediction import Prediction, predict
+from modalkit.inference.results import Embedding, Imputed, Inference, joined_embeddings, joined_predictions, moments
+from modalkit.inference.scoring import score
 from modalkit.inference.values import Given, as_batch, check_names
 from modalkit.model import MultimodalVAE
 from modalkit.plugin import Schema
@@ -29,67 +30,10 @@ from modalkit.recipe import Recipe
 
 _NUMBERS = 1 << 23  # of a modality, over all draws and rows of a chunk: 32 MiB a tensor
 _MOST_ROWS = 256
-_PRIOR_PARTICLES = 5000
 
 _computing = threading.RLock()
 """Held for each chunk: some models keep what they are conditioned on while they compute, likelihoods draw from torch's
 global generator, and the memory of one chunk is all that is needed at any time."""
-
-
-@dataclass(frozen=True)
-class Embedding:
-    """Posteriors q(z|x_given) in short.
-
-    Attributes:
-        loc: mean, `(rows, latent_dim)`.
-        scale: standard deviation, same shape. Of a mixture these are the moments of the whole.
-    """
-
-    loc: Tensor
-    scale: Tensor
-
-
-@dataclass(frozen=True)
-class Inference(Mapping[str, Prediction]):
-    """What a model says of several modalities; a mapping of their names to predictions.
-
-    Attributes:
-        predictions: by modality.
-        posterior: of z, given what was given.
-    """
-
-    predictions: dict[str, Prediction]
-    posterior: Embedding
-
-    def __getitem__(self, name: str) -> Prediction:
-        return self.predictions[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.predictions)
-
-    def __len__(self) -> int:
-        return len(self.predictions)
-
-
-@dataclass(frozen=True)
-class Imputed:
-    """Rows of which nothing is absent any more, but for what no posterior could tell.
-
-    Attributes:
-        batch: the rows as a dataset stores them.
-        imputed: which entries were filled, bool `(rows, modalities)`.
-        given: what each row's were inferred from, bool `(rows, modalities)`; where the model has no posterior of all
-            that a row has, the first modality of which it has one alone.
-        scale: by modality the standard deviation of what was filled, `(rows, *event_shape)`, NaN elsewhere; see
-            `Prediction`.
-        probability: by modality the probability of what was filled, the same.
-    """
-
-    batch: Batch
-    imputed: Tensor
-    given: Tensor
-    scale: dict[str, Tensor]
-    probability: dict[str, Tensor]
 
 
 class TrainedModel:
@@ -206,8 +150,8 @@ class TrainedModel:
         parts = []
         for _, part in self._chunks(batch, 1, 1):
             with self._computing(0):
-                parts.append(_moments(self._posterior(part)[0]))
-        return _joined(parts)
+                parts.append(moments(self._posterior(part)[0]))
+        return joined_embeddings(parts)
 
     def impute(
         self, data: Dataset | Given, rows: Tensor | None = None, *, sample: bool = False, draws: int = 32, seed: int = 0
@@ -297,27 +241,11 @@ class TrainedModel:
             part = draw(batch.part(slice(start, start + len(at))), self.schemas, generator(seed, "score data", start))
             with self._computing(derived_seed(seed, "score", start)):
                 parts.append(
-                    self._score(part, question, particles, prior_particles, derived_seed(seed, "particles", start))
+                    score(
+                        self.model, part, question, particles, prior_particles, derived_seed(seed, "particles", start)
+                    )
                 )
         return Estimate(*(torch.cat(one) for one in zip(*(vars(part).values() for part in parts), strict=True)))
-
-    def _score(
-        self, batch: Batch, question: Question, particles: int, prior_particles: int | None, seed: int
-    ) -> Estimate:
-        decoded = self.predictable
-        given = tuple(n for n in question.given if n in decoded)
-        joint = (*given, *question.targets)
-        whole = importance(self.model, batch, question.proposal, [joint], particles, generator(seed, "joint"))[0]
-        evidence = torch.zeros(len(batch), dtype=torch.double)
-        if given and (prior_particles or not allows(self.model, question.given)):
-            prior = PriorDraws(self.model, prior_particles or _PRIOR_PARTICLES, generator(seed, "prior"))
-            evidence = evidence_by_prior(self.model, batch, given, prior)
-        elif given:
-            first = importance(self.model, batch, question.given, [given], particles, generator(seed, "evidence"))[0]
-            evidence = first.log_p.masked_fill(~(batch.present & mask(self.model, given)).any(1), 0)
-        nothing = ~(batch.present & mask(self.model, question.targets)).any(1)
-        log_p = (whole.log_p - evidence).masked_fill(nothing, math.nan)
-        return Estimate(log_p, whole.variance, whole.ess)
 
     def usable(self, present: Tensor) -> Tensor:
         """Return of which of its modalities each row has a posterior, bool `(rows, modalities)`.
@@ -344,7 +272,7 @@ class TrainedModel:
     ) -> Inference:
         """Predict what is wanted of each row; with `targets`, bool `(rows, modalities)`, of those rows alone."""
         parts: dict[str, list[Prediction]] = {name: [] for name in want}
-        moments = []
+        posteriors = []
         largest = max([self.latent_dim, *(math.prod(self.schemas[n].event_shape) for n in want)])
         for start, part in self._chunks(batch, draws * largest, seed):
             draws_of = generator(seed, "infer", start)
@@ -355,7 +283,7 @@ class TrainedModel:
                 noises = (one.to(self.model.device, self.model.dtype) for one in (normal, choice))
                 z = posterior.sample(*noises).squeeze(1)  # (draws, rows, latent_dim)
                 inputs = self.model.decoder_inputs(z, observed, part.present)
-                moments.append(_moments(posterior))
+                posteriors.append(moments(posterior))
                 for name, found in parts.items():
                     here = inputs
                     if targets is not None:
@@ -363,7 +291,9 @@ class TrainedModel:
                         here = inputs[:, wanting.to(inputs.device)]
                     if here.shape[1]:
                         found.append(predict(self.model, name, here, samples, noise=noise))
-        return Inference({name: joined(found) for name, found in parts.items()}, _joined(moments))
+        return Inference(
+            {name: joined_predictions(found) for name, found in parts.items()}, joined_embeddings(posteriors)
+        )
 
     def _posterior(self, batch: Batch) -> tuple[Posterior, dict[str, Tensor]]:
         """Return q(z|X) of what a batch has, `(1, rows, latent_dim)`, and what the networks saw of it."""
@@ -435,27 +365,3 @@ def _only(batch: Batch, names: Mapping[str, Schema]) -> Batch:
     """Return some modalities of a batch."""
     columns = [list(batch.values).index(n) for n in names]
     return Batch({n: batch.values[n] for n in names}, batch.present[:, columns])
-
-
-def _moments(posterior: Posterior) -> Embedding:
-    """Return mean and standard deviation of a posterior, `(1, rows, latent_dim) -> (rows, latent_dim)`."""
-    if not isinstance(posterior, Mixture):
-        return Embedding(posterior.loc[0].cpu(), posterior.scale[0].cpu())
-    weight, parts = posterior.log_weight.exp().unsqueeze(-1), posterior.parts  # (components, 1, rows, 1)
-    loc = (weight * parts.loc).sum(0)
-    variance = (weight * (parts.precision.reciprocal() + (parts.loc - loc).square())).sum(0)
-    return Embedding(loc[0].cpu(), variance.sqrt()[0].cpu())
-
-
-def _joined(parts: Sequence[Embedding]) -> Embedding:
-    return Embedding(torch.cat([p.loc for p in parts]), torch.cat([p.scale for p in parts]))
-
-
-def joined(parts: Sequence[Prediction]) -> Prediction:
-    """Put the predictions of several chunks of rows together."""
-    first = parts[0]
-    optional = {}
-    for field in ("value", "scale", "spread", "probability", "probabilities"):
-        if getattr(first, field) is not None:
-            optional[field] = torch.cat([getattr(part, field) for part in parts])
-    return Prediction(first.schema, samples=torch.cat([part.samples for part in parts], 1), **optional)

@@ -68,8 +68,7 @@ def as_batch(schemas: Mapping[str, Schema], given: Given, rows: int = 1) -> Batc
     found, single = {}, {}
     for name, source in given.items():
         try:
-            with guard(f"kind '{schemas[name].kind}': its read"):
-                stored, single[name] = _stored(schemas[name], source)
+            stored, single[name] = _stored(schemas[name], source)
             present = torch.tensor([one is not None for one in stored], dtype=torch.bool)
             value = torch.stack([_nothing(schemas[name]) if one is None else one for one in stored])
         except (InputError, ValueError, TypeError) as error:
@@ -106,7 +105,7 @@ def _stored(schema: Schema, source: Any) -> tuple[Sequence[Tensor | None], bool]
     if isinstance(source, Path | str):
         opened = _opened(source)
         if isinstance(opened, str):
-            return [_checked(schema, registry.modality(schema.kind).read(schema, opened)[None])[0]], True
+            return [_read(schema, opened)], True
         return _stored(schema, opened)
     if isinstance(source, Image.Image):
         return [_from_picture(schema, source)], True
@@ -188,7 +187,13 @@ def _from_picture(schema: Schema, picture: Image.Image) -> Tensor:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "picture.tiff"  # which takes pictures of every mode
         ImageOps.exif_transpose(picture).save(path)
-        return _checked(schema, registry.modality(schema.kind).read(schema, str(path))[None])[0]
+        return _read(schema, str(path))
+
+
+def _read(schema: Schema, source: str) -> Tensor:
+    with guard(f"kind '{schema.kind}': its read"):
+        value = registry.modality(schema.kind).read(schema, source)
+    return _checked(schema, value[None])[0]
 
 
 def _checked(schema: Schema, value: Tensor) -> Tensor:
