@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from modalkit.data import Batch, Dataset, write_dataset
+    from modalkit.inference import TrainedModel, load
     from modalkit.plugin import Modality, Schema
     from modalkit.registry import schema
 
@@ -19,12 +20,24 @@ _HOME = {
     "Batch": "modalkit.data",
     "Dataset": "modalkit.data",
     "write_dataset": "modalkit.data",
+    "TrainedModel": "modalkit.inference",
+    "load": "modalkit.inference",
     "Modality": "modalkit.plugin",
     "Schema": "modalkit.plugin",
     "schema": "modalkit.registry",
 }
 
-__all__ = ["Batch", "Dataset", "Modality", "Schema", "__version__", "schema", "write_dataset"]
+__all__ = [
+    "Batch",
+    "Dataset",
+    "Modality",
+    "Schema",
+    "TrainedModel",
+    "__version__",
+    "load",
+    "schema",
+    "write_dataset",
+]
 
 
 def __getattr__(name: str) -> Any:

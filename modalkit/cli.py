@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 import typer
 from typer.core import TyperGroup
 
+from modalkit import asking
 from modalkit.errors import InputError, ModalkitError, is_out_of_memory
 
 if TYPE_CHECKING:
@@ -36,6 +37,15 @@ app = typer.Typer(
 )
 
 
+_LESS = {
+    "evaluate": "take fewer --particles",
+    "translate": "take fewer --draws and --samples",
+    "impute": "take fewer --draws",
+    "sample": "take a smaller -n",
+}
+"""What needs less memory, by command."""
+
+
 def _guarded(command: Callable[..., Any]) -> Callable[..., Any]:
     """Turn what a person can mend into one message and an exit code."""
 
@@ -53,7 +63,7 @@ def _guarded(command: Callable[..., Any]) -> Callable[..., Any]:
             if os.environ.get("MODALKIT_TRACEBACK") or not (memory or isinstance(error, ModalkitError)):
                 raise
             if memory:
-                less = "take fewer --particles" if command.__name__ == "evaluate" else "lower train.batch_size"
+                less = _LESS.get(command.__name__, "lower train.batch_size")
                 message, code = f"out of memory; {less}, or use smaller networks ({error})", 1
             else:
                 message, code = str(error), error.exit_code  # type: ignore[attr-defined]  # the ModalkitError of above
@@ -184,6 +194,10 @@ def evaluate(
     asked = questions_of(opened.model, targets, given, proposal)
     asking = Asking(split, rows, particles, prior_particles, seed)
     typer.echo(answer(opened, asked, asking, coherence))
+
+
+for _command in asking.COMMANDS:
+    app.command()(_guarded(_command))
 
 
 class Part(StrEnum):

@@ -29,6 +29,8 @@ ORDER = [
     ["pictures"],
     ["inspection", "checkpoint", "run_folder", "fabric", "building", "planning"],
     ["evaluation"],
+    ["inference"],
+    ["asking"],
     ["trainer"],
     ["reproduction"],
     ["cli"],

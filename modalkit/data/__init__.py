@@ -11,8 +11,8 @@ A shard is written whole or not at all, so it is the unit of resume and of distr
 it, the bytes are the same.
 """
 
-from modalkit.data.arrays import write_dataset
-from modalkit.data.manifest import SPLITS, Manifest, check_manifest, read_manifest, shard_path
+from modalkit.data.arrays import packed, write_dataset
+from modalkit.data.manifest import SPLITS, Manifest, check_manifest, read_json, read_manifest, shard_path
 from modalkit.data.reading import Batch, Dataset, draw, draws, evenly
 from modalkit.data.weak import weaken
 from modalkit.data.writing import Array, DatasetWriter, Rows, write_shard
@@ -29,6 +29,8 @@ __all__ = [
     "draw",
     "draws",
     "evenly",
+    "packed",
+    "read_json",
     "read_manifest",
     "shard_path",
     "weaken",

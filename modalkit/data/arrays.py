@@ -126,13 +126,13 @@ def _stored(name: str, schema: Schema, values: Any, present: Array) -> Array:
             array = array.astype(np.int64) if array.dtype.kind in "ub" else array
             value = torch.from_numpy(np.ascontiguousarray(array[present]))
         if value is not None:
-            stored[present] = _packed(schema, value)
+            stored[present] = packed(schema, value)
     except (InputError, ValueError, TypeError) as error:
         raise InputError(f"modality '{name}': {error}") from None
     return stored
 
 
-def _packed(schema: Schema, value: Tensor) -> Array:
+def packed(schema: Schema, value: Tensor) -> Array:
     """Return values as a schema stores them: floats by its `pack`, integers as they are."""
     target = np.dtype(schema.dtype)
     if value.is_floating_point() or target.kind == "f":

@@ -34,6 +34,36 @@ class Run:
     weights: str
 
 
+def load_model(path: Path, *, device: str = "cpu") -> tuple[Recipe, MultimodalVAE, str]:
+    """Open a run's model without its dataset.
+
+    Args:
+        path: the run folder.
+        device: where to compute, such as ``cpu`` or ``cuda``.
+
+    Returns:
+        The recipe; the model, as in `Run`; SHA-256 of the weights' file.
+
+    Raises:
+        InputError: no run there, or no weights yet.
+    """
+    if not (path / "recipe.yaml").is_file():
+        raise InputError(f"{path}: is not a run (no recipe.yaml); train one with `modalkit train RECIPE --out {path}`")
+    recipe = load_recipe(path / "recipe.yaml")
+    with torch.random.fork_rng(devices=[]):  # the first weights, which are not kept, are no concern of the caller's
+        model = assemble(recipe)
+    try:
+        model.to(device, torch.float64 if recipe.train.precision == "64" else torch.float32)
+        torch.zeros(1, device=device).item()  # some devices hold tensors and compute nothing
+    except (RuntimeError, AssertionError) as error:  # what torch raises for a device that is not there
+        raise InputError(f"--device {device}: cannot be had here ({error}); cpu always can") from error
+    weights = path / "checkpoints" / "best.safetensors"
+    load_weights(weights, model)
+    with weights.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return recipe, model.eval(), digest
+
+
 def load_run(path: Path, *, data: Path | None = None, device: str = "cpu") -> Run:
     """Open a run.
 
@@ -45,19 +75,7 @@ def load_run(path: Path, *, data: Path | None = None, device: str = "cpu") -> Ru
     Raises:
         InputError: no run there, no weights yet, or the dataset does not have the recipe's modalities.
     """
-    if not (path / "recipe.yaml").is_file():
-        raise InputError(f"{path}: is not a run (no recipe.yaml); train one with `modalkit train RECIPE --out {path}`")
-    recipe = load_recipe(path / "recipe.yaml")
+    recipe, model, weights = load_model(path, device=device)
     dataset = Dataset(data or recipe.data.path, list(recipe.modalities), in_memory=recipe.data.in_memory)
     check_manifest(dataset.path, recipe.modalities)
-    model = assemble(recipe)
-    try:
-        model.to(device, torch.float64 if recipe.train.precision == "64" else torch.float32)
-        torch.zeros(1, device=device).item()  # some devices hold tensors and compute nothing
-    except (RuntimeError, AssertionError) as error:  # what torch raises for a device that is not there
-        raise InputError(f"--device {device}: cannot be had here ({error}); cpu always can") from error
-    weights = path / "checkpoints" / "best.safetensors"
-    load_weights(weights, model)
-    with weights.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return Run(path, recipe, model.eval(), dataset, digest)
+    return Run(path, recipe, model, dataset, weights)

@@ -1,0 +1,162 @@
+"""An answer as files: pictures, texts and arrays that a person can open, and an account of them."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from modalkit.data import Batch, read_json
+from modalkit.errors import InputError
+from modalkit.files import remove_leftovers, write_bytes, write_json
+from modalkit.inference.prediction import Prediction
+from modalkit.inference.results import Inference
+from modalkit.pictures import Cell, sheet, show, truth
+from modalkit.plugin import Schema
+
+_ACCOUNT = "answer.json"
+_MOST_LINES = 64  # on a sheet
+
+
+def answer(
+    schemas: Mapping[str, Schema], batch: Batch, inference: Inference
+) -> tuple[dict[str, bytes], dict[str, Any]]:
+    """Return one row's predictions as files, and what they say in figures.
+
+    Args:
+        schemas: the model's.
+        batch: what was given, one row.
+        inference: of that row.
+
+    Returns:
+        By name the content of each file: of pictures ``NAME-mean.png`` and ``NAME-0.png`` … for each sample, of others
+        ``.txt``, ``mode`` in place of ``mean`` for integers, of vectors ``.npy`` beside, and ``sheet.png`` with all of
+        it. By modality the value, uncertainty and samples of what is no picture.
+    """
+    files: dict[str, bytes] = {}
+    figures: dict[str, Any] = {}
+    lines: dict[str, list[Cell]] = {}
+    for name, there in zip(batch.values, batch.present[0].tolist(), strict=True):
+        if there or name in inference:
+            lines[name] = truth(dict(schemas), batch, 0, [name]) if there else [""]
+    for name, prediction in inference.items():
+        point = "mean" if prediction.value.is_floating_point() else "mode"
+        values = {point: prediction.value[0]} | {str(i): one[0] for i, one in enumerate(prediction.samples)}
+        files |= _files(name, prediction.schema, values)
+        lines[name] += (prediction.show(0, i) for i in (None, *range(len(prediction.samples))))
+        figures[name] = _figures(prediction)
+    titles = ["given", "mean", *map(str, range(max(len(p.samples) for p in inference.values())))]
+    files["sheet.png"] = _page(lines, titles)
+    return files, figures
+
+
+def samples(inference: Inference) -> tuple[dict[str, bytes], dict[str, Any]]:
+    """Return rows drawn from the prior as files ``NAME-ROW.png`` and so on, and in figures; see `answer`."""
+    files: dict[str, bytes] = {}
+    figures: dict[str, Any] = {}
+    lines: dict[str, list[Cell]] = {}
+    for name, prediction in inference.items():
+        drawn = prediction.samples[0]  # (rows, *event_shape)
+        files |= _files(name, prediction.schema, {str(i): one for i, one in enumerate(drawn)})
+        lines[name] = [show(prediction.schema, one) for one in drawn]
+        if isinstance(lines[name][0], str):
+            figures[name] = {"texts": lines[name], "samples": drawn.tolist()}
+    files["sheet.png"] = _page(lines, [str(i) for i in range(len(inference.posterior.loc))])
+    return files, figures
+
+
+def earlier_files(out: Path) -> set[str]:
+    """Return the names of the files of an earlier answer in a folder.
+
+    Raises:
+        InputError: the folder holds other things.
+    """
+    account, before = out / _ACCOUNT, set[str]()
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{out}: is a file; name a folder")
+    if account.is_file():
+        listed = read_json(account).get("files", [])
+        before = {name for name in listed if name == Path(name).name}  # no path: an account may come from anywhere
+    remove_leftovers(out)
+    there = {path.name for path in out.iterdir()} if out.is_dir() else set()
+    if others := sorted(there - before - {_ACCOUNT}):
+        raise InputError(f"{out}: holds other things ({', '.join(others[:3])}); choose an empty or a new folder")
+    return before
+
+
+def write_answer(out: Path, files: Mapping[str, bytes], about: Mapping[str, Any]) -> list[Path]:
+    """Write files into a folder of their own, with ``answer.json``; they replace an earlier answer there.
+
+    Args:
+        out: made if needed.
+        files: by name.
+        about: the content of ``answer.json``, to which the list of files is added.
+
+    Returns:
+        What was written.
+
+    Raises:
+        InputError: the folder holds other things.
+        RunError: the disk cannot be written.
+    """
+    before = earlier_files(out)
+    # The account comes first: were this to be killed, the folder would still be known as an answer's.
+    write_json(out / _ACCOUNT, {**about, "files": sorted(files)})
+    for name, content in files.items():
+        write_bytes(out / name, content)
+    for name in before - set(files):
+        (out / name).unlink(missing_ok=True)
+    return [out / name for name in (*files, _ACCOUNT)]
+
+
+def _files(name: str, schema: Schema, values: Mapping[str, Tensor]) -> dict[str, bytes]:
+    """Return the files of one modality's values `(*event_shape)`, by what each is."""
+    stem, found = re.sub(r"[^\w-]", "_", name), {}
+    for what, value in values.items():
+        shown = show(schema, value)
+        if isinstance(shown, str):
+            found[f"{stem}-{what}.txt"] = f"{shown}\n".encode()
+            if value.ndim and value.is_floating_point():
+                found[f"{stem}-{what}.npy"] = _npy(value)
+        else:
+            found[f"{stem}-{what}.png"] = _png(Image.fromarray(np.ascontiguousarray(shown)))
+    return found
+
+
+def _figures(prediction: Prediction) -> dict[str, Any]:
+    """Return what JSON says of a prediction's first row: everything but pixels."""
+    text = prediction.show(0)
+    if not isinstance(text, str):
+        spread = prediction.spread
+        return {} if spread is None else {"spread": float(spread.mean())}
+    found: dict[str, Any] = {"text": text, "value": prediction.value[0].tolist()}
+    for what in ("scale", "probability", "probabilities"):
+        if (one := getattr(prediction, what)) is not None:
+            found[what] = one[0].tolist()
+    return found | {"samples": prediction.samples[:, 0].tolist()}
+
+
+def _page(columns: Mapping[str, list[Cell]], titles: list[str]) -> bytes:
+    """Return a sheet with a column for each modality."""
+    count = min(len(titles), _MOST_LINES)
+    cells = [[column[i] if i < len(column) else "" for column in columns.values()] for i in range(count)]
+    page = sheet(cells, titles[:count], list(columns))
+    return _png(page)
+
+
+def _png(picture: Image.Image) -> bytes:
+    file = io.BytesIO()
+    picture.save(file, "PNG")
+    return file.getvalue()
+
+
+def _npy(value: Tensor) -> bytes:
+    file = io.BytesIO()
+    np.save(file, value.numpy(), allow_pickle=False)
+    return file.getvalue()

@@ -1,0 +1,108 @@
+"""What a model says of one modality: the mean over draws of z, how sure it is, and samples."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.distributions import Categorical, Distribution
+
+from modalkit.model import MultimodalVAE
+from modalkit.pictures import show
+from modalkit.plugin import Picture, Schema
+
+_NUMBERS = 1 << 21  # of a modality, decoded at once: 8 MiB a tensor
+_HIDDEN = 512  # a decoder's layers are about so wide, however small what it gives
+
+
+@dataclass(frozen=True)
+class Prediction:
+    r"""The predictive distribution :math:`p(x_m | x_{given}) = E_{q(z|x_{given})} p(x_m|z)` of one modality.
+
+    Attributes:
+        schema: the modality's.
+        value: `(rows, *event_shape)`. Reals: its mean; a bit's is the probability of 1, a picture's its intensities.
+            Classes: the likeliest. Other integers: at each place what the likelihoods' modes say most often.
+        samples: `(samples, rows, *event_shape)`; the first draws of z decoded, the same for every modality, so that
+            those of a row belong together.
+        scale: standard deviation of x_m, `(rows, *event_shape)`: that of the likelihood and that of its mean over
+            draws of z. None for classes and texts.
+        spread: the second of these alone: how far z leaves x_m open, `(rows, *event_shape)`; for pictures, whose
+            likelihood is of black and white, the one to look at. None for classes and texts, and of a single draw.
+        probability: of `value`, at each place, `(rows, *event_shape)`: a class's; of texts the share of draws whose
+            mode agrees. None where there is a `scale`.
+        probabilities: of every class, `(rows, classes)`; None for everything else.
+    """
+
+    schema: Schema
+    value: Tensor
+    samples: Tensor
+    scale: Tensor | None = None
+    spread: Tensor | None = None
+    probability: Tensor | None = None
+    probabilities: Tensor | None = None
+
+    def show(self, row: int = 0, sample: int | None = None) -> Picture | str:
+        """Return what a person sees of a row's value, or of one of its samples: a uint8 picture or a text."""
+        return show(self.schema, self.value[row] if sample is None else self.samples[sample, row])
+
+
+def predict(model: MultimodalVAE, name: str, inputs: Tensor, samples: int, *, noise: bool) -> Prediction:
+    """Return the prediction that draws of z make, on the CPU; decoded in parts that fit memory.
+
+    Args:
+        model: in eval mode.
+        name: the modality.
+        inputs: what its decoder sees, `(draws, rows, …)`.
+        samples: how many of the draws to keep as samples.
+        noise: whether samples are drawn from the likelihoods, or are their means (of integers, modes).
+    """
+    draws, rows = inputs.shape[:2]
+    schema, flat = model.schemas[name], inputs.flatten(0, 1)  # (draws, rows, …) -> (draws * rows, …)
+    zero = schema.unpack(torch.zeros(1, *schema.event_shape, dtype=getattr(torch, schema.dtype)))
+    points: list[Tensor] = []
+    means: list[Tensor] = []
+    variances: list[Tensor] = []
+    drawn: list[Tensor] = []
+    size = max(1, _NUMBERS // max(_HIDDEN, math.prod(schema.event_shape)))
+    classes = False
+    for start in range(0, len(flat), size):
+        likelihood = model.likelihood(name, flat[start : start + size])
+        classes = isinstance(likelihood, Categorical)
+        if isinstance(likelihood, Categorical):
+            point = likelihood.probs
+        else:
+            point = likelihood.mean if zero.is_floating_point() else likelihood.mode
+        points.append(point.cpu())
+        if not classes and (moments := _moments(likelihood)) is not None:
+            means.append(moments[0].cpu())
+            variances.append(moments[1].cpu())
+        if noise and start < samples * rows:
+            drawn.append(likelihood.sample().cpu())
+    point = torch.unflatten(torch.cat(points), 0, (draws, rows))  # (draws * rows, …) -> (draws, rows, …)
+    if noise and samples:
+        kept = torch.unflatten(torch.cat(drawn)[: samples * rows], 0, (samples, rows))
+    else:
+        kept = point[:samples].argmax(-1) if classes else point[:samples].clone()
+    if classes:
+        probabilities = point.mean(0)  # (rows, classes)
+        probability, value = probabilities.max(-1)
+        return Prediction(schema, value, kept, probability=probability, probabilities=probabilities)
+    value = point.mean(0) if point.is_floating_point() else point.mode(0).values
+    if variances:
+        mean, variance = (torch.unflatten(torch.cat(one), 0, (draws, rows)) for one in (means, variances))
+        between = mean.var(0) if draws > 1 else torch.zeros_like(value, dtype=mean.dtype)
+        scale = (variance.mean(0) + between).sqrt()
+        return Prediction(schema, value, kept, scale, between.sqrt() if draws > 1 else None)
+    agreement = None if point.is_floating_point() else (point == value).float().mean(0)
+    return Prediction(schema, value, kept, probability=agreement)
+
+
+def _moments(likelihood: Distribution) -> tuple[Tensor, Tensor] | None:
+    """Return a likelihood's mean and variance, or None where it does not say them."""
+    try:
+        return likelihood.mean, likelihood.variance
+    except (NotImplementedError, AttributeError):
+        return None

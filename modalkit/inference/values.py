@@ -1,0 +1,207 @@
+"""Values as a person has them, turned into what a schema stores."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from modalkit import registry
+from modalkit.data import Array, Batch, packed
+from modalkit.errors import InputError, did_you_mean, guard
+from modalkit.plugin import Schema
+
+Given: TypeAlias = Mapping[str, Any] | Batch
+"""What is known: by modality one value, a batch of values or a list with None for those that are absent; or rows of a
+dataset."""
+
+
+def check_names(names: Sequence[str], known: Sequence[str]) -> None:
+    """Raise `InputError` for the first name that no modality has."""
+    for name in names:
+        if name not in known:
+            raise InputError(f"no modality '{name}'{did_you_mean(name, known)}; this model has {', '.join(known)}")
+
+
+def as_batch(schemas: Mapping[str, Schema], given: Given, rows: int = 1) -> Batch:
+    """Turn what is known into rows as a dataset holds them, absent where nothing is given.
+
+    A value of a modality is one of
+
+    - a path or a text, read as the kind reads it: a picture of any size, a class's name, numbers; a file of a type
+      that says what it holds (``.npy``, ``.json``, ``.txt``) is opened first;
+    - a picture: of PIL, or an array `(height, width[, 1, 3 or 4])` or `(1 or 3, height, width)` of any size, uint8 or
+      floats in [0, 1];
+    - numbers, arrays or tensors of one sample, `(*event_shape)`, or several, `(rows, *event_shape)`. Integers are
+      taken as they are stored, floats in the schema's own units (an image's lie in [0, 1]);
+    - a list of any of these, a row each; None says that a row does not have it.
+
+    One sample beside several of another modality goes with every row.
+
+    Args:
+        schemas: the modalities.
+        given: what is known.
+        rows: of a batch in which nothing is given.
+
+    Raises:
+        InputError: an unknown modality, a file that cannot be read, a value that does not fit, or numbers of rows that
+            differ; names the modality.
+
+    Example:
+        >>> schemas = {"class": registry.schema("label", names=["cat", "dog"]), "at": registry.schema("vector", size=2)}
+        >>> batch = as_batch(schemas, {"class": ["dog", None], "at": [0.5, 1.0]})
+        >>> batch.present.tolist(), batch.values["class"].tolist(), batch.values["at"].tolist()
+        ([[True, True], [False, True]], [1, 0], [[0.5, 1.0], [0.5, 1.0]])
+    """
+    if isinstance(given, Batch):
+        check_names(list(given.values), list(schemas))
+        columns = {name: given.present[:, column] for column, name in enumerate(given.values)}
+        return _assembled(schemas, {name: (given.values[name], columns[name]) for name in columns}, len(given))
+    check_names(list(given), list(schemas))
+    found, single = {}, {}
+    for name, source in given.items():
+        try:
+            stored, single[name] = _stored(schemas[name], source)
+            present = torch.tensor([one is not None for one in stored], dtype=torch.bool)
+            value = torch.stack([_nothing(schemas[name]) if one is None else one for one in stored])
+        except (InputError, ValueError, TypeError) as error:
+            raise InputError(f"modality '{name}': {error}") from None
+        found[name] = value, present
+    lengths = {name: len(present) for name, (_, present) in found.items() if not single[name]}
+    if len(set(lengths.values())) > 1:
+        said = ", ".join(f"{count} of '{name}'" for name, count in lengths.items())
+        raise InputError(f"the numbers of rows differ: {said}")
+    return _assembled(schemas, found, next(iter(lengths.values()), rows))
+
+
+def _assembled(schemas: Mapping[str, Schema], found: Mapping[str, tuple[Tensor, Tensor]], rows: int) -> Batch:
+    """Return a batch of all modalities, in their order; what is not found takes no memory."""
+    nothing = {n: (_nothing(s)[None], torch.zeros(1, dtype=torch.bool)) for n, s in schemas.items() if n not in found}
+    parts = [(name, *{**nothing, **found}[name]) for name in schemas]
+    values = {name: value.expand(rows, *value.shape[1:]) for name, value, _ in parts}
+    return Batch(values, torch.stack([present.expand(rows) for _, _, present in parts], 1))
+
+
+def _nothing(schema: Schema) -> Tensor:
+    return torch.zeros(schema.event_shape, dtype=getattr(torch, schema.dtype))
+
+
+def _stored(schema: Schema, source: Any) -> tuple[Sequence[Tensor | None], bool]:
+    """Return samples as a schema stores them, None where absent, and whether there is one, with no dimension of rows.
+
+    Raises:
+        ValueError: it does not fit.
+        InputError: the kind says that it does not.
+    """
+    if source is None:
+        return [None], True
+    if isinstance(source, Path | str):
+        opened = _opened(source)
+        if isinstance(opened, str):
+            return [_read(schema, opened)], True
+        return _stored(schema, opened)
+    if isinstance(source, Image.Image):
+        return [_from_picture(schema, source)], True
+    if isinstance(source, list | tuple) and not _is_numbers(source):
+        several = [_stored(schema, one) for one in source]
+        if index := next((i + 1 for i, (_, single) in enumerate(several) if not single), 0):
+            raise ValueError(f"number {index} of the list is several samples; give one each")
+        return [one[0] for one, _ in several], False
+    if isinstance(source, np.ma.MaskedArray):
+        raise ValueError("a masked array; give a list with None in place of what is absent")
+    array = source.detach().cpu().numpy() if isinstance(source, Tensor) else np.asarray(source)
+    if array.dtype.kind in "OUS" and array.ndim:
+        return _stored(schema, array.tolist())
+    if array.dtype.kind not in "biuf":
+        raise ValueError(f"a {type(source).__name__} is no value that can be used")
+    return _from_array(schema, array)
+
+
+def _is_numbers(source: Sequence[Any]) -> bool:
+    """Tell whether a list is a sample or several in figures, rather than a list of things that are a sample each."""
+    return bool(source) and all(
+        _is_numbers(one) if isinstance(one, list | tuple) else isinstance(one, int | float | np.number)
+        for one in source
+    )
+
+
+def _opened(source: Path | str) -> Any:
+    """Return what is in a file whose type says what it holds; otherwise the path or text itself, for the kind to read.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    path = Path(source)
+    if path.suffix not in (".npy", ".json", ".txt") or (isinstance(source, str) and "\n" in source):
+        return str(source)
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file")
+    try:
+        if path.suffix == ".npy":
+            return np.load(path, allow_pickle=False)
+        text = path.read_text()
+        return json.loads(text) if path.suffix == ".json" else text.rstrip("\n")
+    except (OSError, ValueError, EOFError) as error:
+        raise ValueError(f"{path}: cannot be read: {error}") from None
+
+
+def _from_array(schema: Schema, array: Array) -> tuple[Sequence[Tensor], bool]:
+    event = schema.event_shape
+    if array.shape == event:
+        return list(_checked(schema, torch.from_numpy(np.array(array))[None])), True
+    if array.shape[1:] == event:
+        return list(_checked(schema, torch.from_numpy(np.array(array)))), False
+    if len(event) == 3 and array.ndim in (2, 3, 4):
+        if array.ndim == 4 or (event[0] == 1 and array.shape[1:] == event[1:]):  # several, gray without a channel
+            return [_from_picture(schema, _picture(one)) for one in array], False
+        return [_from_picture(schema, _picture(array))], True
+    raise ValueError(f"got the shape {array.shape}; give {event} for one sample, {('rows', *event)} for several")
+
+
+def _picture(array: Array) -> Image.Image:
+    """Return pixels, channels first or last, as a picture."""
+    if array.ndim == 3 and array.shape[0] in (1, 3) and array.shape[2] not in (1, 3, 4):
+        array = array.transpose(1, 2, 0)  # (c, h, w) -> (h, w, c)
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[:, :, 0]
+    if not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))) or not array.size:
+        raise ValueError(f"the shape {array.shape} is no picture's: give (height, width) or (height, width, 3)")
+    if array.dtype.kind == "f":
+        if not ((array >= 0) & (array <= 1)).all():
+            raise ValueError(f"intensities must lie in [0, 1], not {array.min():g} to {array.max():g}; or give uint8")
+        array = (array * 255).round()
+    elif array.min() < 0 or array.max() > 255:
+        raise ValueError(f"intensities must lie in 0 to 255, not {array.min()} to {array.max()}")
+    return Image.fromarray(np.ascontiguousarray(array.astype(np.uint8)))
+
+
+def _from_picture(schema: Schema, picture: Image.Image) -> Tensor:
+    """Read a picture in memory as its kind reads a file, which alone knows how to fit one."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "picture.tiff"  # which takes pictures of every mode
+        ImageOps.exif_transpose(picture).save(path)
+        return _read(schema, str(path))
+
+
+def _read(schema: Schema, source: str) -> Tensor:
+    with guard(f"kind '{schema.kind}': its read"):
+        value = registry.modality(schema.kind).read(schema, source)
+    return _checked(schema, value[None])[0]
+
+
+def _checked(schema: Schema, value: Tensor) -> Tensor:
+    """Return values, `(rows, *event_shape)`, as they are stored."""
+    if not value.is_floating_point():
+        value = value.long()
+    stored = torch.from_numpy(packed(schema, value))
+    if not bool((valid := schema.valid(stored)).all()):
+        wrong = value[~valid][0]
+        raise ValueError(f"{wrong.tolist() if wrong.numel() <= 8 else 'a sample'} cannot be (NaN or out of range)")
+    return stored
