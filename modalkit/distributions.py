@@ -12,7 +12,7 @@ from torch.distributions import Bernoulli, Independent
 from modalkit.functional import bernoulli_log_prob
 
 
-class Bernoullis(Independent):
+class Bernoullis(Independent):  # type: ignore[type-arg]  # not generic in every torch
     """Independent Bernoullis, whose log-probability `x log p + (1 - x) log(1 - p)` takes any x in [0, 1].
 
     Args:

@@ -27,8 +27,9 @@ def bernoulli_log_prob(logits: Tensor, value: Tensor, event_dims: int) -> Tensor
     tensor([0.1250, 0.1250])
     """
     if logits.shape != value.shape:
-        logits, value = torch.broadcast_tensors(logits, value)  # type: ignore[no-untyped-call]
-    result: Tensor = _BernoulliLogProb.apply(logits, value, event_dims)  # type: ignore[no-untyped-call]
+        shape = torch.broadcast_shapes(logits.shape, value.shape)  # type: ignore[no-untyped-call]
+        logits, value = logits.expand(shape), value.expand(shape)
+    result: Tensor = _BernoulliLogProb.apply(logits, value, event_dims)
     return result
 
 
@@ -47,7 +48,7 @@ class _BernoulliLogProb(torch.autograd.Function):
         return -parts.sum(tuple(range(-event_dims, 0))) if event_dims else -parts
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         logits, value = ctx.saved_tensors
         grad = grad.reshape(*grad.shape, *[1] * ctx.event_dims)  # (*batch_shape,) -> (*batch_shape, 1, ...)
         to_logits = torch.sigmoid(logits).neg_().add_(value).mul_(grad)
@@ -78,7 +79,7 @@ def batch_norm_by_parts(
         momentum: weight of a part's statistics in the running ones.
         eps: added to the variance.
     """
-    result: Tensor = _BatchNormByParts.apply(  # type: ignore[no-untyped-call]
+    result: Tensor = _BatchNormByParts.apply(
         input, tuple(n for n in sizes if n), weight, bias, running_mean, running_var, momentum, eps
     )
     return result
@@ -99,23 +100,24 @@ class _BatchNormByParts(torch.autograd.Function):
     ) -> Tensor:
         output = torch.empty_like(input)
         ctx.sizes, ctx.eps, kept = sizes, eps, []
-        for x, y in zip(input.split(sizes), output.split(sizes), strict=True):
+        for x, y in zip(torch.split(input, list(sizes)), torch.split(output, list(sizes)), strict=True):
             if _lone(x):
-                saved = [running_mean.clone(), running_var.clone()]  # the next part moves the originals
-                torch.native_batch_norm(x, weight, bias, *saved, False, momentum, eps, out=(y, *torch.empty(2, 0)))
+                mean, var = running_mean.clone(), running_var.clone()  # the next part moves the originals
+                unused = (mean.new_empty(0), mean.new_empty(0))
+                torch.native_batch_norm(x, weight, bias, mean, var, False, momentum, eps, out=(y, *unused))
+                kept += [mean, var]
             else:
-                saved = list(torch.empty_like(torch.stack([running_mean, running_var])))
-                running = (running_mean, running_var)
-                torch.native_batch_norm(x, weight, bias, *running, True, momentum, eps, out=(y, *saved))
-            kept += saved
+                own = (torch.empty_like(running_mean), torch.empty_like(running_var))
+                torch.native_batch_norm(x, weight, bias, running_mean, running_var, True, momentum, eps, out=(y, *own))
+                kept += own
         ctx.save_for_backward(input, weight, *kept)
         return output
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         input, weight, *kept = ctx.saved_tensors
         to_input, to_weight, to_bias = torch.empty_like(input), torch.zeros_like(weight), torch.zeros_like(weight)
-        parts = zip(grad.split(ctx.sizes), input.split(ctx.sizes), to_input.split(ctx.sizes), strict=True)
+        parts = zip(*(torch.split(whole, list(ctx.sizes)) for whole in (grad, input, to_input)), strict=True)
         for (g, x, place), *own in zip(parts, kept[::2], kept[1::2], strict=True):
             statistics = [*own, None, None] if _lone(x) else [None, None, *own]
             gx, gw, gb = torch.ops.aten.native_batch_norm_backward(
@@ -154,7 +156,7 @@ def doubling_conv_transpose2d(input: Tensor, weight: Tensor) -> Tensor:
     )
     if plain:
         return functional.conv_transpose2d(input, weight, None, 2, 1)
-    result: Tensor = _DoublingConvTranspose2d.apply(input, weight)  # type: ignore[no-untyped-call]
+    result: Tensor = _DoublingConvTranspose2d.apply(input, weight)
     return result
 
 
@@ -181,7 +183,7 @@ class _DoublingConvTranspose2d(torch.autograd.Function):
         return output
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         needed = [*ctx.needs_input_grad, False]
         to_input, to_weight, _ = torch.ops.aten.convolution_backward(
             grad, *ctx.saved_tensors, None, [2, 2], [1, 1], [1, 1], True, [0, 0], 1, needed

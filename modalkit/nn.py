@@ -334,7 +334,9 @@ class DcganDecoder(nn.Module):
             layers.append(
                 _Doubling(stage.width, width, 4, 2, 1, bias=False)
                 if doubles
-                else nn.ConvTranspose2d(stage.width, width, stage.mirror_kernel, stage.stride, stage.padding, bias=False)
+                else nn.ConvTranspose2d(
+                    stage.width, width, stage.mirror_kernel, stage.stride, stage.padding, bias=False
+                )
             )
         self.convolutions = nn.Sequential(*layers)
 
@@ -388,24 +390,30 @@ class CategoryEncoder(nn.Sequential):
 
     Args:
         categories: the integers are below this.
-        layers: what takes `(rows,)` to features. Dropout among them has every row encoded.
+        layers: what takes `(rows,)` to features.
+
+    Attributes:
+        apart: encode every row, as dropout among the layers asks for, and whatever makes rows of a category differ.
     """
 
     def __init__(self, categories: int, *layers: nn.Module) -> None:
         super().__init__(*layers)
         self.categories = categories
+        self.apart = any(isinstance(layer, nn.Dropout) for layer in layers)
 
     def forward(self, value: Tensor) -> Tensor:
         """Return features."""
-        counted = self.training and mixes_rows(self)
-        each = any(isinstance(layer, nn.Dropout) for layer in self) or (counted and not can_part(self))
+        each = self.apart or (self.training and not can_part(self))
         if each or len(value) <= self.categories:
-            return super().forward(value)
-        counts = torch.bincount(value, minlength=self.categories) if counted else None
+            features: Tensor = super().forward(value)  # type: ignore[no-untyped-call]
+            return features
+        counts = torch.bincount(value, minlength=self.categories)
         features = torch.arange(self.categories, device=value.device)
         for layer in self:
-            weighted = isinstance(layer, _PartsApart) and counts is not None
-            features = layer.weighted(features, counts) if weighted else layer(features)
+            if self.training and isinstance(layer, _PartsApart):
+                features = layer.weighted(features, counts)
+            else:
+                features = layer(features)
         return functional.embedding(value, features)
 
 
