@@ -26,9 +26,6 @@ modalities:
   "v{}-x": {each: [098..101, z], kind: bit}
   last: {kind: bit}
 """
-GOOD = BASE.replace("007..008x, s1..s3", "Young").replace(
-    "  last", '  "v{}-x": {each: [098..101, z], kind: bit}\n  last'
-)
 
 
 @pytest.fixture
