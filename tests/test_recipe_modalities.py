@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_recipe import problems
+from test_recipe import DOCS, problems
 
 from modalkit.errors import InputError
 from modalkit.recipe import load_recipe
@@ -121,6 +121,14 @@ def test_two_templates_that_collide_and_changes_that_are_wrong(write):
 def test_weak_groups_name_what_a_template_makes(write):
     weak = "data: {path: x, weak: {paired: 0.5, groups: [[bit8, Male]]}}\n"
     assert load_recipe(write(weak + GOOD.split("\n", 1)[1])).data.weak.groups == (("bit8", "Male"),)
+
+
+def test_the_docs_example(write):
+    blocks = [part.split("\n```", 1)[0] for part in DOCS.read_text().split("```yaml\n")[1:]]
+    example = next(block for block in blocks if "each:" in block)
+    recipe = load_recipe(write(f"data: {{path: x}}\n{example}\n"))
+    assert len(recipe.modalities) == 1 + 3 + 1000 + 2 + 5 and recipe.modalities["Male"].weight == 3
+    assert list(recipe.modalities)[-1] == "view12" and "view08" in recipe.modalities
 
 
 NAMES = st.from_regex(r"\A[a-c]{1,2}[0-9]{0,3}\Z")

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from modalkit.plugin import Builder, Settings
+from modalkit.plugin import Builder, Schema, Settings
 
 from .shards import write
 
@@ -42,6 +42,13 @@ class SampleBitsOptions(Settings):
     missing: float = Field(0.2, ge=0, le=1, description="probability with which a bit is absent")
     shard_rows: int = Field(1000, ge=1, description="rows a file")
     seed: int = Field(0, ge=0, description="other seeds give other bits")
+
+
+def make_schemas(modalities: int) -> dict[str, Schema]:
+    """Return the schemas of so many bits."""
+    from modalkit.registry import schema
+
+    return {f"bit{m}": schema("bit") for m in range(modalities)}
 
 
 def factors(options: SampleBitsOptions) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
@@ -75,7 +82,7 @@ def draw(options: SampleBitsOptions, part: slice) -> Rows:
     probability = 1 / (1 + np.exp(-(z @ weights.T + biases)))  # (rows, modalities)
     bits = (uniform[:, :, 0] < probability).astype(np.uint8)
     present = uniform[:, :, 1] >= options.missing
-    names = [f"bit{m}" for m in range(options.modalities)]
+    names = list(make_schemas(options.modalities))
     return Rows(
         dict(zip(names, bits.T, strict=True)),
         dict(zip(names, present.T, strict=True)),
@@ -93,9 +100,6 @@ def build(options: SampleBitsOptions, out: Path) -> str:
     """
     import numpy as np
 
-    from modalkit.registry import schema
-
-    schemas = {f"bit{m}": schema("bit") for m in range(options.modalities)}
     about = {
         "name": "sample-bits",
         "version": VERSION,
@@ -105,7 +109,7 @@ def build(options: SampleBitsOptions, out: Path) -> str:
     return write(
         out,
         about,
-        schemas,
+        make_schemas(options.modalities),
         options.rows,
         lambda part: draw(options, part),
         shard_rows=options.shard_rows,
