@@ -63,7 +63,7 @@ def expand(document: Document) -> dict[str, str]:
     for key, entry in entries.items():
         if SLOT in key:
             templates[key] = _names(document, key, entry, origin)
-            origin |= dict.fromkeys(templates[key], key)
+            origin |= {name: key for name in templates[key]}
     shared = {key: _less_each(entries[key]) for key in templates}
     own = {name: entry for name, entry in entries.items() if name in origin}
     changed = merged(

@@ -120,10 +120,9 @@ def test_a_thousand_modalities_leave_a_run_that_a_person_can_read(trained: tuple
     assert 20 <= sum("train/log_px/" in tag for tag in board) <= 24 and "valid/elbo" in board
     assert len((run / "recipe.yaml").read_text().splitlines()) < 80
     assert load_recipe(run / "recipe.yaml").modalities == load_recipe(Path("bits1000_mvae")).modalities
-    assert here("train", run, "--set", "train.epochs=2", cwd=folder).returncode == 0  # it goes on
 
 
-def test_what_is_said_of_a_thousand_modalities_is_short(trained: tuple[Path, str], tmp_path: Path) -> None:
+def test_what_is_said_of_a_thousand_modalities_is_short(trained: tuple[Path, str]) -> None:
     folder, _ = trained
     inspected = here("inspect", "data/bits1000", cwd=folder).stdout
     assert "(24 of 1000 modalities, evenly spaced)" in inspected and "(12 of 1000 modalities" in inspected

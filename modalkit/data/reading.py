@@ -37,10 +37,12 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         """Return the batch with its values on `device`."""
-        moved = {n: v.to(device, non_blocking=True) for n, v in self.values.items() if v.ndim != 1}
-        for names, table in _tables(self.values, dim=0).items():  # one transfer for hundreds of modalities
-            moved |= zip(names, table.to(device, non_blocking=True), strict=True)
-        return Batch({n: moved[n] for n in self.values}, self.present)
+        moved: dict[str, Tensor] = {}
+        if device.type != "cpu":  # one transfer for hundreds of modalities
+            for names, table in _tables(self.values, dim=0).items():
+                moved |= zip(names, table.to(device, non_blocking=True), strict=True)
+        whole = {n: moved[n] if n in moved else v.to(device, non_blocking=True) for n, v in self.values.items()}
+        return Batch(whole, self.present)
 
     def pin_memory(self) -> Batch:
         """Return the batch with its values in page-locked memory (what a DataLoader calls)."""
@@ -95,8 +97,8 @@ class Dataset:
         self.names = tuple(names) if names is not None else tuple(self.manifest.modalities)
         if unknown := [name for name in self.names if name not in self.manifest.modalities]:
             known = list(self.manifest.modalities)
-            near = listed([f"no modality '{name}'{did_you_mean(name, known)}" for name in unknown[:9]])
-            raise InputError(f"{self.path}: has {near}; it has {listed(known)}")
+            near = [f"no modality '{name}'{did_you_mean(name, known)}" for name in unknown[:9]]
+            raise InputError(f"{self.path}: has {listed(near + unknown[9:], 9)}; it has {listed(known)}")
         shards = []
         for facts in self.manifest.shards:
             file = self.path / "shards" / facts.file
