@@ -145,13 +145,16 @@ def train(
 
 def _print_translations(results: list[Translation], names: list[str], split: str) -> None:
     """Print how far each prediction is above the training mean's, in nats per dimension."""
-    from modalkit.translation import table
+    from modalkit.layout import some
+    from modalkit.translation import MOST_TRANSLATED, table
 
+    shown = some(names, MOST_TRANSLATED)
+    few = f"; {len(shown)} of {len(names)} modalities, evenly spaced" if len(shown) < len(names) else ""
     rows = max(r.rows for r in results)
     error = max((r.standard_error for r in results if r.standard_error is not None), default=float("nan"))
     typer.echo(
         f"\nNats per dimension above predicting the training mean, on {rows} {split} rows "
-        f"(standard errors up to {error:.4f}):\n\n{table(results, names)}\n"
+        f"(standard errors up to {error:.4f}{few}):\n\n{table(results, shown)}\n"
     )
 
 
@@ -355,6 +358,7 @@ def validate(
     Where a recipe's dataset is there, it is compared too.
     """
     from modalkit import registry
+    from modalkit.layout import listed
     from modalkit.recipe import load_recipe
 
     for name in recipe:
@@ -368,7 +372,7 @@ def validate(
             check_manifest(loaded.data.path, loaded.modalities)
         else:
             compared = f"{loaded.data.path} is not there, so not compared"
-        typer.echo(f"{path}: ok: {len(loaded.modalities)} modalities ({', '.join(loaded.modalities)}); {compared}")
+        typer.echo(f"{path}: ok: {len(loaded.modalities)} modalities ({listed(loaded.modalities)}); {compared}")
 
 
 @app.command()

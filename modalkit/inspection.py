@@ -13,6 +13,7 @@ from modalkit import registry
 from modalkit.data import Dataset
 from modalkit.errors import InputError
 from modalkit.files import write_atomic
+from modalkit.layout import listed, some
 from modalkit.pictures import MOST_COLUMNS, dataset_sheet
 from modalkit.plugin import Schema, Settings
 
@@ -79,15 +80,18 @@ def describe(dataset: Dataset, *, verify: bool = False) -> str:
     if verify:
         _verify(dataset)
         lines.append(f"checksums: all {len(manifest.shards)} shards are as they were written")
-    width = max(len(n) for n in dataset.names) + 2
+    width = max(len(n) for n in some(dataset.names)) + 2
     lines += ["", "modality".ljust(width) + "kind".ljust(12) + "shape".ljust(14) + "stored".ljust(9) + "present"]
     splits = {name: dataset.present[dataset.rows(name)].sum(0) for name, count in manifest.splits.items() if count}
-    for column, name in enumerate(dataset.names):
+    for name in some(dataset.names):
+        column = dataset.names.index(name)
         facts, count = manifest.modalities[name].facts, manifest.modalities[name].present
         shape = "x".join(map(str, facts["event_shape"])) or "one"
         per_split = ", ".join(f"{s} {int(c[column])}" for s, c in splits.items())
         share = f"{count} ({100 * count / max(1, manifest.rows):.1f} %: {per_split})"
         lines.append(name.ljust(width) + facts["kind"].ljust(12) + shape.ljust(14) + facts["dtype"].ljust(9) + share)
+    if len(some(dataset.names)) < len(dataset.names):
+        lines.append(f"({len(some(dataset.names))} of {len(dataset.names)} modalities, evenly spaced)")
     return "\n".join(lines)
 
 
@@ -105,9 +109,9 @@ def _verify(dataset: Dataset) -> None:
 def save_sheet(dataset: Dataset, rows: int, path: Path) -> str:
     """Save a picture sheet of a dataset's first rows and return a line that says where, and what is not on it."""
     known = schemas(dataset)
-    shown, unknown = list(known)[:MOST_COLUMNS], [name for name in dataset.names if name not in known]
+    shown, unknown = some(list(known), MOST_COLUMNS), [name for name in dataset.names if name not in known]
     sheet = dataset_sheet(dataset, {name: known[name] for name in shown}, torch.arange(min(rows, len(dataset))))
     write_atomic(path, lambda temporary: sheet.save(temporary, format="png"))
-    part = f" (the first {len(shown)} of {len(known)} modalities)" if len(shown) < len(known) else ""
-    why = f"; not shown, their kind is not installed (--plugin names its file): {', '.join(unknown)}" if unknown else ""
+    part = f" ({len(shown)} of {len(known)} modalities, evenly spaced)" if len(shown) < len(known) else ""
+    why = f"; not shown, their kind is not installed (--plugin names its file): {listed(unknown)}" if unknown else ""
     return f"pictures: {path}{part}{why}"

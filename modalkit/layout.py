@@ -1,8 +1,11 @@
-"""Text in columns."""
+"""How text for people is laid out: in columns, and no more names than can be read."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 def columns(lines: Sequence[Sequence[str]]) -> str:
@@ -15,3 +18,23 @@ def columns(lines: Sequence[Sequence[str]]) -> str:
     widths = [max(map(len, cells)) + 2 for cells in zip(*lines, strict=True)]
     padded = ("".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
     return "\n".join(line.rstrip() for line in padded)
+
+
+def some(things: Sequence[T], most: int = 24) -> list[T]:
+    """Return at most `most` of some things, evenly spaced, the first and the last among them.
+
+    >>> some(range(1000), 4)
+    [0, 333, 666, 999]
+    """
+    gaps = min(len(things), most) - 1
+    return [things[i * (len(things) - 1) // gaps] for i in range(gaps + 1)] if gaps > 0 else list(things[:most])
+
+
+def listed(names: Collection[str], most: int = 24) -> str:
+    """Return names separated by commas, and of too many the first.
+
+    >>> listed("abcde", 3)
+    'a, b, c and 2 more'
+    """
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(list(names)[:most]) + more

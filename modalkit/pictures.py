@@ -13,15 +13,16 @@ from torch import Tensor
 from modalkit import registry
 from modalkit.data import Batch, Dataset, draw
 from modalkit.errors import guard
+from modalkit.layout import some
 from modalkit.model import MultimodalVAE
 from modalkit.plugin import Picture, Schema
 from modalkit.randomness import generator
-from modalkit.translation import ALL, single_and_all_plan
+from modalkit.translation import single_and_all_plan
 
 Cell = Picture | str | None
 _CELL, _GAP, _LABEL, _PAPER, _INK, _ABSENT = 96, 4, 92, (255, 255, 255), (30, 30, 30), (225, 225, 225)
 MOST_COLUMNS = 12
-"""Modalities that a sheet has room for."""
+"""Modalities that a sheet has room for; of more, so many, evenly spaced."""
 
 
 def show(schema: Schema, value: Tensor) -> Picture | str:
@@ -105,7 +106,7 @@ def translation_sheet(model: MultimodalVAE, dataset: Dataset, rows: Tensor, seed
     """
     model.eval()
     batch = draw(dataset[rows], model.schemas, generator(seed, "pictures data")).to(model.device)
-    plan = single_and_all_plan(model, batch.present)
+    plan = single_and_all_plan(model, batch.present, MOST_COLUMNS)
     observed = model.observed(batch)
     posterior = model.posterior(observed, batch.present, plan.given)
     draws = generator(seed, "pictures")
@@ -113,11 +114,11 @@ def translation_sheet(model: MultimodalVAE, dataset: Dataset, rows: Tensor, seed
     choice = torch.rand(noise.shape[:-1], generator=draws)
     z = posterior.sample(noise.to(model.device, model.dtype), choice.to(model.device, model.dtype))[0]
     inputs = model.decoder_inputs(z, observed, batch.present)  # (terms, rows, latent_dim)
-    names = model.names[:MOST_COLUMNS]
+    names = some(model.names, MOST_COLUMNS)
     decoded = [n for n in names if n in model.decoders]
     values = {n: torch.unflatten(model.predict(n, inputs.flatten(0, 1)), 0, z.shape[:2]) for n in decoded}
     asked = plan.given.any(-1).any(1)
-    shown = [(t, term) for t, term in enumerate(plan.terms) if (term == ALL or term in names) and asked[t]]
+    shown = [(t, term) for t, term in enumerate(plan.terms) if asked[t]]
     cells: list[list[Cell]] = [[] for _ in range(1 + len(shown))]
     for i in range(len(rows)):
         cells[0] += truth(model.schemas, batch, i, names)

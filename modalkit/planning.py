@@ -11,11 +11,12 @@ from torch import Tensor
 from modalkit import registry
 from modalkit.data import Dataset
 from modalkit.errors import InputError, guard
+from modalkit.layout import listed
 from modalkit.plugin import Draws, Objective, Plan
 from modalkit.randomness import generator
 from modalkit.recipe import Recipe
 
-_ROWS = 10_000  # planned at once
+_CELLS = 100_000  # rows times modalities, planned at once
 
 
 class Planner:
@@ -65,14 +66,14 @@ class Planner:
                 self._require_complete(dataset, split, some)
         if hidden := [n for n, some in zip(self.names, present.any(0), strict=True) if not some]:
             raise InputError(
-                f"data.weak hides every training entry of {', '.join(hidden)}; raise data.weak.paired or data.weak.keep"
+                f"data.weak hides every training entry of {listed(hidden)}; raise data.weak.paired or data.weak.keep"
             )
         if self.frozen(epochs - 1) != self.frozen(sys.maxsize):
             raise InputError(
                 f"train.epochs: {epochs} end before the last stage of objective '{name}' begins; give more"
             )
         for epoch in {0, epochs - 1}:
-            plans = (self.plan(part, "check", 0, epoch) for part in torch.split(present, _ROWS))
+            plans = (self.plan(part, "check", 0, epoch) for part in torch.split(present, 1 + _CELLS // len(self.names)))
             if not any(plan.targets.any() for plan in plans):
                 raise InputError(
                     f"objective '{name}': no training row of {dataset.path} has what its terms need{self._because()}"
@@ -85,7 +86,7 @@ class Planner:
             raise InputError(
                 f"objective '{self.objective.name}' is defined for complete rows only, and {len(lacking)} of "
                 f"{len(rows)} {split} rows of {dataset.path} lack a modality (the first, "
-                f"{dataset.key(int(lacking[0]))}, lacks {', '.join(absent)}){self._because()}; choose an objective for "
+                f"{dataset.key(int(lacking[0]))}, lacks {listed(absent)}){self._because()}; choose an objective for "
                 f"missing modalities, such as mvae"
             )
 

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import PydanticUserError, ValidationError
-from pydantic_core import to_json
+from pydantic_core import ErrorDetails, to_json
 
 from modalkit import registry
 from modalkit.errors import InputError, did_you_mean
 from modalkit.plugin import Settings
 from modalkit.recipe_errors import explain, reach
+from modalkit.recipe_modalities import EACH, SLOT, expand
 from modalkit.recipe_model import DEFAULT_OBJECTIVE, Recipe, kind_schema, objective_options, step_model
 from modalkit.recipe_yaml import Document, Key, Problem, merged, override, read
 
 __all__ = ["Recipe", "load_recipe", "recipe_schema", "shipped"]
+
+_OF_NAMES: set[Key] = {("modalities",), ("objective",), ("data", "weak", "groups")}
+"""Where a modality is missed that a template would have made, had it been right."""
 
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -37,22 +42,47 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     if isinstance(document.value.get("extends"), str):  # those of the files are merged by now
         document.blame(("extends",), "cannot be changed here; write it in the recipe")
     _anchor(document.value, path.parent)
+    known = {problem.key for problem in document.problems if reach(document.value, problem.key) is None}  # not read
+    count = len(document.problems)
+    templates = expand(document)
+    if broken := {problem.key for problem in document.problems[count:]}:
+        known |= broken | _OF_NAMES
     plugin_problems = _add_plugins(document)
     problems = document.problems + plugin_problems
     recipe = None
     try:
-        recipe = Recipe.model_validate_json(
-            to_json(document.value), strict=True, context={"folder": str(path.parent.resolve())}
-        )
+        context = {"folder": str(path.parent.resolve()), "schemas": {}}
+        recipe = Recipe.model_validate_json(to_json(document.value), strict=True, context=context)
     except ValidationError as error:
-        unread = {problem.key for problem in problems if reach(document.value, problem.key) is None}
-        unknown_plugins = {e["loc"] for e in error.errors() if e["type"] == "plugin"} if plugin_problems else set()
-        for key, text in explain(error, document.value, lambda key: _models_at(document.value, key)):
-            if key not in unread and key not in unknown_plugins:
-                problems.append(Problem(document.place(key), key, text))
+        details = _once_a_template(error.errors(include_url=False), document, templates)
+        known |= {e["loc"] for e in details if e["type"] == "plugin"} if plugin_problems else set()
+        for key, text in explain(details, document.value, lambda key: _models_at(document.value, key)):
+            written = _written(document, key, templates)
+            if not {key, written} & known:
+                problems.append(Problem(document.place(written), written, text))
     if problems or recipe is None:
         raise InputError("\n".join(dict.fromkeys(map(str, sorted(problems, key=lambda p: p.place)))))
     return recipe
+
+
+def _written(document: Document, key: Key, templates: Mapping[str, str]) -> Key:
+    """Return where a person wrote what stands at `key`: in a template, unless it was changed in one modality alone."""
+    made = key[:1] == ("modalities",) and len(key) > 1 and key not in document.places
+    return (key[0], templates.get(str(key[1]), key[1]), *key[2:]) if made else key
+
+
+def _once_a_template(
+    details: Sequence[ErrorDetails], document: Document, templates: Mapping[str, str]
+) -> list[ErrorDetails]:
+    """Leave out what is wrong with a template's modalities, but for the first of them and those changed alone."""
+    first: dict[str, str | int] = {}
+    found = []
+    for detail in details:
+        loc = detail["loc"]
+        key = templates.get(str(loc[1])) if loc[:1] == ("modalities",) and len(loc) > 1 else None
+        if key is None or loc[:2] in document.places or first.setdefault(key, loc[1]) == loc[1]:
+            found.append(detail)
+    return found
 
 
 def _find(reference: str, folder: Path) -> Path:
@@ -157,6 +187,15 @@ def recipe_schema() -> dict[str, Any]:
         "anyOf": [{"type": "null"}, {"type": "object", "not": {"required": ["kind"]}}],
     }
     sections["modalities"]["additionalProperties"] = {"anyOf": [*kinds, inherited]}
+    each = {
+        "description": "What stands in the place of {} in the key: a list of names or ranges such as 0..9, or one.",
+        "anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}],
+    }
+    templates = [
+        kind | {"properties": {EACH: each} | kind["properties"], "required": [*kind["required"], EACH]}
+        for kind in kinds
+    ]
+    sections["modalities"]["patternProperties"] = {re.escape(SLOT): {"anyOf": [*templates, inherited]}}
     objectives = _variants(registry.OBJECTIVES, "name", objective_options, definitions)
     sections["objective"] = {"description": sections["objective"]["description"], "anyOf": objectives}
     builders = _variants(registry.BUILDERS, "builder", step_model, definitions)

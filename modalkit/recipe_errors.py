@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import combinations
 from typing import Any, Literal, get_args, get_origin
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 from pydantic_core import ErrorDetails
 
 from modalkit.errors import did_you_mean
@@ -46,11 +46,11 @@ Models = Callable[[Key], tuple[Sequence[Any], Key]]
 """``key -> (annotations, rest)``: the types that validate the value which `rest` leads to from theirs."""
 
 
-def explain(error: ValidationError, value: Any, models: Models) -> list[tuple[Key, str]]:
+def explain(errors: Iterable[ErrorDetails], value: Any, models: Models) -> list[tuple[Key, str]]:
     """Say in words what is wrong, each problem once.
 
     Args:
-        error: what validating `value` raised.
+        errors: what validating `value` found.
         value: plain data, as a person wrote it.
         models: finds the pydantic models behind a key, whose fields are the names known there.
 
@@ -58,7 +58,7 @@ def explain(error: ValidationError, value: Any, models: Models) -> list[tuple[Ke
         Pairs of a key and a sentence without subject, such as "should be a number above 0, got -1".
     """
     grouped: dict[Key, list[ErrorDetails]] = {}
-    for detail in error.errors(include_url=False):
+    for detail in errors:
         grouped.setdefault(_key(detail, value), []).append(detail)
     # Where one branch of a union got further into the value than another, only the further one has a say.
     outer = {key[:end] for key in grouped for end in range(len(key))}

@@ -25,21 +25,8 @@ from pydantic_core import InitErrorDetails, PydanticCustomError, to_json
 from modalkit import registry
 from modalkit.errors import InputError, did_you_mean, guard
 from modalkit.plugin import CustomNetwork, ObjectiveOptions, Schema, Settings, as_tuple
+from modalkit.recipe_modalities import fold, modality_name
 from modalkit.recipe_yaml import Key, dump
-
-_MODULE_DICT = (
-    "T_destination add_module apply bfloat16 buffers call_super_init children clear compile cpu cuda double "
-    "dump_patches eval extra_repr float forward get_buffer get_extra_state get_parameter get_submodule half ipu items "
-    "keys load_state_dict modules mtia named_buffers named_children named_modules named_parameters parameters pop "
-    "register_backward_hook register_buffer register_forward_hook register_forward_pre_hook "
-    "register_full_backward_hook register_full_backward_pre_hook register_load_state_dict_post_hook "
-    "register_load_state_dict_pre_hook register_module register_parameter register_state_dict_post_hook "
-    "register_state_dict_pre_hook requires_grad_ set_extra_state set_submodule share_memory state_dict to to_empty "
-    "train training type update values xpu zero_grad"
-)
-RESERVED = frozenset(_MODULE_DICT.split())
-"""Attributes of torch.nn.ModuleDict, which therefore cannot name a modality's networks."""
-
 
 DEFAULT_OBJECTIVE: str = ObjectiveOptions.model_fields["name"].default
 
@@ -74,6 +61,17 @@ def _by_plugin(entry: Any, info: ValidationInfo, tag: str, model_of: Callable[[s
 
 
 def _schema(entry: Any, info: ValidationInfo) -> Any:
+    """Validate a modality's entry; those of a recipe that are alike share one schema."""
+    checked: dict[bytes, Any] | None = (info.context or {}).get("schemas")
+    if checked is None:
+        return _checked_schema(entry, info)
+    text = to_json(entry)
+    if text not in checked:
+        checked[text] = _checked_schema(entry, info)
+    return checked[text]
+
+
+def _checked_schema(entry: Any, info: ValidationInfo) -> Any:
     schema = _by_plugin(entry, info, "kind", kind_schema)
     network = getattr(schema, "network", None)
     try:
@@ -142,16 +140,6 @@ def _step(entry: Any, info: ValidationInfo) -> Any:
     own = {name: item for name, item in entry.items() if name not in ("builder", "out")}
     made = options.model_validate_json(to_json(own), strict=True, context=info.context)
     return BuildStep(builder=checked.builder, out=checked.out, options=made)
-
-
-def _modality_name(name: str) -> str:
-    if not (name.isascii() and name[:1].isalpha() and name.replace("_", "").replace("-", "").isalnum()):
-        raise ValueError("a modality's name should begin with a letter and hold only letters, digits, - and _")
-    if name == "all":
-        raise ValueError("'all' stands for all modalities together; rename this one")
-    if name in RESERVED:
-        raise ValueError(f"'{name}' is a word that networks use for themselves; rename this modality")
-    return name
 
 
 class WeakSettings(Settings):
@@ -242,7 +230,7 @@ class Recipe(Settings):
     seed: int = Field(0, ge=0, description="Determines every random choice of the run.")
     data: DataSettings = Field(description="The dataset to train on.")
     modalities: dict[
-        Annotated[str, AfterValidator(_modality_name)], Annotated[SerializeAsAny[Schema], BeforeValidator(_schema)]
+        Annotated[str, AfterValidator(modality_name)], Annotated[SerializeAsAny[Schema], BeforeValidator(_schema)]
     ] = Field(min_length=1, description="Name of each modality, and its schema as its kind defines it.")
     model: ModelSettings = Field(ModelSettings(), description="What the modalities share.")
     objective: Annotated[SerializeAsAny[ObjectiveOptions], BeforeValidator(_objective)] = Field(
@@ -275,4 +263,5 @@ class Recipe(Settings):
 
     def to_yaml(self) -> str:
         """Return this recipe as YAML, with every default and absolute plugin paths; it loads as an equal one."""
-        return dump(self.model_dump(mode="json", exclude={"extends"}))
+        whole = self.model_dump(mode="json", exclude={"extends"})
+        return dump(whole | {"modalities": fold(whole["modalities"])})

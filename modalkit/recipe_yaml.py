@@ -28,7 +28,7 @@ _CORE = {
     "float": r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
     "merge": r"<<",
 }
-_MAX_DEPTH, _MAX_NODES = 32, 100_000  # a few lines of aliases can stand for more than fits into memory
+_MAX_DEPTH, _MAX_ALIASED = 32, 100_000  # a few lines of aliases can stand for more than fits into memory
 
 
 class Place(NamedTuple):
@@ -77,9 +77,17 @@ class Document:
         """Note a problem with what stands at `key`."""
         self.problems.append(Problem(self.place(key), key, text))
 
-    def forget(self, key: Key) -> None:
-        """Drop the places of `key` and of everything in it."""
-        self.places = {k: p for k, p in self.places.items() if k[: len(key)] != key}
+    def forget(self, key: Key, value: Any) -> None:
+        """Drop the places of `key` and of everything in the `value` that stands there."""
+        for inner in _keys(value, key):
+            self.places.pop(inner, None)
+
+
+def _keys(value: Any, key: Key) -> Iterator[Key]:
+    """Yield `key` and the key of everything in the `value` that stands there."""
+    yield key
+    for name, item in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
+        yield from _keys(item, (*key, name))
 
 
 class _Loader(yaml.SafeLoader):
@@ -139,7 +147,7 @@ def parse(text: str, start: Place) -> Document:
     Raises:
         InputError: a syntax error, or more nesting or aliases than a person would write.
     """
-    walk = _Walk(start)
+    walk = _Walk(start, _MAX_ALIASED + len(text))  # a node that is written out takes a character at least
     try:
         loader = _Loader(text)
         node = loader.get_single_node()
@@ -170,8 +178,8 @@ def _plain(error: yaml.MarkedYAMLError) -> str:
 class _Walk:
     """Turns one YAML node tree into a `Document`."""
 
-    def __init__(self, start: Place) -> None:
-        self.start, self.nodes = start, 0
+    def __init__(self, start: Place, most: int) -> None:
+        self.start, self.most, self.nodes = start, most, 0
         self.document = Document(None, {(): start})
 
     def at(self, line: int) -> Place:
@@ -182,7 +190,7 @@ class _Walk:
         """Return what a node stands for, noting places and problems."""
         self.document.places.setdefault(key, self.at(node.start_mark.line))
         self.nodes += 1
-        if len(key) > _MAX_DEPTH or self.nodes > _MAX_NODES:
+        if len(key) > _MAX_DEPTH or self.nodes > self.most:
             raise InputError(f"{self.at(node.start_mark.line)}: nested too deeply, or too many aliases")
         if isinstance(node, yaml.MappingNode) and node.tag == _TAG + "map":
             made = {}
@@ -277,8 +285,7 @@ def merged(base: Document, over: Document) -> Document:
             for name, item in new.items():
                 here = (*key, name)
                 if item is None and name in old and key:
-                    del both[name]
-                    result.forget(here)
+                    result.forget(here, both.pop(name))
                 else:
                     both[name] = lay(here, old.get(name), item)
             result.places[key] = over.places[key]
@@ -287,8 +294,8 @@ def merged(base: Document, over: Document) -> Document:
             added = [(over.places[(*key, i)], item) for i, item in enumerate(new) if item not in old]
             result.places |= {(*key, len(old) + i): place for i, (place, _) in enumerate(added)}
             return old + [item for _, item in added]
-        result.forget(key)
-        result.places |= {k: p for k, p in over.places.items() if k[: len(key)] == key}
+        result.forget(key, old)
+        result.places |= {k: over.places[k] for k in _keys(new, key) if k in over.places}
         return new
 
     result.value = lay((), base.value, over.value)
@@ -323,7 +330,7 @@ def override(document: Document, text: str) -> None:
                 inside[step] = {}
                 document.places[key] = place
             inside = inside[step]
-    document.forget(key)
+    document.forget(key, inside.get(step) if isinstance(inside, dict) else inside[step])
     document.problems += [problem._replace(key=key + problem.key) for problem in new.problems]
     if new.value is None and not new.problems and isinstance(inside, dict) and step in inside and len(key) > 1:
         del inside[step]

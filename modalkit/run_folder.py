@@ -6,7 +6,7 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from lightning_fabric.loggers import TensorBoardLogger
 import modalkit
 from modalkit.errors import InputError, RunError
 from modalkit.files import is_empty, remove_leftovers, write_json, write_text
+from modalkit.layout import listed, some
 from modalkit.recipe import Recipe, load_recipe
 
 MAY_CHANGE = {
@@ -45,7 +46,7 @@ def check_claim(recipe: Recipe, run: Path) -> None:
     trained = path.exists() and any((run / "checkpoints").glob("*"))
     if trained and (changed := differences(_recipe_of(path), recipe)):
         raise InputError(
-            f"{run}: holds a run of another recipe (it differs in {', '.join(changed)}); choose another --out, or "
+            f"{run}: holds a run of another recipe (it differs in {listed(changed)}); choose another --out, or "
             f"delete this folder"
         )
 
@@ -94,11 +95,26 @@ def _step_of(line: str) -> float:
         return float("inf")
 
 
-class MetricsLog:
-    """Writes metrics as JSON lines and TensorBoard events; what a resumed run repeats is dropped first."""
+def _modality(metric: str) -> str:
+    """Return whose a metric is, such as x's ``log_px/x`` and ``elbo/only:x``."""
+    return metric.rpartition("/")[2].removeprefix("only:")
 
-    def __init__(self, run: Path, step: int, *, enabled: bool) -> None:
+
+class MetricsLog:
+    """Writes metrics as JSON lines and TensorBoard events; what a resumed run repeats is dropped first.
+
+    Of hundreds of modalities TensorBoard has those of `some`, evenly spaced; the JSON lines have all.
+
+    Args:
+        run: the run folder.
+        step: steps done; later lines are dropped.
+        names: the modalities.
+        enabled: whether this process writes anything.
+    """
+
+    def __init__(self, run: Path, step: int, names: Sequence[str], *, enabled: bool) -> None:
         self.run, self.enabled, path = run, enabled, run / "metrics.jsonl"
+        self.unplotted = set(names) - set(some(names))
         if enabled:
             kept = path.read_text(errors="replace").splitlines() if path.exists() else []
             write_text(path, "".join(f"{line}\n" for line in kept if _step_of(line) <= step))
@@ -113,7 +129,8 @@ class MetricsLog:
         try:
             self.lines.write(json.dumps(line) + "\n")
             self.lines.flush()
-            self.board.log_metrics({f"{split}/{name}": value for name, value in metrics.items()}, step)
+            plotted = {n: v for n, v in metrics.items() if _modality(n) not in self.unplotted}
+            self.board.log_metrics({f"{split}/{name}": value for name, value in plotted.items()}, step)
         except OSError as error:  # TensorBoard's writer finds out here that the disk is full or the folder is gone
             raise RunError(f"{self.run}: cannot write its metrics: {error}") from error
 

@@ -127,7 +127,11 @@ class Trainer:
             say(self._opening())
         total = min(train.epochs * self.steps_per_epoch, train.max_steps or sys.maxsize)
         shown = bar(total, self.run.name, unit="step", initial=progress.step, disable=not first)
-        with Interrupts() as interrupts, MetricsLog(self.run, progress.step, enabled=first) as log, shown:
+        with (
+            Interrupts() as interrupts,
+            MetricsLog(self.run, progress.step, self.model.names, enabled=first) as log,
+            shown,
+        ):
             started, seen = time.monotonic(), 0
             while not self.ended() and not interrupts.signal:
                 self._freeze()

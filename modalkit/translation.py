@@ -13,13 +13,15 @@ from modalkit import registry
 from modalkit.data import Dataset, draw, evenly
 from modalkit.engine import evaluate_plan
 from modalkit.errors import guard
+from modalkit.layout import some
 from modalkit.model import MultimodalVAE
 from modalkit.plugin import Plan, Schema
 from modalkit.progress import bar
 from modalkit.randomness import generator
 
 ALL = "all"
-_MOST_SINGLES = 24
+MOST_TRANSLATED = 24
+"""Of more modalities than this, so many are translated, from and to, evenly spaced over all."""
 _MARGINAL_ROWS = 4096
 _LEAST_ROWS = 10  # a mean and a spread of fewer are no prediction
 
@@ -46,22 +48,25 @@ class Translation:
     standard_error: float | None
 
 
-def single_and_all_plan(model: MultimodalVAE, present: Tensor) -> Plan:
+def single_and_all_plan(model: MultimodalVAE, present: Tensor, most: int = MOST_TRANSLATED) -> Plan:
     """Return the plan that asks for every present modality, given all of them and given each alone.
 
-    Above 24 modalities only the term with all is kept; what the model has no posterior or no decoder of is not asked.
+    Of many modalities, `some` are asked for and given alone; what the model has no posterior or no decoder of is not
+    asked.
 
     Args:
         model: which modalities there are, and what can be asked.
         present: bool `(batch, modalities)`.
+        most: how many modalities at most.
     """
-    names = model.names
-    singles = torch.eye(len(names), dtype=torch.bool)[:, None] & present  # (modalities, batch, modalities)
-    few = 1 < len(names) <= _MOST_SINGLES
-    given = torch.stack([present, *(singles if few else [])])
+    names = some(model.names, most)
+    each = torch.eye(len(model.names), dtype=torch.bool)[some(range(len(model.names)), most)]  # (some, modalities)
+    singles: Tensor | tuple[()] = each[:, None] & present if len(names) > 1 else ()  # (some, batch, modalities)
+    given = torch.stack([present, *singles])
     given = given & model.allows(given).unsqueeze(-1)
-    decoded = torch.tensor([name in model.decoders for name in names])
-    return Plan((ALL, *(names if few else ())), given, present & given.any(-1, keepdim=True) & decoded)
+    asked = each.any(0) & torch.tensor([name in model.decoders for name in model.names])
+    terms = (ALL, *(names if len(names) > 1 else ()))
+    return Plan(terms, given, present & given.any(-1, keepdim=True) & asked)
 
 
 @torch.no_grad()
@@ -69,6 +74,8 @@ def translations(
     model: MultimodalVAE, dataset: Dataset, rows: Tensor, *, seed: int = 0, batch_size: int = 50
 ) -> list[Translation]:
     """Score every modality given all, and given each single one, against the training mean's prediction.
+
+    Of more than `MOST_TRANSLATED` modalities, so many stand for all, evenly spaced.
 
     Args:
         model: put in eval mode here.
@@ -78,7 +85,9 @@ def translations(
         batch_size: rows at a time.
     """
     model.eval()
-    baseline = _marginal_log_px(model.schemas, dataset, rows)
+    names = some(model.names, MOST_TRANSLATED)
+    columns = [model.names.index(name) for name in names]
+    baseline = _marginal_log_px({n: model.schemas[n] for n in names}, dataset, rows)
     scores: list[dict[str, Tensor]] = []  # a batch: per modality (terms, batch)
     asked: list[Tensor] = []
     terms: tuple[str, ...] = ()
@@ -89,13 +98,13 @@ def translations(
             noise = torch.randn(shape, generator=generator(seed, "translations", index))
             batch = draw(dataset[part], model.schemas, generator(seed, "translations data", index))
             result = evaluate_plan(model, batch.to(model.device), plan, noise.to(model.device, model.dtype))
-            scores.append({n: v.cpu().double() for n, v in result.log_px.items()})
-            asked.append(plan.targets)
+            scores.append({n: result.log_px[n].cpu().double() for n in names})
+            asked.append(plan.targets[:, :, columns])
             terms = plan.terms
             progress.update(len(part))
-    wanted = torch.cat(asked, 1)  # (terms, rows, modalities)
+    wanted = torch.cat(asked, 1)  # (terms, rows, some modalities)
     table = []
-    for column, want in enumerate(model.names):
+    for column, want in enumerate(names):
         size = prod(model.schemas[want].event_shape)
         log_px = torch.cat([s[want] for s in scores], 1) / size  # (terms, rows)
         for term, given in enumerate(terms):
@@ -113,15 +122,15 @@ def translations(
 
 def _marginal_log_px(schemas: dict[str, Schema], dataset: Dataset, rows: Tensor) -> dict[str, Tensor]:
     """Return log p of `rows` under each kind's best constant prediction for the training rows, `(rows,)`."""
-    train, tested, baseline = dataset.rows("train"), dataset[rows], {}
-    for column, (name, schema) in enumerate(schemas.items()):
+    train, baseline = dataset.rows("train"), {}
+    for name, schema in schemas.items():
         marginal = registry.modality(schema.kind).marginal
-        fitted = evenly(train[dataset.present[train, column]], _MARGINAL_ROWS)
+        fitted = evenly(train[dataset.present[train, dataset.names.index(name)]], _MARGINAL_ROWS)
         if marginal is None or len(fitted) < _LEAST_ROWS:
             continue
         with guard(f"modality '{name}' (kind '{schema.kind}'): its marginal"):
-            constant = marginal(schema, schema.unpack(dataset[fitted].values[name]))
-            baseline[name] = constant.log_prob(schema.unpack(tested.values[name])).double()
+            constant = marginal(schema, schema.unpack(dataset.values(name, fitted)))
+            baseline[name] = constant.log_prob(schema.unpack(dataset.values(name, rows))).double()
     return baseline
 
 

@@ -10,6 +10,7 @@ import torch
 from modalkit_tools.celeba import make_schemas as celeba_schemas
 from modalkit_tools.idx import schemas as idx_schemas
 from modalkit_tools.multimnist import make_schemas as multimnist_schemas
+from modalkit_tools.sample_bits import make_schemas as bits_schemas
 
 import modalkit
 from modalkit.plugin import Schema
@@ -21,6 +22,7 @@ DATASETS: dict[str, Callable[[], Mapping[str, Schema]]] = {  # as the builders m
     "fashion-mnist": idx_schemas,
     "multimnist": multimnist_schemas,
     "celeba-transforms": lambda: celeba_schemas(64, annotated=True),
+    "bits1000": lambda: bits_schemas(1000),
     "quickstart": lambda: celeba_schemas(32, annotated=False),
 }
 

@@ -17,9 +17,10 @@ from test_cli import DOCS, install, modalkit, refused
 from torch import Tensor
 from toys import here, write_circle, write_recipe
 
-from modalkit import registry
-from modalkit.data import Dataset, write_dataset
-from modalkit.model import assemble
+from modalkit import registry, schema
+from modalkit.data import Batch, Dataset, write_dataset
+from modalkit.engine import evaluate_plan
+from modalkit.model import MultimodalVAE, assemble
 from modalkit.objectives.mvae import MVAE, MvaeOptions, check_mvae, plan_mvae
 from modalkit.plugin import Draws, Plan
 from modalkit.recipe import load_recipe
@@ -84,6 +85,72 @@ def test_random_subsets_are_uniform_by_size_and_then_by_content() -> None:
         for subset, count in counts[row].items():
             p = expected[sum(subset)]
             assert abs(count / draws - p) < 5 * (p * (1 - p) / draws) ** 0.5
+
+
+@pytest.mark.parametrize("targets", ["subset", "present"])
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_a_few_single_terms_stand_for_all_without_bias(targets: str, count: int) -> None:
+    """Over every choice the loss averages to that of all of them, with the same noise, to the last digits."""
+    torch.set_default_dtype(torch.float64)
+    try:
+        net = {"type": "mlp", "hidden": [6], "decoder_hidden": [6]}
+        made = {name: schema("vector", size=2, network=net, weight=1 + i) for i, name in enumerate(NAMES[:4])}
+        torch.manual_seed(0)
+        model, rows, k = MultimodalVAE(made, 3), 12, 1
+        present = torch.rand(rows, 4, generator=torch.Generator().manual_seed(1)) < 0.6
+        present[:3] = torch.tensor([[True] * 4, [False, True, False, False], [False] * 4])
+        batch = Batch({n: torch.randn(rows, 2) * present[:, i, None] for i, n in enumerate(made)}, present)
+        noise = torch.randn(6, rows, 3)  # of the complete term, of each modality alone, of the random subset
+
+        def loss(seed: int, **options: object) -> tuple[tuple[int, ...], Tensor]:
+            some = plan(present, seed, k=k, targets=targets, **options)
+            alone = [i for i, term in enumerate(some.terms) if term.startswith(("only:", "single:"))]
+            which = tuple(int(some.given[i, 0].nonzero()) for i in alone)  # the first row has all four
+            # The random subset is held fixed: it has its own draws, and no part in this.
+            fixed = (
+                torch.cat([some.given[:-1], complete.given[-1:]]),
+                torch.cat([some.targets[:-1], complete.targets[-1:]]),
+            )
+            drawn = noise[[0, *(1 + i for i in which), 5]]
+            some = Plan(some.terms, *fixed, weight=some.weight)
+            return which, evaluate_plan(model, batch, some, drawn, beta=0.7).elbo.sum(0)  # (rows,)
+
+        complete = plan(present, 0, k=k, targets=targets)
+        _, whole = loss(0)
+        by_choice = dict(loss(seed, singles=count) for seed in range(60))
+        assert len(by_choice) == math.comb(4, count)
+        torch.testing.assert_close(torch.stack(list(by_choice.values())).mean(0), whole, rtol=1e-12, atol=1e-12)
+        assert (
+            torch.equal(by_choice[0, 1, 2][1], whole[1]) if count == 3 else True
+        )  # a lone modality has no single term
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def test_which_single_terms_is_uniform_and_the_same_for_all_of_a_step() -> None:
+    present = torch.rand(6, 5, generator=torch.Generator().manual_seed(0)) < 0.7
+    present[0] = True
+    choices: Counter[tuple[int, ...]] = Counter()
+    for seed in range(3000):
+        made = plan(present, seed, singles=2, k=1)
+        assert made.terms == ("all", "single:0", "single:1", "random:0") and made.weight is not None
+        assert made.weight[:, 0].tolist() == [1, 2.5, 2.5, 1]
+        choices[tuple(made.given[1:3, 0].nonzero()[:, 1].tolist())] += 1
+        for term in (1, 2):
+            column = int(made.given[term, 0].nonzero())
+            assert torch.equal(made.given[term, :, column], present[:, column] & (present.sum(1) > 1))
+    assert len(choices) == 10 and all(abs(n / 3000 - 0.1) < 5 * (0.09 / 3000) ** 0.5 for n in choices.values())
+    # All of them is what it was, to the generator's last draw.
+    one, other = plan(present, 3, singles=5, k=2), plan(present, 3, k=2)
+    assert one.terms == other.terms and torch.equal(one.given, other.given) and one.weight is None
+
+
+def test_singles_that_cannot_be_had_are_refused() -> None:
+    with pytest.raises(ValueError, match="singles: 3 is more than the 2 modalities"):
+        check_mvae(MvaeOptions(singles=3), ("a", "b"))
+    with pytest.raises(ValueError, match="subsets: all has every single modality"):
+        check_mvae(MvaeOptions(singles=1, subsets="all"), ("a", "b"))
+    assert plan(torch.ones(2, 1, dtype=torch.bool), singles=1).terms == ("all",)
 
 
 def test_all_subsets_counts_each_that_a_row_has_once() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +17,8 @@ from hypothesis import strategies as st
 from modalkit.errors import InputError
 from modalkit.objectives.mvae import MvaeOptions
 from modalkit.recipe import Recipe, load_recipe, recipe_schema, shipped
-from modalkit.recipe_model import RESERVED, DataSettings, ModelSettings, TrainSettings
+from modalkit.recipe_modalities import RESERVED
+from modalkit.recipe_model import DataSettings, ModelSettings, TrainSettings
 from modalkit.recipe_yaml import Place, dump, parse
 
 LEAST = """\
@@ -551,7 +553,9 @@ def _fits(value: Any, schema: Any, whole: dict[str, Any]) -> bool:
     if isinstance(value, dict):
         checks += [name in value for name in schema.get("required", [])]
         for name, item in value.items():
-            part = schema.get("properties", {}).get(name, schema.get("additionalProperties", True))
+            by_pattern = [part for like, part in schema.get("patternProperties", {}).items() if re.search(like, name)]
+            other = by_pattern[0] if by_pattern else schema.get("additionalProperties", True)
+            part = schema.get("properties", {}).get(name, other)
             checks += [part if isinstance(part, bool) else _fits(item, part, whole)]
     if isinstance(value, list):
         first = schema.get("prefixItems", [])
@@ -566,8 +570,13 @@ def test_json_schema_accepts_what_the_loader_accepts(tmp_path):
         assert _fits(parse(path.read_text(), Place(str(path), 1)).value, schema, schema)
         assert _fits(parse(load_recipe(path).to_yaml(), Place(str(path), 1)).value, schema, schema)
     assert _fits({"extends": "mnist_mvae", "modalities": {"label": None, "image": {"weight": 2}}}, schema, schema)
+    alike = {"kind": "bit", "each": ["Male", "0..9"]}
+    assert _fits({"extends": "x", "modalities": {"a{}": alike, "b{}": {"weight": 2}}}, schema, schema)
     wrong = [
         {"seed": 1},
+        WHOLE | {"modalities": {"{}": alike | {"each": [1]}}},
+        WHOLE | {"modalities": {"{}": {"kind": "bit"}}},
+        WHOLE | {"modalities": {"bit": alike}},
         WHOLE | {"sed": 1},
         WHOLE | {"modalities": {"i": {"kind": "imgae"}}},
         WHOLE | {"modalities": {"v": {"kind": "vector", "sise": 3}}},

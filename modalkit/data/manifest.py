@@ -12,10 +12,12 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from modalkit.errors import InputError, did_you_mean
+from modalkit.layout import listed
 from modalkit.plugin import Schema, Settings
 
 FORMAT = 1
 SPLITS = ("train", "valid", "test")
+_MOST_WRONG = 24
 
 
 class ModalityFacts(Settings):
@@ -52,11 +54,13 @@ class Manifest(Settings):
         return self
 
     def mismatches(self, schemas: Mapping[str, Schema]) -> list[str]:
-        """Return a sentence for each way in which schemas do not describe this dataset."""
-        wrong = []
+        """Return a sentence for each way in which schemas do not describe this dataset, up to a few dozen."""
+        wrong: list[str] = []
         for name, schema in schemas.items():
+            if len(wrong) >= _MOST_WRONG:
+                return [*wrong, f"and so on; only the first {len(wrong)} are listed"]
             if name not in self.modalities:
-                near = did_you_mean(name, self.modalities) or f"; it has {', '.join(self.modalities)}"
+                near = did_you_mean(name, self.modalities) or f"; it has {listed(self.modalities)}"
                 wrong.append(f"modalities.{name}: the dataset has no such modality{near}")
                 continue
             there, here = self.modalities[name].facts, schema.facts()
@@ -120,7 +124,7 @@ def check_manifest(path: Path, schemas: Mapping[str, Schema]) -> Manifest:
     """Read a dataset's manifest and check that a recipe's schemas describe the dataset.
 
     Raises:
-        InputError: it cannot be read, or lists every way in which they do not.
+        InputError: it cannot be read, or lists the ways in which they do not.
     """
     manifest = read_manifest(path)
     if wrong := manifest.mismatches(schemas):
@@ -146,8 +150,9 @@ def open_shard(path: Path, names: Sequence[str], rows: int | None = None) -> tup
             tensors = {key: shard.get_tensor(key) for key in shard.keys()}  # noqa: SIM118 (it is no dict)
         present = tensors["present"]
         if set(about["modalities"]) != set(names) or len(present) != about["rows"]:
-            raise ValueError(f"holds {', '.join(about['modalities'])}, not {', '.join(names)}")
-        tensors["present"] = present[:, [about["modalities"].index(name) for name in names]]
+            raise ValueError(f"holds {listed(about['modalities'])}, not {listed(names)}")
+        columns = {name: column for column, name in enumerate(about["modalities"])}
+        tensors["present"] = present[:, [columns[name] for name in names]]
     except FileNotFoundError:
         raise InputError(f"{path}: this shard is missing; run the command that builds the dataset again") from None
     except (SafetensorError, OSError, KeyError, ValueError) as error:

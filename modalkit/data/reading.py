@@ -11,6 +11,7 @@ from torch import Tensor
 
 from modalkit.data.manifest import SPLITS, check_manifest, open_shard, read_manifest
 from modalkit.errors import InputError, did_you_mean
+from modalkit.layout import listed
 from modalkit.plugin import Schema
 
 
@@ -36,11 +37,25 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         """Return the batch with its values on `device`."""
-        return Batch({n: v.to(device, non_blocking=True) for n, v in self.values.items()}, self.present)
+        moved: dict[str, Tensor] = {}
+        if device.type != "cpu":  # one transfer for hundreds of modalities
+            for names, table in _tables(self.values, dim=0).items():
+                moved |= zip(names, table.to(device, non_blocking=True), strict=True)
+        whole = {n: moved[n] if n in moved else v.to(device, non_blocking=True) for n, v in self.values.items()}
+        return Batch(whole, self.present)
 
     def pin_memory(self) -> Batch:
         """Return the batch with its values in page-locked memory (what a DataLoader calls)."""
         return Batch({n: v.pin_memory() for n, v in self.values.items()}, self.present)
+
+
+def _tables(values: Mapping[str, Tensor], dim: int) -> dict[tuple[str, ...], Tensor]:
+    """Lay modalities that are one number a row side by side along `dim`, those of one dtype in one table."""
+    alike: dict[torch.dtype, list[str]] = {}
+    for name, value in values.items():
+        if value.ndim == 1:
+            alike.setdefault(value.dtype, []).append(name)
+    return {tuple(names): torch.stack([values[n] for n in names], dim) for names in alike.values()}
 
 
 def evenly(rows: Tensor, most: int) -> Tensor:
@@ -82,8 +97,8 @@ class Dataset:
         self.names = tuple(names) if names is not None else tuple(self.manifest.modalities)
         if unknown := [name for name in self.names if name not in self.manifest.modalities]:
             known = list(self.manifest.modalities)
-            near = "; ".join(f"no modality '{name}'{did_you_mean(name, known)}" for name in unknown)
-            raise InputError(f"{self.path}: has {near}; it has {', '.join(known)}")
+            near = [f"no modality '{name}'{did_you_mean(name, known)}" for name in unknown[:9]]
+            raise InputError(f"{self.path}: has {listed(near + unknown[9:], 9)}; it has {listed(known)}")
         shards = []
         for facts in self.manifest.shards:
             file = self.path / "shards" / facts.file
@@ -93,15 +108,20 @@ class Dataset:
                     f"manifest.json, and run the command that builds the dataset again"
                 )
             shards.append(open_shard(file, list(self.manifest.modalities), facts.rows)[0])
-        columns = [list(self.manifest.modalities).index(n) for n in self.names]
-        self.present = torch.cat([s["present"] for s in shards])[:, columns].clone()
+        columns = {name: column for column, name in enumerate(self.manifest.modalities)}
+        self.present = torch.cat([s["present"] for s in shards])[:, [columns[n] for n in self.names]].clone()
         self.split = torch.cat([s["split"] for s in shards]).clone()
         self._keys = [s["key"] for s in shards]
         self._starts = torch.tensor([0] + [s.rows for s in self.manifest.shards]).cumsum(0)
         self._values = [{n: s[f"value.{n}"] for n in self.names} for s in shards]
+        self._tables: dict[tuple[str, ...], Tensor] = {}
         size = sum(v.numel() * v.element_size() for s in self._values for v in s.values())
         if in_memory if in_memory is not None else size <= 2 << 30:
-            self._values = [{n: torch.cat([s[n] for s in self._values]) for n in self.names}]
+            whole = {n: torch.cat([s[n] for s in self._values]) for n in self.names}
+            self._tables = _tables(whole, dim=1)  # (rows, modalities): a row's bits are fetched at once
+            for names, table in self._tables.items():
+                whole |= zip(names, table.unbind(1), strict=True)
+            self._values = [whole]
             self._starts = torch.tensor([0, len(self)])
 
     def __len__(self) -> int:
@@ -113,16 +133,27 @@ class Dataset:
         Args:
             rows: int64 indices, `(batch,)`, in any order.
         """
+        return Batch(self._fetch(rows, self.names), self.present[rows])
+
+    def values(self, name: str, rows: Tensor) -> Tensor:
+        """Fetch rows of one modality, `(rows, *event_shape)` in its stored dtype; zeros where absent."""
+        return self._fetch(rows, (name,))[name]
+
+    def _fetch(self, rows: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
         if len(self._values) == 1:
-            return Batch({n: self._values[0][n][rows] for n in self.names}, self.present[rows])
+            found: dict[str, Tensor] = {}
+            for together, table in self._tables.items() if len(names) > 1 else ():
+                found |= zip(together, table[rows].unbind(1), strict=True)
+            return {n: found[n] if n in found else self._values[0][n][rows] for n in names}
         shard = torch.bucketize(rows, self._starts[1:], right=True)
         local = rows - self._starts[shard]
-        values = {n: v.new_empty((len(rows), *v.shape[1:])) for n, v in self._values[0].items()}
+        like = {n: self._values[0][n] for n in names}
+        values = {n: v.new_empty((len(rows), *v.shape[1:])) for n, v in like.items()}
         for index in sorted(set(shard.tolist())):
             at = (shard == index).nonzero().squeeze(1)  # (rows of this shard,)
-            for name in self.names:
+            for name in names:
                 values[name][at] = self._values[index][name][local[at]]
-        return Batch(values, self.present[rows])
+        return values
 
     def rows(self, split: str) -> Tensor:
         """Return the int64 indices of a split's rows, `(rows,)`, in order."""
@@ -149,8 +180,9 @@ class Dataset:
         train = self.present[self.rows("train")]
         if not len(train):
             raise InputError(f"{self.path}: no row is in the train split")
-        if empty := [name for name in schemas if not train[:, self.names.index(name)].any()]:
+        there = dict(zip(self.names, train.any(0).tolist(), strict=True))
+        if empty := [name for name in schemas if not there[name]]:
             raise InputError(
-                f"{self.path}: absent from every training row: {', '.join(empty)}; leave them out of the recipe "
+                f"{self.path}: absent from every training row: {listed(empty)}; leave them out of the recipe "
                 f"(in one that extends it: `{empty[0]}: null`)"
             )

@@ -16,6 +16,9 @@ _MOST_FOR_ALL = 12
 class MvaeOptions(ObjectiveOptions):
     """Options of the `mvae` objective."""
 
+    singles: int | None = Field(
+        None, ge=1, description="Single modalities a step, drawn anew and weighted for those left out; null: all."
+    )
     k: int = Field(1, ge=0, description="Number of random subsets a step, beside the complete and the single terms.")
     subsets: Literal["sampled", "all"] = Field(
         "sampled", description="sampled: complete, singles and k random; all: every one of the 2^M - 1 subsets."
@@ -33,25 +36,37 @@ def plan_mvae(options: MvaeOptions, names: tuple[str, ...], present: Tensor, dra
     the subset; with k above 1 the same may come twice). With a single modality present the complete term is that
     modality's own and is not repeated, and with two there is no random subset.
 
+    With `singles` n below the number M of modalities, n of the single terms, drawn uniformly and without replacement,
+    stand for all of them: each is weighted M/n, so that the expectation of a row's sum is that of all it has.
+
     Args:
         options: see `MvaeOptions`.
         names: the modalities.
         present: bool `(batch, modalities)`.
-        draws: its generator picks the random subsets.
+        draws: its generator picks the random subsets, and then the single terms.
 
     Source:
         Wu & Goodman 2018, equation 4 and section 2.4.
     """
+    weight = None
     if options.subsets == "all":
         terms, given = _all_subsets(names, present)
     else:
         several = present.sum(1, keepdim=True) > 1  # (batch, 1)
-        alone = torch.eye(len(names), dtype=torch.bool)[:, None] & present & several  # (modalities, batch, modalities)
         random = [_random_subset(present, draws.generator) for _ in range(options.k if len(names) > 2 else 0)]
-        given = torch.stack([present, *(alone if len(names) > 1 else []), *random])
-        terms = ("all", *(f"only:{n}" for n in names if len(names) > 1), *(f"random:{i}" for i in range(len(random))))
+        count = len(names) if len(names) > 1 else 0  # of the single terms; a lone modality's is the complete one
+        some = min(options.singles or count, count)
+        order = torch.arange(count) if some == count else torch.randperm(count, generator=draws.generator)
+        chosen = order[:some].sort().values
+        alone = torch.eye(len(names), dtype=torch.bool)[chosen, None] & present & several  # (some, batch, modalities)
+        given = torch.stack([present, *alone, *random])
+        singles = [f"only:{names[i]}" if some == count else f"single:{at}" for at, i in enumerate(chosen.tolist())]
+        terms = ("all", *singles, *(f"random:{i}" for i in range(len(random))))
+        if some < count:
+            weight = torch.ones(given.shape[:2])  # (terms, batch)
+            weight[1 : 1 + some] = count / some
     targets = given if options.targets == "subset" else present & given.any(-1, keepdim=True)
-    return Plan(terms, given, targets)
+    return Plan(terms, given, targets, weight)
 
 
 def _random_subset(present: Tensor, generator: torch.Generator) -> Tensor:
@@ -79,7 +94,11 @@ def _all_subsets(names: tuple[str, ...], present: Tensor) -> tuple[tuple[str, ..
 
 
 def check_mvae(options: MvaeOptions, names: tuple[str, ...]) -> None:
-    """Refuse `subsets: all` where the number of subsets is out of reach."""
+    """Refuse `subsets: all` where the number of subsets is out of reach, and more single terms than there are."""
+    if options.singles is not None and options.singles > len(names):
+        raise ValueError(f"singles: {options.singles} is more than the {len(names)} modalities that there are")
+    if options.singles is not None and options.subsets == "all":
+        raise ValueError("singles: is for subsets: sampled; subsets: all has every single modality")
     if options.subsets == "all" and len(names) > _MOST_FOR_ALL:
         raise ValueError(
             f"subsets: all means 2^{len(names)} terms a step; use subsets: sampled above {_MOST_FOR_ALL} modalities"
