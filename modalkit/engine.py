@@ -12,16 +12,17 @@ Encoding once means that the terms of a step share one dropout mask and one upda
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from modalkit.alike import Chosen
 from modalkit.data import Batch
 from modalkit.distributions import Gaussian, Posterior
-from modalkit.model import MultimodalVAE, spread, take
+from modalkit.model import Group, MultimodalVAE, spread, take
 from modalkit.nn import can_part, parted
 from modalkit.plugin import Plan
 
@@ -102,8 +103,17 @@ def evaluate_plan(model: MultimodalVAE, batch: Batch, plan: Plan, noise: Tensor,
     inputs = model.decoder_inputs(draws.z, observed, batch.present)
     weight = _on(plan.weight, noise)
     kl_weight = weight if plan.kl_weight is None else _on(plan.kl_weight, noise)
-    log_px, elbo = {}, -beta * kl_weight * draws.kl
+    log_px: dict[str, Tensor] = {}
+    elbo = -beta * kl_weight * draws.kl
+    for group in model.groups:
+        wanted = draws.pairs(targets[:, :, group.columns])
+        scores = draws.mean(_score_group(model, group, inputs, observed.whole(group), wanted))
+        weights = elbo.new_tensor([model.schemas[name].weight for name in group.names])
+        elbo = elbo + weight * (scores @ weights)
+        log_px |= zip(group.names, scores.unbind(-1), strict=True)
     for column, name in enumerate(model.names):
+        if name in log_px:
+            continue
         wanted = draws.pairs(targets[:, :, column])
         log_px[name] = draws.mean(_score(model, name, inputs, observed[name], batch.present[:, column], wanted))
         elbo = elbo + weight * model.schemas[name].weight * log_px[name]
@@ -129,12 +139,18 @@ class _Draws:
     share: Tensor | None = None
 
     def pairs(self, targets: Tensor) -> Tensor:
-        """Return which draws must be scored, bool `(components * terms, batch)`, on the CPU, of `(terms, batch)`."""
-        return targets if self.share is None else (targets & (self.share > 0).cpu()).flatten(0, 1)
+        """Return which draws must be scored, bool `(components * terms, batch, ...)`, of `(terms, batch, ...)`."""
+        if self.share is None:
+            return targets
+        there = (self.share > 0).cpu()  # (components, terms, batch)
+        return (targets & there.reshape(*there.shape, *[1] * (targets.ndim - 2))).flatten(0, 1)
 
     def mean(self, scores: Tensor) -> Tensor:
-        """Return the components' mean, `(components * terms, batch) -> (terms, batch)`."""
-        return scores if self.share is None else (self.share * torch.unflatten(scores, 0, self.share.shape[:2])).sum(0)
+        """Return the components' mean, `(components * terms, batch, ...) -> (terms, batch, ...)`."""
+        if self.share is None:
+            return scores
+        scores = torch.unflatten(scores, 0, self.share.shape[:2])  # (components, terms, batch, ...)
+        return (self.share.reshape(*self.share.shape, *[1] * (scores.ndim - 3)) * scores).sum(0)
 
 
 def _draw(posterior: Posterior, noise: Tensor) -> _Draws:
@@ -153,7 +169,7 @@ def _draw(posterior: Posterior, noise: Tensor) -> _Draws:
 
 
 def _posteriors(
-    model: MultimodalVAE, observed: dict[str, Tensor], present: Tensor, given: Tensor, references: bool
+    model: MultimodalVAE, observed: Mapping[str, Tensor], present: Tensor, given: Tensor, references: bool
 ) -> tuple[Posterior, list[Gaussian] | None]:
     """Return the terms' posteriors and, where asked for, every modality's own, all of one encoding.
 
@@ -209,6 +225,26 @@ def _score(model: MultimodalVAE, name: str, z: Tensor, observed: Tensor, present
             log_px = z.new_zeros(0)
         scores.append(spread(log_px, pairs, len(draw)))
     return torch.stack(scores).reshape(terms, batch)
+
+
+def _score_group(model: MultimodalVAE, group: Group, z: Tensor, values: Tensor, targets: Tensor) -> Tensor:
+    """Return log p(x_m|z) of modalities that are alike, zeros where not in `targets`, `(terms, batch, members)`.
+
+    Args:
+        model: the networks.
+        group: the modalities.
+        z: `(terms, batch, latent_dim)`.
+        values: their samples, `(members, batch, *event_shape)`.
+        targets: bool `(terms, batch, members)`, on the CPU.
+    """
+    terms, batch, members = targets.shape
+    chosen = Chosen.of(targets.flatten(0, 1))  # rows are (term, row) pairs
+    if not len(chosen.members):
+        return z.new_zeros(targets.shape)
+    pairs = chosen.rows.to(z.device)
+    samples = values[chosen.members.to(z.device)[:, None], pairs % max(1, batch)]  # (g, most, *event_shape)
+    log_px = model.log_px_of(group, chosen.members.tolist(), z.flatten(0, 1)[pairs], samples)
+    return chosen.spread(log_px, torch.Size((terms * batch, members))).reshape(members, terms, batch).permute(1, 2, 0)
 
 
 def _samples(observed: Tensor, places: Tensor) -> Tensor:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -11,6 +13,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from modalkit import registry
+from modalkit.alike import Chosen, Stacked, can_stack, together
 from modalkit.data import Batch
 from modalkit.distributions import Gaussian, Posterior, product_of_experts
 from modalkit.errors import guard
@@ -18,6 +21,61 @@ from modalkit.nn import mixes_rows
 from modalkit.plugin import CustomNetwork, Modality, Objective, Schema
 from modalkit.randomness import derived_seed
 from modalkit.recipe_model import Recipe
+
+
+@dataclass(frozen=True)
+class Group:
+    """Modalities that are alike: their schemas but for the weight, and the structure of their networks.
+
+    Attributes:
+        names: of the modalities.
+        columns: their places among all.
+        experts: their encoders with the heads.
+        decoders: their decoders.
+    """
+
+    names: tuple[str, ...]
+    columns: Tensor
+    experts: Stacked
+    decoders: Stacked
+
+
+class Observed(Mapping[str, Tensor]):
+    """What the networks see of a batch: per modality the unpacked samples of the rows that have it.
+
+    Each is `(rows in which it is present, *event_shape)`, in the networks' precision, and made when first asked for.
+    """
+
+    def __init__(self, model: MultimodalVAE, batch: Batch) -> None:
+        self._model, self._batch = model, batch
+        self._made: dict[str, Tensor] = {}
+        self._whole: dict[str, Tensor] = {}
+        self._place = {name: (group, i) for group in model.groups for i, name in enumerate(group.names)}
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name not in self._made:
+            rows = self._batch.present[:, self._model.names.index(name)].nonzero().squeeze(1)
+            if name in self._place:
+                group, place = self._place[name]
+                self._made[name] = take(self.whole(group)[place], rows)
+            else:
+                self._made[name] = self._model.unpack(name, take(self._batch.values[name], rows))
+        return self._made[name]
+
+    def whole(self, group: Group) -> Tensor:
+        """Return all rows of a group's modalities, `(members, batch, *event_shape)`; zeros unpacked where absent."""
+        first = group.names[0]
+        if first not in self._whole:
+            stored = torch.stack([self._batch.values[name] for name in group.names])
+            # (members, batch, ...) -> (members * batch, ...) and back
+            self._whole[first] = torch.unflatten(self._model.unpack(first, stored.flatten(0, 1)), 0, stored.shape[:2])
+        return self._whole[first]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._model.names)
+
+    def __len__(self) -> int:
+        return len(self._model.names)
 
 
 class MultimodalVAE(nn.Module):
@@ -120,22 +178,32 @@ class MultimodalVAE(nn.Module):
         with self._blame(name, "encoder"):
             return gaussian(self.heads[name](self.encoders[name](value)))
 
-    def observed(self, batch: Batch) -> dict[str, Tensor]:
-        """Return what the networks see of a batch: per modality the unpacked samples of the rows that have it.
+    def observed(self, batch: Batch) -> Observed:
+        """Return what the networks see of a batch.
 
         Args:
             batch: values on the model's device, columns of `present` in the order of `names`.
-
-        Returns:
-            Per modality `(rows in which it is present, *event_shape)`, in the networks' precision.
         """
-        observed = {}
-        for column, name in enumerate(self.names):
-            stored = take(batch.values[name], batch.present[:, column].nonzero().squeeze(1))
-            with self._blame(name, "unpack"):
-                value = self.schemas[name].unpack(stored)
-            observed[name] = value.to(self.dtype) if value.is_floating_point() else value
-        return observed
+        return Observed(self, batch)
+
+    def unpack(self, name: str, stored: Tensor) -> Tensor:
+        """Return a modality's stored samples, `(rows, *event_shape)`, as values in the networks' precision."""
+        with self._blame(name, "unpack"):
+            value = self.schemas[name].unpack(stored)
+        return value.to(self.dtype) if value.is_floating_point() else value
+
+    @cached_property
+    def groups(self) -> tuple[Group, ...]:
+        """The modalities that are alike, where there are so many that running them as one pays."""
+        found = []
+        whole = {n: s for n, s in self.schemas.items() if n in self.encoders and n in self.decoders and n in self.heads}
+        for names in together({n: s.model_copy(update={"weight": 1.0}).model_dump_json() for n, s in whole.items()}):
+            experts = [nn.Sequential(self.encoders[n], self.heads[n]) for n in names]
+            decoders = [self.decoders[n] for n in names]
+            if can_stack(experts) and can_stack(decoders):
+                columns = torch.tensor([self.names.index(n) for n in names])
+                found.append(Group(tuple(names), columns, Stacked(experts), Stacked(decoders)))
+        return tuple(found)
 
     def experts(self, observed: Mapping[str, Tensor], present: Tensor) -> Gaussian:
         """Return every row's experts, encoding each modality once; a precision of 0 says absent.
@@ -147,17 +215,39 @@ class MultimodalVAE(nn.Module):
         Returns:
             `(batch, modalities, latent_dim)`.
         """
-        locs, precisions = [], []
+        parts: dict[str, Gaussian] = {}
+        if isinstance(observed, Observed):
+            for group in self.groups:
+                experts = self._experts_of(group, observed.whole(group), present[:, group.columns])
+                parts |= {n: Gaussian(*part) for n, *part in zip(group.names, *map(torch.unbind, experts), strict=True)}
         for column, name in enumerate(self.names):
+            if name in parts:
+                continue
             rows = present[:, column].nonzero().squeeze(1)
             if len(rows) and name in self.heads:
                 expert = self.encode(name, observed[name])
             else:
                 rows = rows[:0]
                 expert = Gaussian(*torch.zeros(2, 0, self.latent_dim, device=self.device, dtype=self.dtype))
-            locs.append(spread(expert.loc, rows, len(present)))
-            precisions.append(spread(expert.precision, rows, len(present)))
-        return Gaussian(torch.stack(locs, 1), torch.stack(precisions, 1))
+            parts[name] = Gaussian(*(spread(part, rows, len(present)) for part in (expert.loc, expert.precision)))
+        ordered = [parts[name] for name in self.names]
+        return Gaussian(torch.stack([e.loc for e in ordered], 1), torch.stack([e.precision for e in ordered], 1))
+
+    def _experts_of(self, group: Group, values: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
+        """Return loc and precision of a group's experts, `(members, batch, latent_dim)` each, 0 where absent.
+
+        Args:
+            group: the modalities.
+            values: `(members, batch, *event_shape)`, unpacked.
+            present: bool `(batch, members)`, on the CPU.
+        """
+        chosen = Chosen.of(present)
+        if not len(chosen.members):
+            nothing = torch.zeros(len(group.names), len(present), self.latent_dim, device=self.device, dtype=self.dtype)
+            return nothing, nothing
+        with self._blame(group.names[0], "encoder"):
+            expert = gaussian(group.experts(chosen.members.tolist(), chosen.take(values)))
+        return chosen.spread(expert.loc, present.shape), chosen.spread(expert.precision, present.shape)
 
     def posterior(self, observed: Mapping[str, Tensor], present: Tensor, given: Tensor) -> Posterior:
         """Return q(z|X) for several subsets X of each row's modalities, encoding each modality once.
@@ -220,6 +310,23 @@ class MultimodalVAE(nn.Module):
             if log_px.shape != (len(z),):
                 raise ValueError(f"log_prob returned {tuple(log_px.shape)} for {len(z)} rows; it must be (rows,)")
             return log_px
+
+    def log_px_of(self, group: Group, members: list[int], z: Tensor, values: Tensor) -> Tensor:
+        """Return log p(x_m|z) of some members of a group, `(members, rows)`.
+
+        Args:
+            group: the modalities.
+            members: which of them.
+            z: `(members, rows, latent_dim)`.
+            values: `(members, rows, *event_shape)`, unpacked.
+        """
+        name = group.names[0]
+        with self._blame(name, "decoder"):
+            raw = full(group.decoders(members, z))
+        with self._blame(name, "likelihood"):
+            # (members, rows, ...) -> (members * rows, ...) and back
+            likelihood = self._kinds[name].likelihood(self.schemas[name], raw.flatten(0, 1))
+            return torch.unflatten(likelihood.log_prob(values.flatten(0, 1)), 0, z.shape[:2])
 
     def predict(self, name: str, z: Tensor) -> Tensor:
         """Return the value that stands for p(x_m|z), `(rows, *event_shape)`: its mean, for integer kinds its mode."""

@@ -407,11 +407,10 @@ class CategoryEncoder(nn.Sequential):
         if each or len(value) <= self.categories:
             features: Tensor = super().forward(value)  # type: ignore[no-untyped-call]
             return features
-        counts = torch.bincount(value, minlength=self.categories)
         features = torch.arange(self.categories, device=value.device)
         for layer in self:
             if self.training and isinstance(layer, _PartsApart):
-                features = layer.weighted(features, counts)
+                features = layer.weighted(features, torch.bincount(value, minlength=self.categories))
             else:
                 features = layer(features)
         return functional.embedding(value, features)

@@ -88,6 +88,43 @@ def test_loss_and_gradients_equal_the_plain_loop(targets: str, subsets: str, mis
         )
 
 
+@pytest.mark.parametrize("missing", [0.0, 0.6])
+def test_modalities_that_are_alike_run_as_one_and_equal_the_plain_loop(missing: float) -> None:
+    small = {"type": "mlp", "hidden": [6, 5], "decoder_hidden": [7]}
+    made = {f"bit{i}": modalkit.schema("bit", network=small, weight=1 + i) for i in range(9)}
+    made["odd"] = modalkit.schema("bit", network={"type": "mlp", "hidden": [4]})
+    made |= {f"class{i}": modalkit.schema("label", classes=3, network=small) for i in range(8)}
+    model = MultimodalVAE(made, LATENT)
+    assert [len(group.names) for group in model.groups] == [9, 8]
+    generator = torch.Generator().manual_seed(7)
+    present = torch.rand(ROWS, len(made), generator=generator) >= missing
+    if missing:
+        present[:, 3] = False  # one of the group is absent from every row of the batch
+    batch = random_batch(made, present)
+    plan = plan_mvae(MvaeOptions(k=2, singles=5), model.names, present, Draws(generator))
+    noise = torch.randn(len(plan.terms), ROWS, LATENT)
+    fast = evaluate_plan(model, batch, plan, noise, 0.7)
+    ours = gradients(model, -fast.elbo.sum() / ROWS)
+    model.groups = ()  # one by one
+    slow = evaluate_plan(model, batch, plan, noise, 0.7)
+    theirs = gradients(model, -slow.elbo.sum() / ROWS)
+    torch.testing.assert_close(fast.elbo, slow.elbo, rtol=1e-12, atol=1e-12)
+    assert set(fast.log_px) == set(slow.log_px)
+    assert ours.keys() == theirs.keys(), "what takes no part gets no gradient"
+    for name, gradient in ours.items():
+        torch.testing.assert_close(gradient, theirs[name], rtol=1e-10, atol=1e-12, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def test_a_batch_in_which_all_that_is_alike_is_absent() -> None:
+    made = {f"bit{i}": modalkit.schema("bit") for i in range(8)} | {"image": schemas()["image"]}
+    model = MultimodalVAE(made, LATENT)
+    present = torch.zeros(ROWS, len(made), dtype=torch.bool)
+    present[:, -1] = True
+    plan = plan_mvae(MvaeOptions(), model.names, present, Draws(torch.Generator()))
+    elbo = evaluate_plan(model, random_batch(made, present), plan, torch.randn(len(plan.terms), ROWS, LATENT)).elbo
+    assert elbo.isfinite().all() and set(gradients(model, -elbo.sum())) <= {n for n, _ in model.named_parameters()}
+
+
 def test_decoding_everything_changes_nothing_when_nothing_is_missing() -> None:
     made = schemas()
     model = MultimodalVAE(made, LATENT)

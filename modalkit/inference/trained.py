@@ -295,7 +295,7 @@ class TrainedModel:
             {name: joined_predictions(found) for name, found in parts.items()}, joined_embeddings(posteriors)
         )
 
-    def _posterior(self, batch: Batch) -> tuple[Posterior, dict[str, Tensor]]:
+    def _posterior(self, batch: Batch) -> tuple[Posterior, Mapping[str, Tensor]]:
         """Return q(z|X) of what a batch has, `(1, rows, latent_dim)`, and what the networks saw of it."""
         observed = self.model.observed(batch.to(self.model.device))
         return self.model.posterior(observed, batch.present, batch.present[None]), observed
