@@ -32,19 +32,32 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "wind-speed"
 
 
-def test_it_passes_the_checkers(package: Path) -> None:
+def test_it_passes_the_linter(package: Path) -> None:
     run(package, "-m", "ruff", "check", "--isolated", "--no-cache", "--extend-select", "I,B,UP,SIM,RUF,PTH", ".")
     run(package, "-m", "ruff", "format", "--isolated", "--no-cache", "--check", ".")
+
+
+@pytest.mark.slow
+def test_it_passes_the_type_checker(package: Path) -> None:
     run(package, "-m", "mypy", "--cache-dir", os.devnull)
+
+
+USE = """
+import runpy, pytest
+from modalkit.cli import app
+
+assert pytest.main(["-q", "-p", "no:cacheprovider"]) == 0
+runpy.run_path("make_data.py")
+app(["list", "kinds"], standalone_mode=False)
+app(["train", "wind_speed.yaml", "--set", "train.epochs=2"], standalone_mode=False)
+"""
 
 
 def test_it_is_found_keeps_the_contract_and_trains(package: Path) -> None:
     run(package, "-c", "import setuptools; setuptools.setup()", "-q", "egg_info")  # what an editable install leaves
-    assert "4 passed" in run(package, "-m", "pytest", "-q", "-p", "no:cacheprovider", path=package)
-    run(package, "make_data.py", path=package)
-    assert "[modalkit-wind-speed 0.1.0]" in run(package, "-m", "modalkit", "list", "kinds", path=package)
-    trained = run(package, "-m", "modalkit", "train", "wind_speed.yaml", "--set", "train.epochs=2", path=package)
-    assert "2 epochs done" in trained
+    said = run(package, "-c", USE, path=package)
+    for words in ("4 passed", "[modalkit-wind-speed 0.1.0]", "2 epochs done"):
+        assert words in said
 
 
 def test_nothing_is_overwritten(tmp_path: Path) -> None:
