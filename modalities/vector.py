@@ -17,20 +17,31 @@ from modalkit.nn import decoder as make_decoder
 from modalkit.nn import encoder as make_encoder
 from modalkit.plugin import Modality, Schema
 
-_LEAST_SCALE = 1e-3
 _SHOWN = 16
 
 
-class VectorSchema(Schema):
-    """A vector of real numbers."""
+class GaussianSchema(Schema):
+    """Real numbers of any shape with a Gaussian likelihood: what such kinds share."""
 
-    size: PositiveInt = Field(description="How many numbers.")
     scale: Annotated[float, Field(gt=0, allow_inf_nan=False)] | Literal["learned"] = Field(
         "learned", description="Standard deviation of the likelihood, in the data's unit; `learned`: by the decoder."
     )
-    network: DenseNetwork = Mlp(hidden=(128, 128), decoder_hidden=(128, 128))
 
     model_only: ClassVar[frozenset[str]] = Schema.model_only | {"scale"}
+    least_scale: ClassVar[float] = 1e-3
+    """Of learned scales, so that values that never vary have no density without bound."""
+
+    @property
+    def raw_shape(self) -> tuple[int, ...]:
+        """What a decoder gives for a row: means `event_shape`, or with unbounded scales `(2, *event_shape)`."""
+        return (2, *self.event_shape) if self.scale == "learned" else self.event_shape
+
+
+class VectorSchema(GaussianSchema):
+    """A vector of real numbers."""
+
+    size: PositiveInt = Field(description="How many numbers.")
+    network: DenseNetwork = Mlp(hidden=(128, 128), decoder_hidden=(128, 128))
 
     @property
     def event_shape(self) -> tuple[int, ...]:
@@ -44,27 +55,38 @@ def encoder(schema: VectorSchema) -> nn.Module:
 
 
 def decoder(schema: VectorSchema, latent_dim: int) -> nn.Module:
-    """Return dense layers; raw: `(rows, size)` means, or `(rows, 2, size)` means and unbounded scales."""
-    return make_decoder(schema.network, latent_dim, (2, schema.size) if schema.scale == "learned" else (schema.size,))
+    """Return dense layers; raw: `(rows, *raw_shape)`."""
+    return make_decoder(schema.network, latent_dim, schema.raw_shape)
 
 
-def likelihood(schema: VectorSchema, raw: Tensor) -> Distribution:
-    """Return independent Gaussians; a learned scale is `softplus(raw) + 0.001`, one per row and dimension."""
+def loc_scale(schema: GaussianSchema, raw: Tensor) -> tuple[Tensor, Tensor]:
+    """Return means and standard deviations `(rows, *event_shape)`; a learned one is `softplus(raw) + least_scale`."""
     if schema.scale == "learned":
-        loc, scale = raw[:, 0], softplus(raw[:, 1]) + _LEAST_SCALE  # (rows, 2, size) -> two of (rows, size)
-    else:
-        loc, scale = raw, torch.full_like(raw, schema.scale)
-    return Independent(Normal(loc, scale, validate_args=False), 1, validate_args=False)
+        return raw[:, 0], softplus(raw[:, 1]) + schema.least_scale  # (rows, 2, *event_shape) -> two of them
+    return raw, torch.full_like(raw, schema.scale)
 
 
-def marginal(schema: VectorSchema, values: Tensor) -> Distribution:
-    """Return a Gaussian at the mean, with the fixed scale or each dimension's standard deviation."""
-    loc = values.mean(0, keepdim=True)  # (1, size)
+def moments(schema: GaussianSchema, values: Tensor) -> tuple[Tensor, Tensor]:
+    """Return each entry's mean over the rows, and its standard deviation or the fixed scale, `(1, *event_shape)`."""
+    loc = values.mean(0, keepdim=True)
     if schema.scale == "learned":
-        scale = values.std(0, keepdim=True, correction=0).clamp(min=_LEAST_SCALE)
-    else:
-        scale = torch.full_like(loc, schema.scale)
-    return Independent(Normal(loc, scale, validate_args=False), 1, validate_args=False)
+        return loc, values.std(0, keepdim=True, correction=0).clamp(min=schema.least_scale)
+    return loc, torch.full_like(loc, schema.scale)
+
+
+def gaussians(schema: GaussianSchema, loc: Tensor, scale: Tensor) -> Distribution:
+    """Return independent Gaussians, one an entry."""
+    return Independent(Normal(loc, scale, validate_args=False), len(schema.event_shape), validate_args=False)
+
+
+def likelihood(schema: GaussianSchema, raw: Tensor) -> Distribution:
+    """Return independent Gaussians whose parameters are `loc_scale`'s."""
+    return gaussians(schema, *loc_scale(schema, raw))
+
+
+def marginal(schema: GaussianSchema, values: Tensor) -> Distribution:
+    """Return independent Gaussians with the values' `moments`."""
+    return gaussians(schema, *moments(schema, values))
 
 
 def show(schema: VectorSchema, value: Tensor) -> str:

@@ -386,6 +386,26 @@ def schema() -> None:
     typer.echo(json.dumps(recipe_schema(), indent=2))
 
 
+@app.command(name="new-modality")
+@_guarded
+def write_plugin(
+    name: Annotated[str, typer.Argument(help="The new kind's name, such as wind-speed.")],
+    out: Annotated[Path | None, typer.Option(help="The package's folder; ./NAME by default.")] = None,
+) -> None:
+    """Write a small package with a modality kind of your own, which works as it stands and is there to be changed.
+
+    It has the kind in one file, its test, a dataset to try it on and a recipe. Nothing is overwritten.
+
+    Example: modalkit new-modality wind-speed
+    """
+    from modalkit.new_modality import new_modality
+
+    folder = out or Path(name)
+    for path in new_modality(name, folder):
+        typer.echo(path)
+    typer.echo(f'\nnext: cd {folder} && pip install -e ".[dev]" && pytest   (README.md goes on)')
+
+
 class What(StrEnum):
     """What `list` can list."""
 

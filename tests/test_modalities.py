@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 from torch.distributions import NegativeBinomial, Poisson
 
+import modalkit
 from modalkit import registry
 from modalkit.errors import InputError
 from modalkit.plugin import Modality, Schema
@@ -49,6 +50,17 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("vector", {"size": 40, "scale": 0.1}),
     ("counts", {"size": 1}),
     ("counts", {"size": 20, "likelihood": "negative_binomial", "network": SMALL_MLP | {"dropout": 0.5}}),
+    ("positive", {"size": 3}),
+    ("positive", {"size": 1, "scale": 0.5, "network": SMALL_MLP}),
+    ("ordinal", {"classes": 2}),
+    ("ordinal", {"names": ["low", "middle", "high"], "network": SMALL_MLP | {"batch_norm": True, "dropout": 0.1}}),
+    ("series", {"length": 50, "channels": 3}),
+    ("series", {"length": 1}),
+    ("series", {"length": 129, "channels": 2, "scale": 0.5, "network": {"type": "conv1d", "widths": [4, 8]}}),
+    ("series", {"length": 9, "channels": 2, "network": SMALL_MLP}),
+    ("audio", {}),
+    ("audio", {"seconds": 0.3, "mels": 20, "scale": 0.2, "network": SMALL_DCGAN}),
+    ("audio", {"seconds": 0.1, "mels": 8, "network": SMALL_MLP}),
 ]
 
 
@@ -402,6 +414,101 @@ def test_what_is_no_count() -> None:
     assert schema.valid(torch.tensor([[0, 1], [-1, 1]])).tolist() == [True, False]
     with pytest.raises(ValueError, match="whole"):
         schema.pack(torch.tensor([[0.5, 1.0]]))
+
+
+# Positive reals
+
+
+def test_positive_numbers_are_scored_as_log_normal() -> None:
+    positive, schema = of("positive", size=2)
+    raw, x = torch.randn(3, 2, 2, dtype=torch.float64), torch.rand(3, 2, dtype=torch.float64) + 0.1
+    loc, scale = raw[:, 0], torch.log1p(raw[:, 1].exp()) + 1e-3
+    made = positive.likelihood(schema, raw)
+    density = torch.exp(-((x.log() - loc) ** 2) / (2 * scale**2)) / (x * scale * math.sqrt(2 * math.pi))
+    torch.testing.assert_close(made.log_prob(x), density.log().sum(1))
+    torch.testing.assert_close(made.mean, torch.exp(loc + scale**2 / 2))  # what a prediction shows
+    fixed = of("positive", size=2, scale=0.5)[1]
+    assert positive.likelihood(fixed, raw[:, 0]).base_dist.scale.unique().item() == 0.5
+    assert fixed.facts() == {**of("vector", size=2)[1].facts(), "kind": "positive"}  # either can model the other's data
+
+
+def test_means_of_positive_numbers_are_finite() -> None:
+    positive, schema = of("positive", size=1)
+    for size in (1e4, -1e4):
+        raw = torch.full((2, 2, 1), size, requires_grad=True)
+        made = positive.likelihood(schema, raw)
+        made.log_prob(torch.tensor([[1e-30], [1e30]])).sum().backward()
+        assert made.mean.isfinite().all() and raw.grad.isfinite().all()
+
+
+def test_marginals_of_positive_numbers_fit_the_logarithms() -> None:
+    positive, schema = of("positive", size=1)
+    values = torch.tensor([[1.0], [math.e**2]])
+    made = positive.marginal(schema, values).base_dist
+    assert made.loc.item() == pytest.approx(1) and made.scale.item() == pytest.approx(1)
+    torch.testing.assert_close(schema.columns(values), torch.tensor([[0.0], [2.0]]))
+
+
+def test_what_is_not_positive_is_refused_with_its_row(tmp_path: Path) -> None:
+    positive, schema = of("positive", size=2)
+    assert positive.read(schema, "1e-3, 2").tolist() == pytest.approx([1e-3, 2])
+    for text in ("0 1", "1 -2"):
+        with pytest.raises(InputError, match="must be positive"):
+            positive.read(schema, text)
+    for wrong in (0.0, -1.0, math.nan, math.inf, 1e-60):
+        values = torch.tensor([[1.0, 1.0], [1.0, wrong]], dtype=torch.float64)
+        with pytest.raises(InputError, match="modality 'dose', row b: the value is not one that kind 'positive' can"):
+            modalkit.write_dataset(tmp_path / "x", {"dose": schema}, {"dose": values}, keys=["a", "b"])
+    with pytest.raises(InputError, match="scale"):
+        of("positive", size=2, scale=9)
+
+
+# Ordered levels
+
+
+def test_levels_are_scored_by_differences_of_cumulative_probabilities() -> None:
+    ordinal, schema = of("ordinal", classes=4)
+    raw = torch.randn(5, 4, dtype=torch.float64)
+    gaps = torch.log1p(raw[:, 2:].exp()) + 1e-4
+    thresholds = torch.stack([raw[:, 1], raw[:, 1] + gaps[:, 0], raw[:, 1] + gaps.sum(1)], 1)
+    cumulative = torch.sigmoid(thresholds - raw[:, :1])  # (rows, 3): P(x <= k)
+    zero, one = torch.zeros(5, 1), torch.ones(5, 1)
+    expected = torch.cat([cumulative, one], 1) - torch.cat([zero, cumulative], 1)
+    made = ordinal.likelihood(schema, raw)
+    torch.testing.assert_close(made.probs, expected)
+    torch.testing.assert_close(made.log_prob(torch.tensor([0, 1, 2, 3, 3])), expected[range(5), [0, 1, 2, 3, 3]].log())
+
+
+def test_odds_are_proportional_and_begin_equal() -> None:
+    ordinal, schema = of("ordinal", classes=5)
+    decoder = ordinal.decoder(schema, 2).double()
+    raw = decoder(torch.randn(2, 2, dtype=torch.float64))
+    torch.testing.assert_close(raw[0, 1:], raw[1, 1:])
+    logit = ordinal.likelihood(schema, raw).probs.cumsum(1)[:, :-1].logit()
+    torch.testing.assert_close(logit[0] - logit[1], (raw[1, 0] - raw[0, 0]).expand(4))  # the same at every level
+    level = raw * torch.tensor([0, 1, 1, 1, 1])  # at location 0
+    torch.testing.assert_close(ordinal.likelihood(schema, level).probs, torch.full_like(raw, 0.2), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("size", [1e4, -1e4])
+def test_extreme_levels_are_finite(size: float) -> None:
+    ordinal, schema = of("ordinal", classes=4)
+    raw = (torch.randn(4, 4) * size).requires_grad_()
+    log_px = ordinal.likelihood(schema, raw).log_prob(torch.arange(4))
+    log_px.sum().backward()
+    assert log_px.isfinite().all() and raw.grad.isfinite().all()
+
+
+def test_levels_are_read_coded_and_right() -> None:
+    ordinal, schema = of("ordinal", names=["low", "middle", "high"])
+    assert ordinal.read(schema, "high") == 2 and ordinal.show(schema, torch.tensor(1)) == "middle"
+    assert schema.columns(torch.arange(3)).tolist() == [[0, 0], [1, 0], [1, 1]]
+    right = ordinal.correct(schema, torch.tensor([0, 0, 0]), torch.tensor([0, 1, 2]))
+    assert {name: is_right.tolist() for name, is_right in right.items()} == {
+        "level": [True, False, False], "within one level": [True, True, False],
+    }  # fmt: skip
+    label = of("label", names=["low", "middle", "high"])[1]
+    assert schema.facts() == {**label.facts(), "kind": "ordinal"}
 
 
 def test_facts_say_nothing_of_networks() -> None:

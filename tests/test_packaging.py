@@ -22,7 +22,7 @@ ORDER = [
     ["nn", "distributions"],
     ["registry"],
     ["data"],
-    ["testing", "recipe_yaml", "recipe_errors", "recipe_modalities", "recipe_model", "recipe"],
+    ["testing", "new_modality", "recipe_yaml", "recipe_errors", "recipe_modalities", "recipe_model", "recipe"],
     ["model"],
     ["engine", "objectives"],
     ["translation", "diagnosis"],

@@ -1,0 +1,154 @@
+"""Sound as a log-mel spectrogram: convolutions over time and frequency, Gaussian likelihood."""
+
+from __future__ import annotations
+
+import math
+from functools import cache
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+from pydantic import Field, PositiveInt, model_validator
+from torch import Tensor, nn
+
+from modalkit.errors import InputError
+from modalkit.nn import Dcgan, ImageNetwork, Reshape, stages
+from modalkit.nn import decoder as make_decoder
+from modalkit.nn import encoder as make_encoder
+from modalkit.plugin import Modality
+
+from .vector import GaussianSchema, likelihood, marginal
+
+if TYPE_CHECKING:
+    from modalkit.plugin import Picture
+
+_LEAST_POWER = 1e-8  # -80 dB
+
+
+class AudioSchema(GaussianSchema):
+    """A clip of sound; its values are log-mel spectrograms `(1, mels, frames)`, low frequencies first.
+
+    They are in units of 40 dB: 1 is the power of a sine at full scale, -1 is 80 dB below it or silence. `spectrogram`
+    makes them of waveforms, and a frame stands at every `hop` samples, from the first on.
+    """
+
+    sample_rate: PositiveInt = Field(16_000, description="Samples a second; files with another rate are resampled.")
+    seconds: float = Field(
+        1.0, gt=0, allow_inf_nan=False, description="Length of a clip: longer files are cut, shorter ones end in zeros."
+    )
+    mels: PositiveInt = Field(64, description="Frequency bands, evenly spaced in mel from 0 to half the sample rate.")
+    window: int = Field(512, ge=2, description="Samples under each frame's Hann window (n_fft).")
+    hop: PositiveInt = Field(256, description="Samples from one frame to the next.")
+    network: ImageNetwork = Dcgan()
+
+    least_scale: ClassVar[float] = 0.025
+    """1 dB: silence is exactly -1, where a density could otherwise grow without bound."""
+
+    @model_validator(mode="after")
+    def _each_band_hears(self) -> AudioSchema:
+        if not bool(filterbank(self.sample_rate, self.window, self.mels).any(1).all()):
+            raise ValueError(
+                f"{self.mels} 'mels' are too many for a 'window' of {self.window} samples: between its frequencies, "
+                f"{self.sample_rate / self.window:g} Hz apart, the lowest bands are empty; give fewer, or a longer one"
+            )
+        if isinstance(self.network, Dcgan):
+            stages(self.event_shape[1:], self.network.widths)
+        return self
+
+    @property
+    def samples(self) -> int:
+        """Samples of a clip."""
+        return max(1, round(self.seconds * self.sample_rate))
+
+    @property
+    def event_shape(self) -> tuple[int, ...]:
+        """One channel, bands, frames."""
+        return (1, self.mels, 1 + self.samples // self.hop)
+
+    def spectrogram(self, waveform: Tensor) -> Tensor:
+        """Return log-mel spectrograms `(rows, 1, mels, frames)` of waveforms `(rows, samples)`, full scale at ±1.
+
+        `1 + log10(max(power, 1e-8)) / 4`, where the power of a sine at full scale is 1 in its nearest frequency.
+
+        >>> AudioSchema(kind="audio").spectrogram(torch.zeros(2, 16_000)).shape
+        torch.Size([2, 1, 64, 63])
+        """
+        window = torch.hann_window(self.window, dtype=waveform.dtype, device=waveform.device)
+        waves = torch.stft(
+            waveform, self.window, self.hop, window=window, center=True, pad_mode="constant", return_complex=True
+        )
+        power = (waves.abs() * 2 / window.sum()).square()  # (rows, frequencies, frames)
+        bands = filterbank(self.sample_rate, self.window, self.mels).to(power) @ power  # (rows, mels, frames)
+        return 1 + bands.clamp(min=_LEAST_POWER).log10().unsqueeze(1) / 4
+
+
+@cache
+def filterbank(sample_rate: int, window: int, mels: int) -> Tensor:
+    """Return the weight of each of a window's frequencies in each mel band, `(mels, window // 2 + 1)`.
+
+    Triangles that rise from 0 to 1 and fall to 0 between their neighbours' centres, which are evenly spaced on
+    `mel(f) = 2595 log10(1 + f / 700)` from 0 to half the sample rate.
+
+    Source: O'Shaughnessy 1987, "Speech communication", for the scale; Davis & Mermelstein 1980 for the triangles.
+    """
+    most = 2595 * math.log10(1 + sample_rate / 2 / 700)
+    edges = 700 * (10 ** (torch.linspace(0, most, mels + 2, dtype=torch.float64) / 2595) - 1)  # Hz
+    frequency = torch.linspace(0, sample_rate / 2, window // 2 + 1, dtype=torch.float64)
+    rise = (frequency - edges[:-2, None]) / edges.diff()[:-1, None]  # (mels, frequencies)
+    fall = (edges[2:, None] - frequency) / edges.diff()[1:, None]
+    return torch.minimum(rise, fall).clamp(min=0)
+
+
+def encoder(schema: AudioSchema) -> nn.Module:
+    """Return the encoder that the schema's network asks for."""
+    return make_encoder(schema.network, schema.event_shape)
+
+
+def decoder(schema: AudioSchema, latent_dim: int) -> nn.Module:
+    """Return the decoder that the schema's network asks for; raw: `(rows, *raw_shape)`."""
+    outputs = 2 if schema.scale == "learned" else 1
+    layers = make_decoder(schema.network, latent_dim, (outputs, *schema.event_shape[1:]))
+    return nn.Sequential(layers, Reshape(schema.raw_shape))  # (rows, 2, mels, frames) -> (rows, 2, 1, mels, frames)
+
+
+def show(schema: AudioSchema, value: Tensor) -> Picture:
+    """Return the spectrogram as a gray picture, time to the right and low frequencies at the bottom."""
+    pixels: Picture = ((value[0].flip(0) + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).numpy()
+    return pixels
+
+
+def read(schema: AudioSchema, source: str) -> Tensor:
+    """Read the start of a sound file (WAV, FLAC, OGG, MP3 …): channels averaged, resampled, cut or padded with zeros.
+
+    Raises:
+        InputError: it is no sound file that can be read.
+    """
+    from scipy.signal import resample_poly
+
+    try:
+        import soundfile  # an OSError where its library is missing
+
+        with soundfile.SoundFile(source) as file:
+            rate: int = file.samplerate
+            sound = file.read(math.ceil(schema.samples * rate / schema.sample_rate), always_2d=True)  # (time, channels)
+    except (OSError, RuntimeError, TypeError) as error:  # libsndfile's own are RuntimeErrors
+        raise InputError(f"{source}: cannot be read as sound: {error}") from error
+    if not len(sound) or not math.isfinite(float(abs(sound).sum())):
+        raise InputError(f"{source}: holds {'NaN or infinity' if len(sound) else 'no sound'}")
+    common = math.gcd(rate, schema.sample_rate)
+    heard = resample_poly(sound.mean(1), schema.sample_rate // common, rate // common)[: schema.samples]
+    waveform = torch.zeros(schema.samples, dtype=torch.float64)
+    waveform[: len(heard)] = torch.from_numpy(heard)
+    return schema.spectrogram(waveform[None])[0].to(torch.get_default_dtype())
+
+
+MODALITY = Modality(
+    kind="audio",
+    summary="sound as a log-mel spectrogram; Gaussian likelihood with fixed or learned scale",
+    schema=AudioSchema,
+    encoder=encoder,
+    decoder=decoder,
+    likelihood=likelihood,
+    show=show,
+    read=read,
+    marginal=marginal,
+)

@@ -1,0 +1,103 @@
+"""Positive reals, such as amounts, durations and concentrations: log-normal likelihood."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.distributions import Distribution, Independent, LogNormal
+
+from modalkit.errors import InputError
+from modalkit.nn import encoder as make_encoder
+from modalkit.plugin import Modality
+
+from .vector import MODALITY as VECTOR
+from .vector import VectorSchema, loc_scale, moments
+
+_LOG_MEDIAN, _MOST_SCALE = 60.0, 5.0
+"""Bounds of the likelihood's parameters: within them its mean, exp(loc + scale²/2), is finite in single precision."""
+
+
+class PositiveSchema(VectorSchema):
+    """A vector of positive reals; zeros and negative numbers are refused. A prediction is the likelihood's mean."""
+
+    scale: Annotated[float, Field(gt=0, le=_MOST_SCALE)] | Literal["learned"] = Field(
+        "learned", description="Standard deviation of log x in the likelihood, at most 5; `learned`: by the decoder."
+    )
+
+    def valid(self, stored: Tensor) -> Tensor:
+        """Tell which samples are positive and finite."""
+        return ((stored > 0) & stored.isfinite()).all(1)
+
+    def columns(self, value: Tensor) -> Tensor:
+        """Return the logarithms."""
+        return _log(value)
+
+
+def _log(value: Tensor) -> Tensor:
+    """Return log x, finite also for the zeros that models are tried with."""
+    return value.clamp(min=torch.finfo(value.dtype).tiny).log()
+
+
+class Encoder(nn.Module):
+    """Dense layers over `log x`."""
+
+    def __init__(self, schema: PositiveSchema) -> None:
+        super().__init__()
+        self.layers = make_encoder(schema.network, schema.event_shape)
+
+    def forward(self, value: Tensor) -> Tensor:
+        """Return features."""
+        features: Tensor = self.layers(_log(value))
+        return features
+
+
+def encoder(schema: PositiveSchema) -> nn.Module:
+    """Return the encoder that the schema's network asks for."""
+    return Encoder(schema)
+
+
+def _log_normals(loc: Tensor, scale: Tensor) -> Distribution:
+    made = LogNormal(loc.clamp(-_LOG_MEDIAN, _LOG_MEDIAN), scale.clamp(max=_MOST_SCALE), validate_args=False)
+    return Independent(made, 1, validate_args=False)
+
+
+def likelihood(schema: PositiveSchema, raw: Tensor) -> Distribution:
+    """Return independent log-normals: `log p(x) = log N(log x; loc, scale²) - log x`.
+
+    Their medians are exp(loc), bounded by exp(±60); their means, which predictions show, `exp(loc + scale²/2)`: the
+    best under squared error, and above the median where the scale is large.
+    """
+    return _log_normals(*loc_scale(schema, raw))
+
+
+def marginal(schema: PositiveSchema, values: Tensor) -> Distribution:
+    """Return log-normals with the mean and the standard deviation (or the fixed scale) of log x."""
+    return _log_normals(*moments(schema, _log(values)))
+
+
+def read(schema: PositiveSchema, source: str) -> Tensor:
+    """Read numbers separated by blanks or commas.
+
+    Raises:
+        InputError: not numbers, not `size` of them, or one that is not positive.
+    """
+    value = VECTOR.read(schema, source)
+    if not schema.valid(value[None]).all():
+        raise InputError(f"'{source}': the numbers must be positive; zeros and negative ones have no logarithm")
+    return value
+
+
+MODALITY = Modality(
+    kind="positive",
+    summary="positive reals; log-normal likelihood with fixed or learned scale",
+    schema=PositiveSchema,
+    encoder=encoder,
+    decoder=VECTOR.decoder,
+    likelihood=likelihood,
+    show=VECTOR.show,
+    read=read,
+    marginal=marginal,
+)
