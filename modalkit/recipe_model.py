@@ -144,7 +144,8 @@ def _step(entry: Any, info: ValidationInfo) -> Any:
     return BuildStep(builder=checked.builder, out=checked.out, options=made)
 
 
-def _modality_name(name: str) -> str:
+def modality_name(name: str) -> str:
+    """Return a modality's name if recipes allow it, or raise `ValueError`."""
     if not (name.isascii() and name[:1].isalpha() and name.replace("_", "").replace("-", "").isalnum()):
         raise ValueError("a modality's name should begin with a letter and hold only letters, digits, - and _")
     if name == "all":
@@ -242,7 +243,7 @@ class Recipe(Settings):
     seed: int = Field(0, ge=0, description="Determines every random choice of the run.")
     data: DataSettings = Field(description="The dataset to train on.")
     modalities: dict[
-        Annotated[str, AfterValidator(_modality_name)], Annotated[SerializeAsAny[Schema], BeforeValidator(_schema)]
+        Annotated[str, AfterValidator(modality_name)], Annotated[SerializeAsAny[Schema], BeforeValidator(_schema)]
     ] = Field(min_length=1, description="Name of each modality, and its schema as its kind defines it.")
     model: ModelSettings = Field(ModelSettings(), description="What the modalities share.")
     objective: Annotated[SerializeAsAny[ObjectiveOptions], BeforeValidator(_objective)] = Field(

@@ -14,7 +14,8 @@ from pydantic import Field
 
 from modalkit.plugin import Builder
 
-from .idx import MNIST, IdxOptions, load, schemas, write
+from .idx import MNIST, IdxOptions, load, schemas
+from .shards import write
 
 if TYPE_CHECKING:
     import numpy as np

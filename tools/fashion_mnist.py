@@ -10,7 +10,8 @@ from pathlib import Path
 
 from modalkit.plugin import Builder
 
-from .idx import FASHION_MNIST, IdxOptions, load, schemas, write
+from .idx import FASHION_MNIST, IdxOptions, load, schemas
+from .shards import write
 
 VERSION = 1
 """Raised whenever the same files would give other bytes."""

@@ -1,4 +1,4 @@
-"""What the builders of MNIST's family share: the published IDX files, checked, and the loop that writes shards.
+"""What the builders of MNIST's family share: the published IDX files, checked.
 
 A family is four IDX files of the same names and shapes: pictures of 28 x 28 pixels in ten classes, 60,000 to train
 and 10,000 to test. The gzip wrappers that go round differ, so it is the raw bytes that are checked.
@@ -12,18 +12,16 @@ import hashlib
 import os
 import sys
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 
 from modalkit.errors import InputError
-from modalkit.files import locked, remove_leftovers
 from modalkit.plugin import Schema, Settings
-from modalkit.progress import bar
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,7 +29,6 @@ if TYPE_CHECKING:
 
     from modalkit.data import Rows
 
-SHARD_ROWS = 10_000
 VALID_ROWS = 10_000
 """How many of the training images, the last ones, validate."""
 CLASSES = 10
@@ -288,41 +285,3 @@ def load(family: Family, options: IdxOptions) -> Rows:
         np.repeat(np.array([0, 1, 2], np.uint8), [train - VALID_ROWS, VALID_ROWS, test]),
         [f"train/{i:05d}" for i in range(train)] + [f"test/{i:05d}" for i in range(test)],
     )
-
-
-def write(
-    out: Path, about: Mapping[str, Any], schemas: Mapping[str, Schema], total: int, make: Callable[[slice], Rows]
-) -> str:
-    """Write the dataset `out` shard by shard, or go on with it where it stopped.
-
-    Args:
-        out: its folder.
-        about: what made it and with which settings, for its manifest.
-        schemas: every modality's schema.
-        total: how many rows it has.
-        make: returns the rows of a slice of them; it is called once for each shard that is not there yet.
-
-    Returns:
-        One line that says what was made.
-
-    Raises:
-        InputError: `out` holds something else.
-        RunError: the disk is full.
-    """
-    from modalkit.data import DatasetWriter, write_shard
-
-    parts = [slice(start, min(start + SHARD_ROWS, total)) for start in range(0, total, SHARD_ROWS)]
-    with locked(out, "building"):
-        for folder in (out, out / "shards"):
-            remove_leftovers(folder)
-        writer = DatasetWriter(out, schemas, about, len(parts))
-        todo = writer.pending()
-        left = sum(parts[index].stop - parts[index].start for index in todo)
-        with bar(total, "rows", unit="row", initial=total - left) as progress:
-            for index in todo:
-                rows = make(parts[index])
-                write_shard(out, index, schemas, rows)
-                progress.update(len(rows.keys))
-        manifest = writer.finish()
-    splits = ", ".join(f"{name} {n}" for name, n in manifest.splits.items())
-    return f"{out}: {manifest.rows} pictures ({splits})"

@@ -14,7 +14,8 @@ from pydantic import Field
 
 from modalkit.plugin import Builder, Schema
 
-from .idx import MNIST, SIDE, IdxOptions, load, write
+from .idx import MNIST, SIDE, IdxOptions, load
+from .shards import write
 
 if TYPE_CHECKING:
     import numpy as np
