@@ -276,7 +276,13 @@ def _builder_command(name: str) -> Callable[..., Any]:
     try:
         builder = registry.get(registry.BUILDERS, name)
     except ModalkitError as error:  # one broken plugin must not break the help of the others
-        return _guarded(functools.partial(_fail, error))
+        broken = error
+
+        def fail() -> None:
+            """A builder that cannot be loaded."""
+            raise broken
+
+        return _guarded(fail)
 
     def run(out: Path, **options: Any) -> None:
         typer.echo(build(name, out, {key: value for key, value in options.items() if value is not None}))
@@ -290,11 +296,6 @@ def _builder_command(name: str) -> Callable[..., Any]:
     run.__annotations__ = {p.name: p.annotation for p in parameters}
     run.__doc__ = builder.summary
     return _guarded(run)
-
-
-def _fail(error: ModalkitError) -> None:
-    """A builder that cannot be loaded."""
-    raise error
 
 
 def _option(name: str, annotation: Any, default: Any, help_text: str, *, positional: bool = False) -> inspect.Parameter:

@@ -12,9 +12,9 @@ from modalkit.inspection import schemas
 from modalkit.nn import Mlp
 from modalkit.plugin import Schema
 from modalkit.recipe_model import modality_name
-from modalkit.recipe_yaml import dump
+from modalkit.recipe_yaml import flow
 
-_STEPS = 4000
+_STEPS = 2500
 """Gradient steps that a draft asks for at most; patience mostly ends it earlier."""
 _LATENT = ((20, 8), (1000, 16), (10_000, 32))
 """Latent dimensions by numbers in a row; 64 above."""
@@ -46,15 +46,15 @@ def draft(path: Path) -> str:
         except ValueError as error:
             raise InputError(f"{path}: modality '{name}': {error}") from None
         numbers += math.prod(known[name].event_shape)
-        entry = _flow(_entry(known[name]))
+        entry = flow(_entry(known[name]))
         if (width := _width(known[name])) is not None:
-            network = f"*dense{width}" if width in widths else f"&dense{width} {_flow(_dense(width))}"
+            network = f"*dense{width}" if width in widths else f"&dense{width} {flow(_dense(width))}"
             entry = f"{entry[:-1]}, network: {network}}}"
             widths.add(width)
         entries.append(f"  {name}: {entry}  # in {100 * share:.0f} %")
     if not entries:
         raise InputError(f"{path}: there is nothing to train on:\n" + "\n".join(line.strip(" #") for line in left))
-    batch = next(size for size in (100, 50, 20, 1) if size == 1 or len(train) >= 10 * size)
+    batch = next((size for size in (100, 50, 20) if len(train) >= 10 * size), 10)
     epochs = min(200, max(10, _STEPS // math.ceil(len(train) / batch)))
     valid = len(dataset.rows("valid"))
     patience = (
@@ -70,7 +70,7 @@ def draft(path: Path) -> str:
 # Drafted by `modalkit init {path}`: {len(train)} training rows, {valid} for validation. It trains as it is; `modalkit
 # list kinds NAME` prints the keys of a kind, and `modalkit schema` lets an editor complete all of them.
 data:
-  path: {_flow(str(path))}
+  path: {flow(str(path))}
 # What is not said of a modality, such as names and how numbers are standardised, is taken from the dataset. Beside
 # each: in how many of the training rows it is present.
 modalities:
@@ -111,12 +111,3 @@ def _width(schema: Schema) -> int | None:
 
 def _dense(width: int) -> dict[str, Any]:
     return {"type": "mlp", "hidden": [width, width], "decoder_hidden": [width, width]}
-
-
-def _flow(value: Any) -> str:
-    """Return plain data as YAML on one line."""
-    if isinstance(value, dict):
-        return f"{{{', '.join(f'{_flow(key)}: {_flow(item)}' for key, item in value.items())}}}"
-    if isinstance(value, list):
-        return f"[{', '.join(map(_flow, value))}]"
-    return dump([value]).removeprefix("- ").strip()

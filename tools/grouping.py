@@ -14,10 +14,10 @@ from modalkit.data.manifest import read_manifest
 from modalkit.errors import InputError, did_you_mean
 from modalkit.plugin import Settings, as_tuple
 from modalkit.recipe_model import modality_name
-from modalkit.recipe_yaml import Document
+from modalkit.recipe_yaml import Document, flow
 
 from .cells import Column, Table
-from .own_data import flow, listed, read_yaml
+from .own_data import listed, read_yaml
 
 SPLITS = {"train": "train", "training": "train", "valid": "valid", "validation": "valid", "val": "valid"}
 SPLITS |= {"dev": "valid", "test": "test", "testing": "test"}

@@ -15,7 +15,7 @@ from modalkit.errors import InputError, did_you_mean
 from modalkit.plugin import Schema, Settings
 from modalkit.progress import say
 from modalkit.recipe_model import modality_name
-from modalkit.recipe_yaml import Document, Place, dump, parse
+from modalkit.recipe_yaml import Document, Place, flow, parse
 
 from .shards import write
 
@@ -148,8 +148,9 @@ def standardization(
         )
     known = values[used]
     loc, scale, largest = known.mean(0), known.std(0), np.abs(known).max(0)
-    constant = scale <= 1e-12 * largest
-    step = np.spacing(largest.astype(np.float32)).astype(np.float64)
+    constant = scale <= np.maximum(1e-12 * largest, np.finfo(np.float32).tiny)
+    with np.errstate(over="ignore"):  # beside the largest number there is no other
+        step = np.spacing(largest.astype(np.float32)).astype(np.float64)
     coarse = ~constant & (step > _COARSE * scale)
     for which, what in (
         (constant, "constant in the training rows, and so teach nothing; leave them out"),
@@ -184,17 +185,8 @@ def write_made(out: Path, about: Mapping[str, Any], made: Mapping[str, Made], sp
 def described(entries: Mapping[str, Mapping[str, Any]], of: str) -> str:
     """Return modalities as YAML, as `read_entries` reads it."""
     lines = [f"# Inferred from {of}"]
-    for name, entry in entries.items():
-        keys = ", ".join(f"{key}: {flow(value)}" for key, value in entry.items())
-        lines.append(f"{name}: {{{keys}}}")
+    lines += [f"{name}: {flow(dict(entry))}" for name, entry in entries.items()]
     return "\n".join(lines) + "\n"
-
-
-def flow(value: Any) -> str:
-    """Return a plain value, or a list of them, as YAML on one line."""
-    if isinstance(value, (list, tuple)):
-        return f"[{', '.join(map(flow, value))}]"
-    return dump([value]).removeprefix("- ").strip()
 
 
 def read_entries(path: Path, known: Sequence[str]) -> dict[str, dict[str, Any]]:

@@ -57,5 +57,5 @@ def write(
                 progress.update(len(rows.keys))
         manifest = writer.finish()
     splits = ", ".join(f"{name} {n}" for name, n in manifest.splits.items())
-    aside = f"; {manifest.set_aside} files set aside, see {out / 'set_aside.tsv'}" if manifest.set_aside else ""
+    aside = f"; {manifest.set_aside} set aside, see {out / 'set_aside.tsv'}" if manifest.set_aside else ""
     return f"{out}: {manifest.rows} rows ({splits}){aside}"

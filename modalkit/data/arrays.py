@@ -108,14 +108,14 @@ def _remove(out: Path) -> None:
                 path.unlink()
 
 
-def _masked(name: str, values: Any) -> Array | bool:
+def _masked(name: str, values: Any) -> Array:
     """Tell which rows of a masked array are masked, bool `(rows,)`; none of anything else.
 
     Raises:
         InputError: a row is masked in part.
     """
     if not isinstance(values, np.ma.MaskedArray):
-        return False
+        return np.zeros(len(values), bool)
     mask = np.ma.getmaskarray(values).reshape(len(values), -1)  # (rows, *event_shape) -> (rows, values of a sample)
     partly = mask.any(1) & ~mask.all(1)
     if partly.any():
@@ -134,26 +134,30 @@ def _stored(name: str, schema: Schema, values: Any, present: Array) -> Array:
     try:
         if total and isinstance(values[0], str):
             texts = [str(text) for text, here in zip(values, present, strict=True) if here]
-            value = torch.stack([modality(schema.kind).read(schema, text) for text in texts]) if texts else None
+            if texts:
+                value = torch.stack([modality(schema.kind).read(schema, text) for text in texts])
+                stored[present] = _packed(schema, value)
         else:
             array = values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
             if array.shape != stored.shape:
                 raise ValueError(f"got {array.shape}, expected {stored.shape}")
             array = array.astype(np.int64) if array.dtype.kind in "ub" else array
-            value = torch.from_numpy(np.ascontiguousarray(array[present]))
-        if value is not None:
-            stored[present] = _packed(schema, value)
+            stored[present] = _given(schema, torch.from_numpy(np.ascontiguousarray(array[present])))
     except (InputError, ValueError, TypeError) as error:
         raise InputError(f"modality '{name}': {error}") from None
     return stored
 
 
-def _packed(schema: Schema, value: Tensor) -> Array:
-    """Return values as a schema stores them: floats that are to be integers by its `pack`, others as they are."""
+def _given(schema: Schema, value: Tensor) -> Array:
+    """Return what a person gives as a schema stores it: floats that are stored as floats are in their unit already."""
     target = np.dtype(schema.dtype)
-    if target.kind == "f":
-        return value.numpy().astype(target)
-    if value.is_floating_point():
+    return value.numpy().astype(target) if target.kind == "f" else _packed(schema, value)
+
+
+def _packed(schema: Schema, value: Tensor) -> Array:
+    """Return values as a schema stores them: floats by its `pack`, integers as they are."""
+    target = np.dtype(schema.dtype)
+    if value.is_floating_point() or target.kind == "f":
         return np.asarray(schema.pack(value).numpy())
     if value.numel() and not np.iinfo(target).min <= int(value.min()) <= int(value.max()) <= np.iinfo(target).max:
         raise ValueError(f"integers from {int(value.min())} to {int(value.max())} do not fit {target}")
