@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import ClassVar, Literal
 
 import torch
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, NegativeBinomial, Poisson
 
@@ -16,6 +16,7 @@ from modalkit.nn import encoder as make_encoder
 from modalkit.plugin import Modality, Schema, Stored
 
 from .vector import MODALITY as VECTOR
+from .vector import Names
 
 _LOG_RATE = 20.0  # bounds |log mean|: beyond, exp overflows single precision in the sums that follow
 _LOG_COUNT = 7.0  # bounds |log total_count|: beyond, lgamma(x + r) - lgamma(r) cancels, and it is Poisson anyway
@@ -28,10 +29,18 @@ class CountsSchema(Schema):
     likelihood: Literal["poisson", "negative_binomial"] = Field(
         "poisson", description="`negative_binomial` also learns how much the variance exceeds the mean."
     )
+    names: Names | None = Field(None, description="Names of the counts, in order; by default as the dataset has them.")
     network: DenseNetwork = Mlp(hidden=(128, 128), decoder_hidden=(128, 128))
 
     dtype: ClassVar[Stored] = "int64"
     model_only: ClassVar[frozenset[str]] = Schema.model_only | {"likelihood"}
+    from_dataset: ClassVar[frozenset[str]] = frozenset({"names"})
+
+    @model_validator(mode="after")
+    def _named_each(self) -> CountsSchema:
+        if self.names is not None and len(self.names) != self.size:
+            raise ValueError(f"'names' lists {len(self.names)} for a 'size' of {self.size}")
+        return self
 
     @property
     def event_shape(self) -> tuple[int, ...]:

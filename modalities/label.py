@@ -19,7 +19,9 @@ from modalkit.plugin import Modality, Schema, Stored
 class LabelSchema(Schema):
     """A class; its values are integers from 0 to `classes - 1`."""
 
-    names: tuple[str, ...] | None = Field(None, description="Names of the classes, in the order of their numbers.")
+    names: tuple[str, ...] | None = Field(
+        None, description="Names of the classes, in the order of their numbers; by default as the dataset has them."
+    )
     classes: int = Field(
         default_factory=lambda known: len(known.get("names") or ()),
         description="Number of classes; follows from `names` where they are given.",
@@ -27,6 +29,7 @@ class LabelSchema(Schema):
     network: DenseNetwork = Mlp()
 
     dtype: ClassVar[Stored] = "int64"
+    from_dataset: ClassVar[frozenset[str]] = frozenset({"names"})
 
     @model_validator(mode="after")
     def _named_or_counted(self) -> LabelSchema:

@@ -6,7 +6,7 @@ import re
 from typing import Annotated, ClassVar, Literal
 
 import torch
-from pydantic import Field, PositiveInt
+from pydantic import BeforeValidator, Field, PositiveInt, model_validator
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal
 from torch.nn.functional import softplus
@@ -15,16 +15,31 @@ from modalkit.errors import InputError
 from modalkit.nn import DenseNetwork, Mlp
 from modalkit.nn import decoder as make_decoder
 from modalkit.nn import encoder as make_encoder
-from modalkit.plugin import Modality, Schema
+from modalkit.plugin import Modality, Schema, Settings, as_tuple
 
 _SHOWN = 16
+
+
+Names = Annotated[tuple[str, ...], BeforeValidator(as_tuple)]
+
+
+class Standardize(Settings):
+    """How stored numbers become those that networks see: `(stored - loc) / scale`, number by number."""
+
+    loc: Annotated[tuple[Annotated[float, Field(allow_inf_nan=False)], ...], BeforeValidator(as_tuple)] = Field(
+        description="What is subtracted, such as the training rows' means, in the stored unit."
+    )
+    scale: Annotated[tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...], BeforeValidator(as_tuple)] = Field(
+        description="What the rest is divided by, such as their standard deviations, in the stored unit."
+    )
 
 
 class GaussianSchema(Schema):
     """Real numbers of any shape with a Gaussian likelihood: what such kinds share."""
 
     scale: Annotated[float, Field(gt=0, allow_inf_nan=False)] | Literal["learned"] = Field(
-        "learned", description="Standard deviation of the likelihood, in the data's unit; `learned`: by the decoder."
+        "learned",
+        description="Standard deviation of the likelihood, in the unit that networks see; `learned`: by the decoder.",
     )
 
     model_only: ClassVar[frozenset[str]] = Schema.model_only | {"scale"}
@@ -38,15 +53,49 @@ class GaussianSchema(Schema):
 
 
 class VectorSchema(GaussianSchema):
-    """A vector of real numbers."""
+    """A vector of real numbers.
+
+    With `standardize` the numbers are stored, read and shown in their own units, and what networks and likelihood
+    see is `(stored - loc) / scale`. Log-densities are those of standardised numbers; those of the numbers
+    themselves are lower by the sum of `log scale`.
+    """
 
     size: PositiveInt = Field(description="How many numbers.")
+    names: Names | None = Field(None, description="Names of the numbers, in order; by default as the dataset has them.")
+    standardize: Standardize | None = Field(
+        None, description="`loc` and `scale`, a number each for every dimension; by default as the dataset has them."
+    )
     network: DenseNetwork = Mlp(hidden=(128, 128), decoder_hidden=(128, 128))
+
+    model_only: ClassVar[frozenset[str]] = GaussianSchema.model_only | {"standardize"}
+    from_dataset: ClassVar[frozenset[str]] = frozenset({"names", "standardize"})
+
+    @model_validator(mode="after")
+    def _one_for_each(self) -> VectorSchema:
+        lists = {"names": self.names}
+        lists |= {f"standardize.{key}": getattr(self.standardize, key, None) for key in ("loc", "scale")}
+        for key, given in lists.items():
+            if given is not None and len(given) != self.size:
+                raise ValueError(f"'{key}' lists {len(given)} for a 'size' of {self.size}")
+        return self
 
     @property
     def event_shape(self) -> tuple[int, ...]:
         """The number of dimensions."""
         return (self.size,)
+
+    def unpack(self, stored: Tensor) -> Tensor:
+        """Standardise."""
+        value = super().unpack(stored)
+        if self.standardize is None:
+            return value
+        return (value - value.new_tensor(self.standardize.loc)) / value.new_tensor(self.standardize.scale)
+
+    def pack(self, value: Tensor) -> Tensor:
+        """Return to the stored unit."""
+        if self.standardize is not None:
+            value = value * value.new_tensor(self.standardize.scale) + value.new_tensor(self.standardize.loc)
+        return super().pack(value)
 
 
 def encoder(schema: VectorSchema) -> nn.Module:
@@ -90,13 +139,13 @@ def marginal(schema: GaussianSchema, values: Tensor) -> Distribution:
 
 
 def show(schema: VectorSchema, value: Tensor) -> str:
-    """Return the numbers to three digits, the first of them where they are many."""
-    shown = " ".join(f"{number:.3g}" for number in value[:_SHOWN].tolist())
+    """Return the numbers as they are stored, to three digits, the first of them where they are many."""
+    shown = " ".join(f"{number:.3g}" for number in schema.pack(value.detach())[:_SHOWN].tolist())
     return shown if len(value) <= _SHOWN else f"{shown} … ({len(value)} numbers)"
 
 
 def read(schema: VectorSchema, source: str) -> Tensor:
-    """Read numbers separated by blanks or commas.
+    """Read numbers in the stored unit, separated by blanks or commas.
 
     Raises:
         InputError: not numbers, or not `size` of them.
@@ -108,7 +157,7 @@ def read(schema: VectorSchema, source: str) -> Tensor:
         raise InputError(f"'{source}': not numbers separated by blanks or commas") from None
     if len(words) != schema.size or not value.isfinite().all():
         raise InputError(f"'{source}': give {schema.size} finite numbers")
-    return value
+    return schema.unpack(value)
 
 
 MODALITY = Modality(

@@ -44,7 +44,9 @@ def build(name: str, out: Path, options: Mapping[str, Any] | Settings) -> str:
     try:
         checked = builder.options.model_validate(dict(options))
     except ValidationError as error:
-        wrong = "; ".join(f"--{'.'.join(map(str, e['loc'])).replace('_', '-')}: {e['msg']}" for e in error.errors())
+        places = (".".join(map(str, e["loc"])).replace("_", "-") for e in error.errors())
+        said = zip(places, (e["msg"].removeprefix("Value error, ") for e in error.errors()), strict=True)
+        wrong = "; ".join(f"--{place}: {message}" if place else message for place, message in said)
         raise InputError(f"build-dataset {name}: {wrong}") from None
     return builder.build(checked, out)
 

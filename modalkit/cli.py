@@ -293,7 +293,13 @@ def _builder_command(name: str) -> Callable[..., Any]:
     try:
         builder = registry.get(registry.BUILDERS, name)
     except ModalkitError as error:  # one broken plugin must not break the help of the others
-        return _guarded(functools.partial(_fail, error))
+        broken = error
+
+        def fail() -> None:
+            """A builder that cannot be loaded."""
+            raise broken
+
+        return _guarded(fail)
 
     def run(out: Path, **options: Any) -> None:
         typer.echo(build(name, out, {key: value for key, value in options.items() if value is not None}))
@@ -301,27 +307,36 @@ def _builder_command(name: str) -> Callable[..., Any]:
     parameters = [_option("out", Path, ..., "The folder to make.")]
     for key, field in builder.options.model_fields.items():
         default = ... if field.is_required() else field.get_default(call_default_factory=True)
-        parameters.append(_option(key, field.annotation, default, field.description or ""))
+        positional = key == builder.argument
+        parameters.append(_option(key, field.annotation, default, field.description or "", positional=positional))
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # what typer reads
     run.__annotations__ = {p.name: p.annotation for p in parameters}
     run.__doc__ = builder.summary
     return _guarded(run)
 
 
-def _fail(error: ModalkitError) -> None:
-    """A builder that cannot be loaded."""
-    raise error
-
-
-def _option(name: str, annotation: Any, default: Any, help_text: str) -> inspect.Parameter:
-    """Return a keyword parameter that typer turns into ``--name``; pydantic checks the value's range."""
+def _option(name: str, annotation: Any, default: Any, help_text: str, *, positional: bool = False) -> inspect.Parameter:
+    """Return a keyword parameter that typer turns into ``--name`` or an argument; pydantic checks the value's range."""
     kinds = [a for a in (get_args(annotation) or (annotation,)) if a in (bool, int, float, Path)]
     kind = kinds[0] if kinds else str
-    declared = Annotated[kind if default is ... else kind | None, typer.Option(help=help_text)]  # type: ignore[valid-type]
+    given = typer.Argument(help=help_text) if positional else typer.Option(help=help_text)
+    declared = Annotated[kind if default is ... else kind | None, given]  # type: ignore[valid-type]
     empty = inspect.Parameter.empty
     return inspect.Parameter(
         name, inspect.Parameter.KEYWORD_ONLY, default=empty if default is ... else default, annotation=declared
     )
+
+
+@app.command()
+@_guarded
+def init(dataset: Annotated[Path, typer.Argument(help="The dataset's folder.")]) -> None:
+    """Draft a recipe for a dataset, with comments; it trains as it is.
+
+    Example: modalkit init data/mine > mine.yaml
+    """
+    from modalkit.drafting import draft
+
+    typer.echo(draft(dataset), nl=False)
 
 
 @app.command(name="inspect")

@@ -81,6 +81,9 @@ class Schema(Settings):
     model_only: ClassVar[frozenset[str]] = frozenset({"weight", "network"})
     """Names of the fields that configure the model, and so need not agree with the dataset's."""
 
+    from_dataset: ClassVar[frozenset[str]] = frozenset()
+    """Names of the fields that a recipe may leave out, to have them as the dataset's manifest does."""
+
     @property
     def event_shape(self) -> tuple[int, ...]:
         """Shape of one sample, without the batch dimension."""
@@ -152,8 +155,8 @@ class Schema(Settings):
         return value.reshape(len(value), prod(self.event_shape))  # (batch, *event_shape) -> (batch, width)
 
     def facts(self) -> dict[str, Any]:
-        """Return what a dataset must agree on with a recipe: shape, dtype and every field about the data."""
-        fields = self.model_dump(mode="json", exclude=set(self.model_only))
+        """Return what a manifest says of a modality: shape, dtype and every field about the data."""
+        fields = self.model_dump(mode="json", exclude=set(self.model_only - self.from_dataset))
         return fields | {"event_shape": list(self.event_shape), "dtype": self.dtype}
 
 
@@ -314,9 +317,11 @@ class Builder(Generic[SettingsT]):
         options: settings; each field becomes a command-line option, its description the help.
         build: `(options, out)` does the work. It may be killed at any time: run again with the same options
             it goes on where it stopped, and it ends with the same bytes. It returns one line to print.
+        argument: the option that the command line takes without its name, such as ``"file"``. Optional.
     """
 
     name: str
     summary: str
     options: type[SettingsT]
     build: Callable[[SettingsT, Path], str]
+    argument: str | None = None

@@ -6,6 +6,7 @@ for Python objects, and numbers that are not finite are refused.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -115,6 +116,21 @@ def dump(value: Any) -> str:
     if re.search("[\x85\u2028\u2029\ufeff]", text):
         text = str(yaml.dump(value, Dumper=_Dumper, sort_keys=False, width=120))
     return text
+
+
+def flow(value: Any) -> str:
+    """Return plain data as YAML on one line.
+
+    >>> flow({"kind": "label", "names": ["a", "1"]})
+    "{kind: label, names: [a, '1']}"
+    """
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{flow(key)}: {flow(item)}' for key, item in value.items())}}}"
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(map(flow, value))}]"
+    # In brackets, so that it is quoted where it must be there. JSON's strings are YAML too, on one line.
+    text = str(yaml.dump([value], Dumper=_Dumper, default_flow_style=True, allow_unicode=True, width=10**9)).strip()
+    return json.dumps(value) if "\n" in text else text[1:-1]
 
 
 def read(path: Path) -> Document:

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from modalkit.checkpoint import load_state, load_weights, save_state, save_weights
-from modalkit.data import Batch, Dataset, draw, draws, evenly, weaken
+from modalkit.data import Batch, Dataset, check_manifest, draw, draws, evenly, weaken
 from modalkit.diagnosis import unsound, where_not_finite
 from modalkit.engine import evaluate_plan, means
 from modalkit.errors import InputError, RunError
@@ -397,6 +397,8 @@ def train(recipe: Recipe, run: Path) -> Result:
         InputError: something given does not fit; the message says what.
         RunError: the loss became NaN, or the disk is full; the last saved state is kept.
     """
+    manifest = check_manifest(recipe.data.path, recipe.modalities)
+    recipe = recipe.model_copy(update={"modalities": manifest.complete(recipe.modalities)})
     first = int(os.environ.get("LOCAL_RANK", 0)) == 0 and int(os.environ.get("RANK", 0)) == 0
     with locked(run, "training") if first else nullcontext():
         if first:

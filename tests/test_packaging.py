@@ -28,7 +28,7 @@ ORDER = [
     ["translation", "diagnosis"],
     ["pictures"],
     ["inspection", "checkpoint", "run_folder", "fabric", "building", "planning"],
-    ["evaluation"],
+    ["evaluation", "drafting"],
     ["inference"],
     ["asking"],
     ["trainer"],
@@ -38,7 +38,7 @@ ORDER = [
 ]
 ROOMS = {
     "modalities": {"plugin", "nn", "distributions", "errors"},
-    "tools": {"plugin", "data", "registry", "errors", "files", "progress"},
+    "tools": {"plugin", "data", "registry", "errors", "files", "progress", "recipe_yaml", "recipe_modalities"},
 }
 
 

@@ -60,4 +60,5 @@ def write(
                 progress.update(len(rows.keys))
         manifest = writer.finish()
     splits = ", ".join(f"{name} {n}" for name, n in manifest.splits.items())
-    return f"{out}: {manifest.rows} {what} ({splits})"
+    aside = f"; {manifest.set_aside} set aside, see {out / 'set_aside.tsv'}" if manifest.set_aside else ""
+    return f"{out}: {manifest.rows} {what} ({splits}){aside}"

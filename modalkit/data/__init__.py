@@ -11,11 +11,11 @@ A shard is written whole or not at all, so it is the unit of resume and of distr
 it, the bytes are the same.
 """
 
-from modalkit.data.arrays import packed, write_dataset
+from modalkit.data.arrays import assign_splits, packed, write_dataset
 from modalkit.data.manifest import SPLITS, Manifest, check_manifest, read_json, read_manifest, shard_path
 from modalkit.data.reading import Batch, Dataset, draw, draws, evenly
 from modalkit.data.weak import weaken
-from modalkit.data.writing import Array, DatasetWriter, Rows, write_shard
+from modalkit.data.writing import Array, DatasetWriter, Rows, check_values, write_shard
 
 __all__ = [
     "SPLITS",
@@ -25,7 +25,9 @@ __all__ = [
     "DatasetWriter",
     "Manifest",
     "Rows",
+    "assign_splits",
     "check_manifest",
+    "check_values",
     "draw",
     "draws",
     "evenly",

@@ -34,9 +34,10 @@ def write_dataset(
     Args:
         out: the folder to make.
         schemas: per modality, a schema as `modalkit.schema` makes it.
-        values: per modality, an array or tensor `(rows, *event_shape)`. Integers are stored as they are;
-            floats are in the schema's own units and are packed by it (an image's lie in [0, 1]). A list of texts
-            is read by the kind, as a person writes its values: class names, strings, paths of pictures.
+        values: per modality, an array or tensor `(rows, *event_shape)`. Integers are stored as they are,
+            and so are floats where the kind stores floats; else they are packed by the schema (an image's lie in
+            [0, 1]). A list of texts is read by the kind, as a person writes its values: class names, strings, paths
+            of pictures. In a masked array a row that is masked whole is absent.
         present: per modality, bool `(rows,)`; a modality that is not named is present in every row.
         split: a name out of train, valid, test for each row, or fractions such as
             ``{"train": 0.8, "valid": 0.1, "test": 0.1}`` (the default), drawn with `seed`.
@@ -78,9 +79,11 @@ def write_dataset(
             raise InputError(f"{what}: {length} given for {total} rows")
     if len(set(keys)) < total:
         raise InputError(f"keys: '{next(k for i, k in enumerate(keys) if k in keys[:i])}' is given twice")
+    for name in names:
+        there[name] &= ~_masked(name, values[name])
     stored = {name: _stored(name, schema, values[name], there[name]) for name, schema in schemas.items()}
     fractions = {"train": 0.8, "valid": 0.1, "test": 0.1} if split is None else split
-    whole = Rows(stored, there, _assign_splits(total, fractions, seed), keys)
+    whole = Rows(stored, there, assign_splits(total, fractions, seed), keys)
     check_values(schemas, whole)  # before anything is written
     if overwrite:
         _remove(out)  # and keep what else is there, such as a sheet of pictures
@@ -105,6 +108,21 @@ def _remove(out: Path) -> None:
                 path.unlink()
 
 
+def _masked(name: str, values: Any) -> Array:
+    """Tell which rows of a masked array are masked, bool `(rows,)`; none of anything else.
+
+    Raises:
+        InputError: a row is masked in part.
+    """
+    if not isinstance(values, np.ma.MaskedArray):
+        return np.zeros(len(values), bool)
+    mask = np.ma.getmaskarray(values).reshape(len(values), -1)  # (rows, *event_shape) -> (rows, values of a sample)
+    partly = mask.any(1) & ~mask.all(1)
+    if partly.any():
+        raise InputError(f"modality '{name}': row {int(partly.argmax())} is masked in part; mask all of it, or fill it")
+    return np.asarray(mask.all(1))
+
+
 def _stored(name: str, schema: Schema, values: Any, present: Array) -> Array:
     """Return one modality's values as its schema stores them, zeros where they are absent.
 
@@ -113,23 +131,27 @@ def _stored(name: str, schema: Schema, values: Any, present: Array) -> Array:
     """
     total = len(present)
     stored = np.zeros((total, *schema.event_shape), schema.dtype)
-    if isinstance(values, np.ma.MaskedArray):
-        raise InputError(f"modality '{name}': a masked array; give its data, and say by `present` which rows are there")
     try:
         if total and isinstance(values[0], str):
             texts = [str(text) for text, here in zip(values, present, strict=True) if here]
-            value = torch.stack([modality(schema.kind).read(schema, text) for text in texts]) if texts else None
+            if texts:
+                value = torch.stack([modality(schema.kind).read(schema, text) for text in texts])
+                stored[present] = packed(schema, value)
         else:
             array = values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
             if array.shape != stored.shape:
                 raise ValueError(f"got {array.shape}, expected {stored.shape}")
             array = array.astype(np.int64) if array.dtype.kind in "ub" else array
-            value = torch.from_numpy(np.ascontiguousarray(array[present]))
-        if value is not None:
-            stored[present] = packed(schema, value)
+            stored[present] = _given(schema, torch.from_numpy(np.ascontiguousarray(array[present])))
     except (InputError, ValueError, TypeError) as error:
         raise InputError(f"modality '{name}': {error}") from None
     return stored
+
+
+def _given(schema: Schema, value: Tensor) -> Array:
+    """Return what a person gives as a schema stores it: floats that are stored as floats are in their unit already."""
+    target = np.dtype(schema.dtype)
+    return value.numpy().astype(target) if target.kind == "f" else packed(schema, value)
 
 
 def packed(schema: Schema, value: Tensor) -> Array:
@@ -142,7 +164,7 @@ def packed(schema: Schema, value: Tensor) -> Array:
     return value.numpy().astype(target)
 
 
-def _assign_splits(total: int, split: Sequence[str] | Mapping[str, float], seed: int) -> Array:
+def assign_splits(total: int, split: Sequence[str] | Mapping[str, float], seed: int) -> Array:
     """Return an index into `SPLITS` for each row."""
     named = [str(name) for name in split]
     if unknown := sorted(set(named) - set(SPLITS)):

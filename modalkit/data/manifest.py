@@ -53,6 +53,16 @@ class Manifest(Settings):
             raise ValueError(f"says {self.rows} rows, its shards add up to {sum(shard.rows for shard in self.shards)}")
         return self
 
+    def complete(self, schemas: Mapping[str, Schema]) -> dict[str, Schema]:
+        """Return schemas with the fields that they leave to the dataset as it has them (`Schema.from_dataset`)."""
+        completed = {}
+        for name, schema in schemas.items():
+            there = self.modalities[name].facts if name in self.modalities else {}
+            left = {key: there[key] for key in _left_out(schema) if there.get(key) is not None}
+            given = schema.model_dump(include=schema.model_fields_set)
+            completed[name] = type(schema).model_validate(given | left) if left else schema
+        return completed
+
     def mismatches(self, schemas: Mapping[str, Schema]) -> list[str]:
         """Return a sentence for each way in which schemas do not describe this dataset, up to a few dozen."""
         wrong: list[str] = []
@@ -65,7 +75,8 @@ class Manifest(Settings):
                 continue
             there, here = self.modalities[name].facts, schema.facts()
             # The kind itself may differ: another kind may model the same stored samples.
-            keys = [key for key in there if key in here and key != "kind" and there[key] != here[key]]
+            skipped = {"kind", *schema.model_only, *_left_out(schema)}
+            keys = [key for key in there if key in here and key not in skipped and there[key] != here[key]]
             # The event's shape follows from the other facts, where they differ.
             keys = [key for key in keys if key != "event_shape"] or keys
             wrong += [
@@ -73,6 +84,11 @@ class Manifest(Settings):
                 for key in keys
             ]
         return wrong
+
+
+def _left_out(schema: Schema) -> set[str]:
+    """Return the fields that a schema leaves to the dataset."""
+    return {key for key in schema.from_dataset if getattr(schema, key) is None}
 
 
 def shard_path(out: Path, index: int) -> Path:
