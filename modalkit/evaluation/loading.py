@@ -34,12 +34,12 @@ class Run:
     weights: str
 
 
-def load_run(path: Path, *, data: Path | None = None, device: str = "cpu") -> Run:
+def load_run(path: Path, *, data: Path | str | None = None, device: str = "cpu") -> Run:
     """Open a run.
 
     Args:
         path: the run folder.
-        data: a dataset to ask about in place of the recipe's own.
+        data: a dataset to ask about in place of the recipe's own, its folder or URL.
         device: where to compute, such as ``cpu`` or ``cuda``.
 
     Raises:
@@ -49,7 +49,7 @@ def load_run(path: Path, *, data: Path | None = None, device: str = "cpu") -> Ru
         raise InputError(f"{path}: is not a run (no recipe.yaml); train one with `modalkit train RECIPE --out {path}`")
     recipe = load_recipe(path / "recipe.yaml")
     dataset = Dataset(data or recipe.data.path, list(recipe.modalities), in_memory=recipe.data.in_memory)
-    check_manifest(dataset.path, recipe.modalities)
+    check_manifest(dataset.folder, recipe.modalities)
     model = assemble(recipe)
     try:
         model.to(device, torch.float64 if recipe.train.precision == "64" else torch.float32)
