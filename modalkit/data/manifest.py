@@ -72,6 +72,11 @@ class Manifest(Settings):
             ]
         return wrong
 
+    def check(self, schemas: Mapping[str, Schema], path: Path | str) -> None:
+        """Raise `InputError` with every way in which schemas do not describe this dataset, which is at `path`."""
+        if wrong := self.mismatches(schemas):
+            raise InputError(f"{path}: does not fit the recipe:\n  " + "\n  ".join(wrong))
+
 
 def shard_path(out: Path, index: int) -> Path:
     """Return where shard `index` of the dataset `out` lies."""
@@ -146,8 +151,7 @@ def check_manifest(path: Path | str, schemas: Mapping[str, Schema]) -> Manifest:
         InputError: it cannot be read, or lists every way in which they do not.
     """
     manifest = read_manifest(path)
-    if wrong := manifest.mismatches(schemas):
-        raise InputError(f"{path}: does not fit the recipe:\n  " + "\n  ".join(wrong))
+    manifest.check(schemas, path)
     return manifest
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from modalkit.data.fetching import fetch
-from modalkit.data.manifest import REMEDY, SPLITS, check_manifest, open_shard, read_manifest
+from modalkit.data.manifest import REMEDY, SPLITS, open_shard, read_manifest
 from modalkit.errors import InputError, did_you_mean
 from modalkit.plugin import Schema
 from modalkit.remote import is_url, location
@@ -152,7 +152,7 @@ class Dataset:
         Raises:
             InputError: lists every modality whose facts differ, or that is absent from every training row.
         """
-        check_manifest(self.folder, schemas)
+        self.manifest.check(schemas, self.path)
         train = self.present[self.rows("train")]
         if not len(train):
             raise InputError(f"{self.path}: no row is in the train split")

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from modalkit.checkpoint import load_weights
-from modalkit.data import Dataset, check_manifest
+from modalkit.data import Dataset
 from modalkit.errors import InputError
 from modalkit.model import MultimodalVAE, assemble
 from modalkit.recipe import Recipe, load_recipe
@@ -49,7 +49,7 @@ def load_run(path: Path, *, data: Path | str | None = None, device: str = "cpu")
         raise InputError(f"{path}: is not a run (no recipe.yaml); train one with `modalkit train RECIPE --out {path}`")
     recipe = load_recipe(path / "recipe.yaml")
     dataset = Dataset(data or recipe.data.path, list(recipe.modalities), in_memory=recipe.data.in_memory)
-    check_manifest(dataset.folder, recipe.modalities)
+    dataset.manifest.check(recipe.modalities, dataset.path)
     model = assemble(recipe)
     try:
         model.to(device, torch.float64 if recipe.train.precision == "64" else torch.float32)
