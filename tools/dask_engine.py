@@ -52,9 +52,10 @@ def map_on_dask(
         raise InputError("--engine dask: Dask is not installed; `pip install distributed`") from None
     again = "run the same command again (what was finished is kept)"
     with _cluster(workers, address) as client, _witness(out) as witness:
-        do = partial(_on_worker, function, witness, _versions())
-        futures = client.map(do, tasks, pure=False, batch_size=100)
         try:
+            client.run(exec, f"import {__name__}")  # a worker that cannot load a task would leave, and say nothing here
+            do = partial(_on_worker, function, witness, _versions())
+            futures = client.map(do, tasks, pure=False, batch_size=100)
             for future in as_completed(futures, loop=client.loop):
                 result = future.result()
                 future.release()  # or it would be made again if the worker that holds it dies
