@@ -15,12 +15,15 @@ from modalkit.errors import InputError
 from modalkit.files import write_json
 from modalkit.plugin import Builder, Settings
 from modalkit.progress import say
+from modalkit.remote import is_url, refuse_url
 
 if TYPE_CHECKING:
     from modalkit.recipe import Recipe
 
 _RECORD = "recipe_build.json"
 """In a dataset that a recipe had built: the steps that did it."""
+_CHANGE_NO_BYTE = {"workers", "engine", "address"}
+"""Options that say where a step runs, and are left out of the record."""
 
 
 def build(name: str, out: Path, options: Mapping[str, Any] | Settings) -> str:
@@ -38,6 +41,7 @@ def build(name: str, out: Path, options: Mapping[str, Any] | Settings) -> str:
         InputError: unknown builder, wrong options, or sources that cannot be used.
         RunError: the work could not be finished; what was done is kept.
     """
+    refuse_url(out, "--out")
     builder: Builder[Any] = registry.get(registry.BUILDERS, name)
     if isinstance(options, Settings):
         return builder.build(options, out)
@@ -52,16 +56,18 @@ def build(name: str, out: Path, options: Mapping[str, Any] | Settings) -> str:
 
 
 def ensure_dataset(recipe: Recipe) -> None:
-    """Run a recipe's ``data.build`` steps unless its dataset is there; what is half-built goes on.
+    """Run a recipe's ``data.build`` steps unless its dataset is there, or at a URL; what is half-built goes on.
 
     Raises:
         InputError: the dataset is there, but other steps than the recipe's built it.
     """
-    out, record = recipe.data.path, recipe.data.path / _RECORD
-    if not recipe.data.build:
+    out = recipe.data.path
+    if not recipe.data.build or is_url(out):
         return
+    out = Path(out)
+    record = out / _RECORD
     steps = [
-        {k: v for k, v in step.model_dump(mode="json").items() if k != "workers"}  # it changes no byte
+        {k: v for k, v in step.model_dump(mode="json").items() if k not in _CHANGE_NO_BYTE}
         | {"out": str(step.out or out)}
         for step in recipe.data.build
     ]

@@ -177,7 +177,7 @@ def evaluate(
     coherence: Annotated[
         str | None, typer.Option(metavar="SOURCE:TARGET", help="Generate SOURCE from TARGET and classify it.")
     ] = None,
-    data: Annotated[Path | None, typer.Option(help="Another dataset with the run's modalities.")] = None,
+    data: Annotated[str | None, typer.Option(help="Another dataset with the run's modalities.")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
     seed: Annotated[int, typer.Option(min=0, help="Seed of the draws.")] = 0,
 ) -> None:
@@ -342,9 +342,11 @@ def init(dataset: Annotated[Path, typer.Argument(help="The dataset's folder.")])
 @app.command(name="inspect")
 @_guarded
 def inspect_dataset(
-    dataset: Annotated[Path, typer.Argument(help="The dataset's folder.")],
+    dataset: Annotated[str, typer.Argument(help="The dataset's folder, or its URL.")],
     rows: Annotated[int, typer.Option(min=1, max=64, help="Rows on the picture sheet.")] = 8,
-    sheet: Annotated[Path | None, typer.Option(help="Where the sheet goes; DATASET/sheet.png by default.")] = None,
+    sheet: Annotated[
+        Path | None, typer.Option(help="Where the sheet goes; DATASET/sheet.png by default, and sheet.png of a URL.")
+    ] = None,
     verify: Annotated[bool, typer.Option("--verify", help="Compare every shard with its checksum.")] = False,
     plugin: Annotated[
         list[Path], typer.Option(help="A Python file with kinds that are not installed; repeatable.")
@@ -354,12 +356,13 @@ def inspect_dataset(
     from modalkit import registry
     from modalkit.data import Dataset
     from modalkit.inspection import describe, save_sheet
+    from modalkit.remote import is_url
 
     for file in plugin:
         registry.add_file(file)
     opened = Dataset(dataset, in_memory=False)
     typer.echo(describe(opened, verify=verify))
-    typer.echo(save_sheet(opened, rows, sheet or dataset / "sheet.png"))
+    typer.echo(save_sheet(opened, rows, sheet or Path("" if is_url(dataset) else dataset, "sheet.png")))
 
 
 @app.command()
@@ -375,13 +378,14 @@ def validate(
     from modalkit import registry
     from modalkit.layout import listed
     from modalkit.recipe import load_recipe
+    from modalkit.remote import is_url
 
     for name in recipe:
         registry.forget_files()  # each recipe has its own plugins
         path, _ = _find(name)
         loaded = load_recipe(path, overrides)
         compared = f"fits {loaded.data.path}"
-        if (loaded.data.path / "manifest.json").exists():
+        if is_url(loaded.data.path) or Path(loaded.data.path, "manifest.json").exists():
             from modalkit.data import check_manifest
 
             check_manifest(loaded.data.path, loaded.modalities)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -27,7 +28,8 @@ def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
     Raises:
         RunError: the disk is full or cannot be written; what was at `path` is untouched.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # Drawn, since a process of another machine that writes here may have the same number.
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write(temporary)
@@ -72,10 +74,10 @@ def is_empty(folder: Path) -> bool:
     return not any(path.name != ".lock" and not _is_leftover(path) for path in folder.iterdir())
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Delete what a killed process left unfinished in a folder that this process holds."""
-    for path in folder.glob(".*.tmp") if folder.is_dir() else ():
-        if _is_leftover(path):
+def remove_leftovers(*folders: Path) -> None:
+    """Delete what a killed process left unfinished in folders that this process holds."""
+    for folder in folders:
+        for path in folder.glob(".*.tmp") if folder.is_dir() else ():
             path.unlink(missing_ok=True)
 
 

@@ -11,6 +11,7 @@ import torch
 
 from modalkit import registry
 from modalkit.data import Dataset
+from modalkit.data.manifest import REMEDY
 from modalkit.errors import InputError
 from modalkit.files import write_atomic
 from modalkit.layout import listed, some
@@ -76,7 +77,7 @@ def describe(dataset: Dataset, *, verify: bool = False) -> str:
         f"complete rows: {int(dataset.present.all(1).sum())}",
     ]
     if manifest.set_aside:
-        lines.append(f"set aside: {manifest.set_aside} sources, with their reasons in {dataset.path / 'set_aside.tsv'}")
+        lines.append(f"set aside: {manifest.set_aside} sources, with their reasons in {dataset.path}/set_aside.tsv")
     if verify:
         _verify(dataset)
         lines.append(f"checksums: all {len(manifest.shards)} shards are as they were written")
@@ -97,13 +98,10 @@ def describe(dataset: Dataset, *, verify: bool = False) -> str:
 
 def _verify(dataset: Dataset) -> None:
     for shard in dataset.manifest.shards:
-        path = dataset.path / "shards" / shard.file
+        path = dataset.folder / "shards" / shard.file
         with path.open("rb") as handle:
             if hashlib.file_digest(handle, "sha256").hexdigest() != shard.sha256:
-                raise InputError(
-                    f"{path}: is not what was written (its checksum differs); delete it and manifest.json, and run "
-                    f"the command that builds the dataset again"
-                )
+                raise InputError(f"{path}: is not what was written (its checksum differs); {REMEDY}")
 
 
 def save_sheet(dataset: Dataset, rows: int, path: Path) -> str:

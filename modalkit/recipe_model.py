@@ -27,6 +27,7 @@ from modalkit.errors import InputError, did_you_mean, guard
 from modalkit.plugin import CustomNetwork, ObjectiveOptions, Schema, Settings, as_tuple
 from modalkit.recipe_modalities import fold, modality_name
 from modalkit.recipe_yaml import Key, dump
+from modalkit.remote import location
 
 DEFAULT_OBJECTIVE: str = ObjectiveOptions.model_fields["name"].default
 
@@ -157,7 +158,9 @@ class WeakSettings(Settings):
 class DataSettings(Settings):
     """The dataset to train on."""
 
-    path: Path = Field(description="Folder of the dataset, relative to the working directory.")
+    path: Annotated[str | Path, AfterValidator(location), WithJsonSchema({"type": "string"})] = Field(
+        description="Folder of the dataset, relative to the working directory; or a URL, such as s3://bucket/faces."
+    )
     build: tuple[Annotated[BuildStep, BeforeValidator(_step)], ...] = Field(
         (), description="Steps that make the dataset if it is not there: a builder each, with its options beside."
     )

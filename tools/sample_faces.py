@@ -16,10 +16,10 @@ from pydantic import Field
 
 from modalkit.errors import InputError
 from modalkit.files import is_empty, locked, remove_leftovers, write_atomic, write_json, write_text
-from modalkit.plugin import Builder, Settings
+from modalkit.plugin import Builder
 from modalkit.progress import bar
 
-from .executors import map_tasks
+from .executors import Execution, map_tasks
 from .face_sources import ATTRIBUTES, FOLDER
 
 if TYPE_CHECKING:
@@ -37,12 +37,11 @@ _PEOPLE, _FACE, _PORTRAIT = range(3)
 """What a random stream is for, so that no two share one."""
 
 
-class SampleFacesOptions(Settings):
+class SampleFacesOptions(Execution):
     """What `modalkit build-dataset sample-faces` can be told."""
 
     count: int = Field(2000, ge=1, le=999_999, description="portraits to draw")
     seed: int = Field(0, ge=0, description="other seeds give other portraits")
-    workers: int | None = Field(None, ge=1, description="processes; all available cores by default")
 
 
 @dataclass(frozen=True)
@@ -134,8 +133,7 @@ def _begin(options: SampleFacesOptions, out: Path) -> None:
         raise InputError(f"{out}: is not empty and holds no portraits of this builder; choose another folder")
     else:
         write_json(note, about)
-    for folder in (out, out / FOLDER):
-        remove_leftovers(folder)
+    remove_leftovers(out, out / FOLDER)
 
 
 def _write_annotations(out: Path, entries: Iterable[Entry]) -> None:
@@ -162,10 +160,11 @@ def build(options: SampleFacesOptions, out: Path) -> str:
         tasks = [Task(out.absolute(), options.seed, numbers[i : i + CHUNK]) for i in range(0, options.count, CHUNK)]
         entries: list[Entry] = []
         with bar(options.count, "portraits", unit="portrait") as progress:
-            for part in map_tasks(draw, tasks, workers=options.workers):
+            for part in map_tasks(draw, tasks, **options.execution(), out=out.absolute()):
                 entries += part
                 progress.update(len(part))
         _write_annotations(out, entries)
+        remove_leftovers(out, out / FOLDER)  # of a worker that was lost and replaced
     people = len({entry.person for entry in entries})
     return f"{out}: {options.count} portraits of {people} people, annotated as CelebA is"
 

@@ -15,6 +15,7 @@ from modalkit.data.writing import Array, DatasetWriter, Rows, check_values, writ
 from modalkit.errors import InputError
 from modalkit.plugin import Schema
 from modalkit.registry import modality
+from modalkit.remote import refuse_url
 
 
 def write_dataset(
@@ -64,6 +65,7 @@ def write_dataset(
         >>> manifest.modalities["class"].present
         20
     """
+    refuse_url(out, "out")
     out, names = Path(out), list(schemas)
     if not names or set(values) != set(names):
         raise InputError(f"values are for {sorted(values)}, schemas for {sorted(names)}; they must be the same")

@@ -14,10 +14,12 @@ from torch import Tensor
 from modalkit.errors import InputError, did_you_mean
 from modalkit.layout import listed
 from modalkit.plugin import Schema, Settings
+from modalkit.remote import is_url, read
 
 FORMAT = 1
 SPLITS = ("train", "valid", "test")
 _MOST_WRONG = 24
+REMEDY = "delete this file and manifest.json, and run the command that builds (or fetches) the dataset again"
 
 
 class ModalityFacts(Settings):
@@ -85,6 +87,11 @@ class Manifest(Settings):
             ]
         return wrong
 
+    def check(self, schemas: Mapping[str, Schema], path: Path | str) -> None:
+        """Raise `InputError` with every way in which schemas do not describe this dataset, which is at `path`."""
+        if wrong := self.mismatches(schemas):
+            raise InputError(f"{path}: does not fit the recipe:\n  " + "\n  ".join(wrong))
+
 
 def _left_out(schema: Schema) -> set[str]:
     """Return the fields that a schema leaves to the dataset."""
@@ -104,12 +111,18 @@ def read_json(path: Path) -> Any:
         raise InputError(f"{path}: cannot be read: {error}") from error
 
 
-def read_manifest(path: Path) -> Manifest:
-    """Read a dataset's manifest.
+def read_manifest(path: Path | str) -> Manifest:
+    """Read a dataset's manifest; of a dataset in object storage nothing else is read.
+
+    Args:
+        path: its folder, or its URL.
 
     Raises:
         InputError: no dataset there, one half-built, or a manifest that cannot be read.
     """
+    if is_url(path):
+        return parse_manifest(read(f"{path}/manifest.json"), f"{path}/manifest.json")
+    path = Path(path)
     file = path / "manifest.json"
     if not file.exists():
         if (path / "build.json").exists():
@@ -122,7 +135,22 @@ def read_manifest(path: Path) -> Manifest:
             )
         what = "is not a modalkit dataset (no manifest.json)" if path.exists() else "there is no such dataset"
         raise InputError(f"{path}: {what}; build one with `modalkit build-dataset` or modalkit.write_dataset")
-    raw = read_json(file)
+    try:
+        return parse_manifest(file.read_bytes(), str(file))
+    except OSError as error:
+        raise InputError(f"{file}: cannot be read: {error}") from error
+
+
+def parse_manifest(content: bytes, file: str) -> Manifest:
+    """Return the manifest that a file's content is.
+
+    Raises:
+        InputError: it is none, or one of another version; names `file`.
+    """
+    try:
+        raw = json.loads(content)
+    except ValueError as error:
+        raise InputError(f"{file}: cannot be read: {error}") from error
     if isinstance(raw, dict) and raw.get("format") != FORMAT:
         raise InputError(
             f"{file}: format {raw.get('format')!r} is not one this version reads ({FORMAT}); build it again"
@@ -136,15 +164,14 @@ def read_manifest(path: Path) -> Manifest:
         ) from None
 
 
-def check_manifest(path: Path, schemas: Mapping[str, Schema]) -> Manifest:
+def check_manifest(path: Path | str, schemas: Mapping[str, Schema]) -> Manifest:
     """Read a dataset's manifest and check that a recipe's schemas describe the dataset.
 
     Raises:
         InputError: it cannot be read, or lists the ways in which they do not.
     """
     manifest = read_manifest(path)
-    if wrong := manifest.mismatches(schemas):
-        raise InputError(f"{path}: does not fit the recipe:\n  " + "\n  ".join(wrong))
+    manifest.check(schemas, path)
     return manifest
 
 
@@ -159,7 +186,6 @@ def open_shard(path: Path, names: Sequence[str], rows: int | None = None) -> tup
     Raises:
         InputError: it is missing, damaged, or another dataset's.
     """
-    remedy = "delete this file and manifest.json, and run the command that builds the dataset again"
     try:
         with safe_open(path, framework="pt") as shard:
             about = json.loads((shard.metadata() or {})["modalkit"])
@@ -172,9 +198,9 @@ def open_shard(path: Path, names: Sequence[str], rows: int | None = None) -> tup
     except FileNotFoundError:
         raise InputError(f"{path}: this shard is missing; run the command that builds the dataset again") from None
     except (SafetensorError, OSError, KeyError, ValueError) as error:
-        raise InputError(f"{path}: this shard is truncated or damaged ({error}); {remedy}") from None
+        raise InputError(f"{path}: this shard is truncated or damaged ({error}); {REMEDY}") from None
     if rows is not None and about["rows"] != rows:
-        raise InputError(f"{path}: this shard holds {about['rows']} rows, the manifest says {rows}; {remedy}")
+        raise InputError(f"{path}: this shard holds {about['rows']} rows, the manifest says {rows}; {REMEDY}")
     return tensors, about
 
 

@@ -9,10 +9,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from modalkit.data.manifest import SPLITS, check_manifest, open_shard, read_manifest
+from modalkit.data.fetching import fetch
+from modalkit.data.manifest import REMEDY, SPLITS, open_shard, read_manifest
 from modalkit.errors import InputError, did_you_mean
 from modalkit.layout import listed
 from modalkit.plugin import Schema
+from modalkit.remote import is_url, location
 
 
 @dataclass(frozen=True)
@@ -82,18 +84,24 @@ class Dataset:
     """A dataset on disk, opened for reading; rows are fetched by index, many at a time.
 
     Args:
-        path: the dataset's folder.
+        path: the dataset's folder, or a URL that fsspec knows, such as ``s3://bucket/faces``, whose shards are fetched
+            first unless they have been; see `modalkit.data.fetching.fetch`.
         names: the modalities to read, in the order that batches will have; all by default.
         in_memory: read everything now; by default if it is no more than 2 GiB. Otherwise shards are
             memory-mapped, and a batch reads just its rows.
+
+    Attributes:
+        path: as it was given.
+        folder: where the files are.
 
     Raises:
         InputError: missing, half-built or damaged; the message says what to do.
     """
 
     def __init__(self, path: Path | str, names: Sequence[str] | None = None, *, in_memory: bool | None = None) -> None:
-        self.path = Path(path)
-        self.manifest = read_manifest(self.path)
+        self.path = location(path)
+        self.folder = fetch(self.path) if is_url(self.path) else Path(self.path)
+        self.manifest = read_manifest(self.folder)
         self.names = tuple(names) if names is not None else tuple(self.manifest.modalities)
         if unknown := [name for name in self.names if name not in self.manifest.modalities]:
             known = list(self.manifest.modalities)
@@ -101,11 +109,10 @@ class Dataset:
             raise InputError(f"{self.path}: has {listed(near + unknown[9:], 9)}; it has {listed(known)}")
         shards = []
         for facts in self.manifest.shards:
-            file = self.path / "shards" / facts.file
+            file = self.folder / "shards" / facts.file
             if file.exists() and file.stat().st_size != facts.bytes:
                 raise InputError(
-                    f"{file}: this shard is truncated ({file.stat().st_size} bytes of {facts.bytes}); delete it and "
-                    f"manifest.json, and run the command that builds the dataset again"
+                    f"{file}: this shard is truncated ({file.stat().st_size} bytes of {facts.bytes}); {REMEDY}"
                 )
             shards.append(open_shard(file, list(self.manifest.modalities), facts.rows)[0])
         columns = {name: column for column, name in enumerate(self.manifest.modalities)}
@@ -176,7 +183,7 @@ class Dataset:
         Raises:
             InputError: lists every modality whose facts differ, or that is absent from every training row.
         """
-        check_manifest(self.path, schemas)
+        self.manifest.check(schemas, self.path)
         train = self.present[self.rows("train")]
         if not len(train):
             raise InputError(f"{self.path}: no row is in the train split")

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from modalkit.checkpoint import load_weights
-from modalkit.data import Dataset, check_manifest
+from modalkit.data import Dataset
 from modalkit.errors import InputError
 from modalkit.model import MultimodalVAE, assemble
 from modalkit.recipe import Recipe, load_recipe
@@ -64,12 +64,12 @@ def load_model(path: Path, *, device: str = "cpu") -> tuple[Recipe, MultimodalVA
     return recipe, model.eval(), digest
 
 
-def load_run(path: Path, *, data: Path | None = None, device: str = "cpu") -> Run:
+def load_run(path: Path, *, data: Path | str | None = None, device: str = "cpu") -> Run:
     """Open a run.
 
     Args:
         path: the run folder.
-        data: a dataset to ask about in place of the recipe's own.
+        data: a dataset to ask about in place of the recipe's own, its folder or URL.
         device: where to compute, such as ``cpu`` or ``cuda``.
 
     Raises:
@@ -77,5 +77,5 @@ def load_run(path: Path, *, data: Path | None = None, device: str = "cpu") -> Ru
     """
     recipe, model, weights = load_model(path, device=device)
     dataset = Dataset(data or recipe.data.path, list(recipe.modalities), in_memory=recipe.data.in_memory)
-    check_manifest(dataset.path, recipe.modalities)
+    dataset.manifest.check(recipe.modalities, dataset.path)
     return Run(path, recipe, model, dataset, weights)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from modalkit.data import SPLITS, Batch, Dataset, DatasetWriter, Rows, check_manifest, write_shard
+from modalkit.data import SPLITS, Batch, Dataset, DatasetWriter, Rows, write_shard
 from modalkit.errors import InputError
 from modalkit.files import locked, remove_leftovers, write_atomic
 from modalkit.inference.results import Imputed
@@ -50,7 +50,7 @@ def write_embedding(
         InputError: the dataset does not fit, or no row has any of what is given.
     """
     check_table(out)
-    check_manifest(dataset.path, model.schemas)
+    dataset.manifest.check(model.schemas, dataset.path)
     rows = torch.arange(len(dataset)) if split is None else dataset.rows(split)
     present = dataset.present[rows][:, [dataset.names.index(n) for n in model.modalities]]
     usable = model.usable(present & torch.tensor([given is None or n in given for n in model.modalities]))
@@ -96,12 +96,12 @@ def impute_dataset(
     Raises:
         InputError: the dataset does not fit, or `out` holds something else.
     """
-    check_manifest(dataset.path, model.schemas)
+    dataset.manifest.check(model.schemas, dataset.path)
     schemas = {name: model.schemas.get(name, schema) for name, schema in schemas_of(dataset).items()}
     if unknown := [name for name in dataset.names if name not in schemas]:
         raise InputError(f"{dataset.path}: {', '.join(unknown)}: of a kind that is not installed, so not copied")
     settings: dict[str, Any] = {"name": "impute", "run": str(model.path), "weights": model.weights}
-    manifest_digest = hashlib.sha256((dataset.path / "manifest.json").read_bytes()).hexdigest()
+    manifest_digest = hashlib.sha256((dataset.folder / "manifest.json").read_bytes()).hexdigest()
     settings |= {"dataset": str(dataset.path), "manifest": manifest_digest}
     settings |= {"sample": sample, "draws": draws, "seed": seed}
     with locked(out, "imputing"):

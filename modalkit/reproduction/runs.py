@@ -47,13 +47,13 @@ class Settings:
         scaled = [f"train.epochs={self.epochs}", f"objective.warmup_epochs={warmup:g}"]
         return load_recipe(Path(name), [*changes, *scaled, *self.overrides])
 
-    def dataset(self, name: str) -> Path:
-        """Return the folder of a shipped recipe's dataset, built if it is not there and the recipe says how."""
+    def dataset(self, name: str) -> Path | str:
+        """Return the folder or URL of a shipped recipe's dataset, built if it is not there and the recipe says how."""
         recipe = load_recipe(Path(name))  # as it ships: changes are for what is trained
         ensure_dataset(recipe)
         return recipe.data.path
 
-    def run(self, name: str, changes: Sequence[str] = (), suffix: str = "", data: Path | None = None) -> Run:
+    def run(self, name: str, changes: Sequence[str] = (), suffix: str = "", data: Path | str | None = None) -> Run:
         """Return a trained run of a shipped recipe, ``RUNS/NAME[SUFFIX]``, training what is missing of it.
 
         Args:

@@ -4,8 +4,9 @@
 
 First, shard by shard and in turns: the primitives on its photos (library calls in a bare loop, written without the
 builder), and the builder's own task for it, in one process. Then the whole builder as a program of its own, with one
-and with two workers, in turns; its rate is taken between the first and the last finished shard, which leaves out what
-is paid once (imports, model, annotations), and the whole command's time is printed beside it. Medians throughout.
+worker, with two, and with two on Dask (where it is installed), in turns; its rate is taken between the first and the
+last finished shard, which leaves out what is paid once (imports, model, annotations), and the whole command's time is
+printed beside it. Medians throughout.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import time
 import zipfile
 from collections import defaultdict
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -36,10 +38,15 @@ PROGRAM = """
 import sys
 from pathlib import Path
 from modalkit_tools.celeba import BUILDER, CelebaOptions
-source, out, photos, workers, rows = sys.argv[1:]
-options = CelebaOptions(source=source, limit=int(photos), workers=int(workers), shard_rows=int(rows))
-BUILDER.build(options, Path(out))
+
+if __name__ == "__main__":  # Dask's workers import this program
+    source, out, photos, workers, engine, rows = sys.argv[1:]
+    where = {"workers": int(workers), "engine": engine or None}
+    options = CelebaOptions(source=source, limit=int(photos), shard_rows=int(rows), **where)
+    BUILDER.build(options, Path(out))
 """
+WAYS = {"1 worker": (1, ""), "2 workers": (2, ""), "2 workers on Dask": (2, "dask")}
+"""Number of workers, and engine."""
 
 
 def photo_reader(source: Path) -> Callable[[str], bytes]:
@@ -129,11 +136,11 @@ def in_turns(source: Path, photos: int, out: Path) -> None:
     print(f"builder with one worker: {median(fractions):.1%} of what they allow (target 90 %)")
 
 
-def whole(source: Path, out: Path, photos: int, workers: int) -> tuple[float, float]:
+def whole(source: Path, out: Path, photos: int, workers: int, engine: str) -> tuple[float, float]:
     """Run the builder and return its photos a second, once it has started, and the seconds of the whole command."""
     one_core = {"OMP_NUM_THREADS": "1", "OPENCV_FOR_THREADS_NUM": "1"}
     start = time.perf_counter()
-    command = [sys.executable, "-c", PROGRAM, *map(str, (source, out, photos, workers, ROWS))]
+    command = [sys.executable, "-c", PROGRAM, *map(str, (source, out, photos, workers, engine, ROWS))]
     subprocess.run(command, check=True, stderr=subprocess.DEVNULL, env=os.environ | one_core)
     seconds = time.perf_counter() - start
     finished = sorted(path.stat().st_mtime for path in (out / "shards").iterdir())
@@ -145,24 +152,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--source", type=Path, required=True, help="as the builder takes it")
     parser.add_argument("--photos", type=int, default=600, help=f"how many; a multiple of {ROWS}")
-    parser.add_argument("--rounds", type=int, default=3, help="of the whole builder with one and two workers")
+    parser.add_argument("--rounds", type=int, default=3, help="of the whole builder in each way")
     options = parser.parse_args()
     cv2.setNumThreads(1)
-    rates: dict[int, list[float]] = {1: [], 2: []}
-    seconds: dict[int, list[float]] = {1: [], 2: []}
+    ways = {name: way for name, way in WAYS.items() if way[1] != "dask" or find_spec("distributed")}
+    rates: dict[str, list[float]] = {name: [] for name in ways}
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
     with tempfile.TemporaryDirectory() as folder:
         in_turns(options.source, options.photos, Path(folder, "turns"))
         for number in range(options.rounds):
-            for workers in rates:
-                rate, took = whole(options.source, Path(folder, f"{number}.{workers}"), options.photos, workers)
-                rates[workers].append(rate)
-                seconds[workers].append(took)
-    for workers in rates:
+            for name, way in ways.items():
+                rate, took = whole(options.source, Path(folder, f"{number}.{name}"), options.photos, *way)
+                rates[name].append(rate)
+                seconds[name].append(took)
+    for name in ways:
         print(
-            f"whole builder, {workers} worker(s): {median(rates[workers]):.1f} photos/s once started; "
-            f"{median(seconds[workers]):.1f} s for the command"
+            f"whole builder, {name}: {median(rates[name]):.1f} photos/s once started; "
+            f"{median(seconds[name]):.1f} s for the command"
         )
-    ratio = median(b / a for a, b in zip(rates[1], rates[2], strict=True))
+    ratio = median(b / a for a, b in zip(rates["1 worker"], rates["2 workers"], strict=True))
     print(f"two workers: {ratio:.2f} times one, start-up left out (target about 2); load {os.getloadavg()[0]:.1f}")
 
 
