@@ -16,7 +16,7 @@ GROUPS = PROJECT["project"]["entry-points"]
 # Each line may know itself and the lines above it.
 ORDER = [
     ["errors"],
-    ["progress", "layout", "randomness"],
+    ["progress", "layout", "randomness", "processes"],
     ["files", "interrupts"],
     ["plugin"],
     ["nn", "distributions"],

@@ -143,10 +143,9 @@ def test_early_stop(work: Path) -> None:
 
 
 def test_float64_and_two_processes_agree_with_one(work: Path) -> None:
-    """Batch norm sees each process's share, so this recipe does without it; two processes then do what one does."""
     text = (
-        (work / "circle.yaml").read_text().replace("batch_norm: true, dropout: 0.2", "batch_norm: false, dropout: 0.0")
-    )
+        (work / "circle.yaml").read_text().replace("dropout: 0.2", "dropout: 0.0")
+    )  # whose draws are each process's own
     (work / "plain.yaml").write_text(text)
     settings = ["--precision", "64", "--set", "train.max_steps=7"]
     one = modalkit("train", "plain.yaml", "--out", "one", *settings, cwd=work)
@@ -155,7 +154,7 @@ def test_float64_and_two_processes_agree_with_one(work: Path) -> None:
     a, b = (load_file(work / run / "checkpoints" / "last.safetensors") for run in ("one", "two"))
     assert all(value.dtype == torch.float64 for value in a.values())
     for key in a:
-        torch.testing.assert_close(a[key], b[key], rtol=1e-9, atol=1e-11)
+        torch.testing.assert_close(a[key], b[key], rtol=1e-8, atol=1e-10)
 
 
 def test_two_trainings_do_not_share_a_folder(work: Path, unbroken: Path) -> None:

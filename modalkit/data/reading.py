@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -100,9 +101,24 @@ class Dataset:
         self._starts = torch.tensor([0] + [s.rows for s in self.manifest.shards]).cumsum(0)
         self._values = [{n: s[f"value.{n}"] for n in self.names} for s in shards]
         size = sum(v.numel() * v.element_size() for s in self._values for v in s.values())
-        if in_memory if in_memory is not None else size <= 2 << 30:
+        self.in_memory = size <= 2 << 30 if in_memory is None else in_memory
+        if self.in_memory:
             self._values = [{n: torch.cat([s[n] for s in self._values]) for n in self.names}]
             self._starts = torch.tensor([0, len(self)])
+
+    def on(self, device: torch.device, names: Sequence[str]) -> Dataset:
+        """Return this dataset with the values of some modalities on a CUDA device.
+
+        Where it was not read into memory, or would fill over a quarter of what is free there, that is itself.
+        """
+        if device.type != "cuda" or not self.in_memory:
+            return self
+        size = sum(self._values[0][n].nbytes for n in names)
+        if size > torch.cuda.mem_get_info(device)[0] // 4:
+            return self
+        moved = copy(self)
+        moved._values = [{n: v.to(device) if n in names else v for n, v in self._values[0].items()}]
+        return moved
 
     def __len__(self) -> int:
         return self.manifest.rows
@@ -114,7 +130,8 @@ class Dataset:
             rows: int64 indices, `(batch,)`, in any order.
         """
         if len(self._values) == 1:
-            return Batch({n: self._values[0][n][rows] for n in self.names}, self.present[rows])
+            whole = self._values[0]
+            return Batch({n: v[rows.to(v.device, non_blocking=True)] for n, v in whole.items()}, self.present[rows])
         shard = torch.bucketize(rows, self._starts[1:], right=True)
         local = rows - self._starts[shard]
         values = {n: v.new_empty((len(rows), *v.shape[1:])) for n, v in self._values[0].items()}
