@@ -35,7 +35,7 @@ class Processes:
         together = dist.is_available() and dist.is_initialized()
         self.rank, self.size = (dist.get_rank(), dist.get_world_size()) if together else (0, 1)
         # Flags and words travel from CPU to CPU, so that no process waits for its device.
-        self._words = dist.new_group(backend="gloo") if self.size > 1 else None
+        self._words: Any = dist.new_group(backend="gloo") if self.size > 1 else None
 
     def most(self, flags: Tensor) -> Tensor:
         """Return the greatest of every process's `flags`, elementwise; of a tensor on the CPU."""
@@ -88,14 +88,14 @@ def summed(values: Tensor) -> Tensor:
 
 class _Sum(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, values: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, values: Tensor) -> Tensor:
         total = values.clone()
         with _lost():
             dist.all_reduce(total)
         return total
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
         return _Sum.forward(ctx, gradient)
 
 
