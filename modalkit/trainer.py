@@ -154,7 +154,7 @@ class Trainer:
                         started = time.monotonic()
                         parts = self.processes.gather(step.elbo.sums())
                         metrics = means(parts) | {"beta": step.beta, "rows_per_second": rate}
-                        shown.set_postfix_str(f"ELBO {metrics.get('elbo', 0):.1f}, {rate:.0f} rows/s")
+                        shown.set_postfix_str(f"ELBO {metrics.get('elbo', 0):.1f}, {rate:.0f} rows/s", refresh=False)
                         log("train", progress.step, progress.epoch, metrics)
                     due = train.checkpoint_every and progress.step % train.checkpoint_every == 0
                     signal = self._agreed(interrupts)
@@ -230,7 +230,11 @@ class Trainer:
 
     def step(self, step: Step) -> None:
         """Do one gradient step."""
-        torch.manual_seed(derived_seed(self.recipe.seed, "dropout", self.progress.step, self.processes.rank))
+        cpu = self.fabric.device.type == "cpu"
+        seed = (
+            torch.default_generator.manual_seed if cpu else torch.manual_seed
+        )  # the latter takes a while to look around
+        seed(derived_seed(self.recipe.seed, "dropout", self.progress.step, self.processes.rank))
         try:
             loss = self.loss(step)
         except InputError as error:  # a likelihood that checks its parameters trips over NaN before the loss does
@@ -238,7 +242,7 @@ class Trainer:
                 raise
             raise RunError(self._stopped(f"the weights {name}, since an earlier step")) from error
         step.loss = loss.detach()
-        if self.fabric.device.type == "cpu":  # elsewhere looking at it would wait for the device
+        if cpu:  # elsewhere looking at it would wait for the device
             self.check(step)
         if loss.requires_grad:  # else no row takes part in any term
             self.fabric.backward(loss)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import math
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -110,3 +112,20 @@ def test_two_processes_equal_one(work: Path, case: str) -> None:
         assert line.keys() == other.keys()
         for name in line.keys() - {"split", "rows_per_second"}:
             assert math.isclose(line[name], other[name], rel_tol=1e-6, abs_tol=1e-8), name
+
+
+def test_asked_to_stop_one_process_stops_all_and_one_process_goes_on(work: Path) -> None:
+    plain, run = work / "missing.yaml", work / "stopped"
+    long = ["--out", str(run), "--set", "train.epochs=1000", "--set", "train.patience=1000"]
+    command = [sys.executable, "-m", "modalkit", "train", str(plain), "--devices", "2", *long]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 120
+    while not (run / "checkpoints" / "state.pt").exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)  # to the first alone
+    _, words = process.communicate(timeout=120)
+    assert process.returncode == 128 + signal.SIGTERM, words.decode()
+    step = torch.load(run / "checkpoints" / "state.pt", weights_only=True)["progress"]["step"]
+    done = here("train", plain, *long, "--set", f"train.max_steps={step + 2}", cwd=work)
+    assert done.returncode == 0 and f"{step + 2} steps done" in done.stdout, done.stderr

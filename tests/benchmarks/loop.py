@@ -62,7 +62,7 @@ def main() -> None:
         trainer.save = lambda: None  # type: ignore[method-assign]  # seconds an epoch, not microseconds a step
         trainer.left = time.perf_counter()
         trainer.fit()
-    warm = 3
+    warm = recipe.train.log_every + 1  # the first line of the log opens its files
     between, inside, plain = trainer.spans[warm:], trainer.inside[warm:], trainer.bare[warm:]
     step = statistics.median(plain)
     outside = statistics.fmean(between)  # a mean, because a line is logged at every tenth step only
