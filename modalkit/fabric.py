@@ -23,12 +23,11 @@ from modalkit.recipe_model import TrainSettings
 class Step:
     """What one step needs and what it gives; a plain object, so that no wrapper moves its masks to a device.
 
-    `batch`, `plan` and `noise` are one process's share of `rows` rows that `processes` share.
+    `batch`, `plan` and `noise` are one process's share of the step's `rows`.
     """
 
-    def __init__(self, batch: Batch, plan: Plan, noise: Tensor, beta: float, rows: int, processes: int) -> None:
-        self.batch, self.plan, self.noise, self.beta = batch, plan, noise, beta
-        self.rows, self.processes = rows, processes
+    def __init__(self, batch: Batch, plan: Plan, noise: Tensor, beta: float, rows: int) -> None:
+        self.batch, self.plan, self.noise, self.beta, self.rows = batch, plan, noise, beta, rows
         self.elbo: Elbo
         self.loss: Tensor
 
@@ -41,13 +40,13 @@ class Loss(nn.Module):
         self.model = model
 
     def forward(self, step: Step) -> Tensor:
-        """Return minus the ELBO, summed over terms; over processes, the mean is the mean over the step's rows."""
+        """Return minus the ELBO, summed over terms and divided by the step's rows; processes add up their shares."""
         step.elbo = evaluate_plan(self.model, step.batch, step.plan, step.noise, step.beta)
-        return -step.elbo.elbo.sum() * (step.processes / step.rows)
+        return -step.elbo.elbo.sum() / step.rows
 
 
 class _Side(DDPStrategy):  # type: ignore[misc]  # which mypy does not follow
-    """Processes side by side; their gradients are averaged by `modalkit.processes`, which says why."""
+    """Processes side by side; their gradients are added up by `modalkit.processes`, which says why."""
 
     def setup_module(self, module: nn.Module) -> nn.Module:
         return module

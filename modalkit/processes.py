@@ -1,7 +1,7 @@
 """The processes of one training, and all that they say to each other.
 
 Every process calls the same methods in the same order, so no two messages can cross, on any backend. That is why
-gradients are averaged after the backward pass and not during it: which networks have rows, and so when a gradient is
+gradients are added up after the backward pass and not during it: which networks have rows, and so when a gradient is
 ready, differs from process to process, and batch normalisation sends its own sums on the way.
 """
 
@@ -19,8 +19,8 @@ from modalkit.errors import RunError
 
 T = TypeVar("T")
 
-_BUCKET = 32 << 20
-"""Bytes of gradients that travel at once: the next are gathered meanwhile."""
+_SMALL = 1 << 20
+"""Gradients of fewer bytes travel together, larger ones as they lie."""
 
 
 class Processes:
@@ -61,23 +61,30 @@ class Processes:
                 dist.broadcast_object_list(values, 0, group=self._words)
         return values[0]
 
-    def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Make every parameter's gradient the mean over processes; one that no process has stays None."""
+    def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Make every parameter's gradient the sum over processes; one that no process has stays None."""
         if self.size == 1:
             return
         every = list(parameters)
         used = self.most(torch.tensor([p.grad is not None for p in every])).tolist()
+        small: dict[torch.dtype, list[Tensor]] = {}
         sent = []
         with _lost():
-            for bucket in _buckets([p for p, some in zip(every, used, strict=True) if some]):
-                gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in bucket]
-                flat = torch.cat([gradient.flatten() for gradient in gradients])
-                sent.append((bucket, gradients, flat, dist.all_reduce(flat, async_op=True)))
-            for bucket, gradients, flat, work in sent:
+            for parameter in (p for p, some in zip(every, used, strict=True) if some):
+                if parameter.grad is None:
+                    parameter.grad = torch.zeros_like(parameter)
+                # (any shape) -> (values,), as they lie in memory, where a gradient lies as its parameter does
+                values = parameter.grad.as_strided((parameter.numel(),), (1,))
+                if values.nbytes < _SMALL:
+                    small.setdefault(values.dtype, []).append(values)
+                else:
+                    sent.append(dist.all_reduce(values, async_op=True))
+            for several in small.values():
+                together = torch.cat(several)
+                dist.all_reduce(together)
+                torch._foreach_copy_(several, torch.split(together, [len(values) for values in several]))
+            for work in sent:
                 work.wait()
-                parts = torch.split(flat / self.size, [gradient.numel() for gradient in gradients])
-                for parameter, gradient, part in zip(bucket, gradients, parts, strict=True):
-                    parameter.grad = gradient.copy_(part.view(gradient.shape))
 
 
 def summed(values: Tensor) -> Tensor:
@@ -97,20 +104,6 @@ class _Sum(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         return _Sum.forward(ctx, gradient)
-
-
-def _buckets(parameters: list[nn.Parameter]) -> Iterator[list[nn.Parameter]]:
-    """Cut parameters into runs of about `_BUCKET` bytes, each of one dtype."""
-    bucket: list[nn.Parameter] = []
-    size = 0
-    for parameter in parameters:
-        if bucket and (size >= _BUCKET or parameter.dtype != bucket[0].dtype):
-            yield bucket
-            bucket, size = [], 0
-        bucket.append(parameter)
-        size += parameter.numel() * parameter.element_size()
-    if bucket:
-        yield bucket
 
 
 @contextmanager

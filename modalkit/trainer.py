@@ -246,7 +246,7 @@ class Trainer:
             self.check(step)
         if loss.requires_grad:  # else no row takes part in any term
             self.fabric.backward(loss)
-        self.processes.average_gradients(self.model.parameters())
+        self.processes.sum_gradients(self.model.parameters())
         if self.recipe.train.clip_norm is not None:
             self.fabric.clip_gradients(
                 self.loss, self.optimizer, max_norm=self.recipe.train.clip_norm, error_if_nonfinite=False
@@ -277,11 +277,10 @@ class Trainer:
         noise = torch.randn(
             shape, generator=generator(self.recipe.seed, f"{purpose} noise", number, device=device), device=device
         )
-        rank, size = self.processes.rank, self.processes.size
-        mine = slice(rank, None, size)
+        mine = slice(self.processes.rank, None, self.processes.size)
         batch = self._fetch(rows, mine, purpose, number)
         batch = (batch.pin_memory() if self.fetched_ahead else batch).to(device)
-        return Step(batch, plan.rows(mine), noise[:, mine].to(self.model.dtype), beta, len(rows), size)
+        return Step(batch, plan.rows(mine), noise[:, mine].to(self.model.dtype), beta, len(rows))
 
     def _fetch(self, rows: Tensor, mine: slice, purpose: str, number: int) -> Batch:
         """Fetch one process's share of some rows; what is drawn is drawn for all of them, as one process would."""
