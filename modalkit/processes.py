@@ -111,6 +111,8 @@ def _lost() -> Iterator[None]:
     """Say in words that another process has gone."""
     try:
         yield
+    except torch.OutOfMemoryError:
+        raise
     except RuntimeError as error:
         raise RunError(
             "another process of this training has stopped, or cannot be reached; its own message says why. The same "

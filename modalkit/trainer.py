@@ -231,9 +231,8 @@ class Trainer:
     def step(self, step: Step) -> None:
         """Do one gradient step."""
         cpu = self.fabric.device.type == "cpu"
-        seed = (
-            torch.default_generator.manual_seed if cpu else torch.manual_seed
-        )  # the latter takes a while to look around
+        # torch.manual_seed looks for every kind of device, which takes longer than all else here.
+        seed = torch.default_generator.manual_seed if cpu else torch.manual_seed
         seed(derived_seed(self.recipe.seed, "dropout", self.progress.step, self.processes.rank))
         try:
             loss = self.loss(step)
