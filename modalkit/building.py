@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -81,6 +82,11 @@ def ensure_dataset(recipe: Recipe) -> None:
                 f"data.path"
             )
         return
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:  # all processes would build it at once
+        raise InputError(
+            f"{out}: is not there; before a training of several processes, build it with `modalkit build-dataset`, "
+            f"or with `modalkit train` of this recipe in one process, which may be stopped once it trains"
+        )
     for step in recipe.data.build:
         target = step.out or out
         say(f"{target}: {step.builder}")

@@ -140,7 +140,8 @@ def train(
         raise typer.Exit(128 + result.signal)
     if result.translations:
         _print_translations(list(result.translations), list(loaded.modalities), result.held_out)
-    typer.echo(f"{result.ended}: {run}  (look at {run / 'pictures' / 'final.png'})")
+    if result.held_out:  # known to the first of several processes
+        typer.echo(f"{result.ended}: {run}  (look at {run / 'pictures' / 'final.png'})")
 
 
 def _print_translations(results: list[Translation], names: list[str], split: str) -> None:

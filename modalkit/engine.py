@@ -216,13 +216,14 @@ def _score(model: MultimodalVAE, name: str, z: Tensor, observed: Tensor, present
     calls = targets if apart else targets.flatten()[None]
     draws = z if apart else z.flatten(0, 1)[None]  # (1, terms * batch, latent_dim)
     scores = []
-    for wanted, draw in zip(calls, draws, strict=True):
+    runs = model.runs(model.decoders[name], calls.any(1)) if name in model.decoders else calls.any(1)
+    for wanted, draw, run in zip(calls, draws, runs.tolist(), strict=True):
         pairs = wanted.nonzero().squeeze(1)
         if len(pairs):
             with nullcontext() if parts is None or apart else parted(model.decoders[name], parts):
                 log_px = model.log_px(name, take(draw, pairs), _samples(observed, place[pairs % max(1, batch)]))
         else:
-            log_px = z.new_zeros(0)
+            log_px = model.idle(name, draw[:0]) if run else z.new_zeros(0)
         scores.append(spread(log_px, pairs, len(draw)))
     return torch.stack(scores).reshape(terms, batch)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import torch
@@ -19,9 +21,12 @@ from modalkit.recipe_model import TrainSettings
 
 
 class Step:
-    """What one step needs and what it gives; a plain object, so that no wrapper moves its masks to a device."""
+    """What one step needs and what it gives; a plain object, so that no wrapper moves its masks to a device.
 
-    def __init__(self, batch: Batch, plan: Plan, noise: Tensor, beta: float, rows: float) -> None:
+    `batch`, `plan` and `noise` are one process's share of the step's `rows`.
+    """
+
+    def __init__(self, batch: Batch, plan: Plan, noise: Tensor, beta: float, rows: int) -> None:
         self.batch, self.plan, self.noise, self.beta, self.rows = batch, plan, noise, beta, rows
         self.elbo: Elbo
         self.loss: Tensor
@@ -35,16 +40,33 @@ class Loss(nn.Module):
         self.model = model
 
     def forward(self, step: Step) -> Tensor:
-        """Return minus the ELBO, summed over terms and divided by `step.rows`."""
-        if not len(step.batch):  # fewer rows than processes: this one only keeps the others company
-            return self._nothing()
+        """Return minus the ELBO, summed over terms and divided by the step's rows; processes add up their shares."""
         step.elbo = evaluate_plan(self.model, step.batch, step.plan, step.noise, step.beta)
-        loss = -step.elbo.elbo.sum() / step.rows
-        return loss if loss.requires_grad else loss + self._nothing()  # no row takes part in any term
+        return -step.elbo.elbo.sum() / step.rows
 
-    def _nothing(self) -> Tensor:
-        """Return 0, as a function of the parameters."""
-        return 0.0 * torch.stack([p.sum() for p in self.parameters()]).sum()
+
+class _Side(DDPStrategy):  # type: ignore[misc]  # which mypy does not follow
+    """Processes side by side; their gradients are added up by `modalkit.processes`, which says why."""
+
+    def setup_module(self, module: nn.Module) -> nn.Module:
+        return module
+
+
+def ahead(make: Callable[[int], Step], numbers: Iterable[int], device: torch.device) -> Iterator[Step]:
+    """Yield `make` of each number, in order; a thread makes the next, for a device, while one is used."""
+
+    def begin() -> None:
+        if device.type == "cuda":  # each thread has a current device of its own
+            torch.cuda.set_device(device)
+
+    with ThreadPoolExecutor(1, initializer=begin) as thread:
+        coming: Future[Step] | None = None
+        for number in numbers:
+            ready, coming = coming, thread.submit(make, number)
+            if ready is not None:
+                yield ready.result()
+        if coming is not None:
+            yield coming.result()
 
 
 def make_fabric(train: TrainSettings) -> Fabric:
@@ -56,8 +78,7 @@ def make_fabric(train: TrainSettings) -> Fabric:
     elif devices == "auto" and train.accelerator != "cpu":
         devices = max(1, torch.cuda.device_count())
     many = nodes > 1 or devices not in (1, "auto")
-    # A modality may be absent from a whole step, and then its networks have no gradient.
-    strategy = DDPStrategy(find_unused_parameters=True) if many else "auto"
+    strategy = _Side() if many else "auto"
     precision: Any = {"32": "32-true", "64": "64-true"}.get(train.precision, train.precision)
     try:
         return Fabric(

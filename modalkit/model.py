@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
+from torch.utils._pytree import tree_leaves
 
 from modalkit import registry
 from modalkit.alike import Chosen, Stacked, can_stack, together
@@ -19,6 +20,7 @@ from modalkit.distributions import Gaussian, Posterior, product_of_experts
 from modalkit.errors import guard
 from modalkit.nn import mixes_rows
 from modalkit.plugin import CustomNetwork, Modality, Objective, Schema
+from modalkit.processes import Processes
 from modalkit.randomness import derived_seed
 from modalkit.recipe_model import Recipe
 
@@ -100,6 +102,7 @@ class MultimodalVAE(nn.Module):
     def __init__(self, schemas: Mapping[str, Schema], latent_dim: int, *, prior_expert: bool = True) -> None:
         super().__init__()
         self.prior_expert = prior_expert
+        self.processes: Processes | None = None  # those that share statistics with this one, if there are any
         self.schemas, self.names, self.latent_dim = dict(schemas), tuple(schemas), latent_dim
         self._kinds: dict[str, Modality[Any]] = {n: registry.modality(s.kind) for n, s in schemas.items()}
         self.encoders, self.decoders = nn.ModuleDict(), nn.ModuleDict()
@@ -178,6 +181,14 @@ class MultimodalVAE(nn.Module):
         with self._blame(name, "encoder"):
             return gaussian(self.heads[name](self.encoders[name](value)))
 
+    def runs(self, network: nn.Module, here: Tensor) -> Tensor:
+        """Tell whether a network runs, given whether there are rows for it here, bool on the CPU of any shape.
+
+        Where processes share the statistics of its batch normalisation, it runs if there are rows for it in any.
+        """
+        shared = self.processes is not None and self.training and mixes_rows(network)
+        return self.processes.most(here).bool() if shared and self.processes else here
+
     def observed(self, batch: Batch) -> Observed:
         """Return what the networks see of a batch.
 
@@ -224,7 +235,7 @@ class MultimodalVAE(nn.Module):
             if name in parts:
                 continue
             rows = present[:, column].nonzero().squeeze(1)
-            if len(rows) and name in self.heads:
+            if name in self.heads and self.runs(self.encoders[name], torch.tensor(len(rows) > 0)):
                 expert = self.encode(name, observed[name])
             else:
                 rows = rows[:0]
@@ -327,6 +338,11 @@ class MultimodalVAE(nn.Module):
             # (members, rows, ...) -> (members * rows, ...) and back
             likelihood = self._kinds[name].likelihood(self.schemas[name], raw.flatten(0, 1))
             return torch.unflatten(likelihood.log_prob(values.flatten(0, 1)), 0, z.shape[:2])
+
+    def idle(self, name: str, z: Tensor) -> Tensor:
+        """Run a decoder on no rows, `(0, latent_dim)`, as another process runs it on its own; return `(0,)`."""
+        with self._blame(name, "decoder"):
+            return torch.cat([part.flatten() for part in tree_leaves(self.decoders[name](z))])
 
     def predict(self, name: str, z: Tensor) -> Tensor:
         """Return the value that stands for p(x_m|z), `(rows, *event_shape)`: its mean, for integer kinds its mode."""

@@ -20,6 +20,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from modalkit.functional import batch_norm_by_parts, doubling_conv_transpose2d
 from modalkit.plugin import CustomNetwork, Schema, Settings, as_tuple
+from modalkit.processes import summed
 
 NetworkT = TypeVar("NetworkT", bound=Settings)
 SchemaT = TypeVar("SchemaT", bound=Schema)
@@ -134,6 +135,64 @@ class BatchNorm1d(_PartsApart, nn.BatchNorm1d):
 
 class BatchNorm2d(_PartsApart, nn.BatchNorm2d):
     """`torch.nn.BatchNorm2d` for `(rows, channels, height, width)`, any number of rows."""
+
+
+class _OverProcesses(_BatchNorm):
+    """Batch normalisation over the rows of all processes, any of which may have none; made by `share_statistics`.
+
+    One value per channel among all of them is normalised by the running statistics, as `_PartsApart` does.
+    """
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        pass
+
+    def forward(self, input: Tensor) -> Tensor:
+        if not self.training:
+            return super().forward(input)
+        wide = input.to(torch.promote_types(input.dtype, torch.float32))
+        rest, here = [0, *range(2, input.ndim)], input.numel() // input.shape[1]
+        shape = (1, -1, *[1] * (input.ndim - 2))  # of a number per channel beside the input
+        # Squares are summed about this process's mean, then moved to 0 and added up in double precision.
+        total = wide.sum(rest)
+        centre = total.detach() / max(1, here)
+        square = (wide - centre.view(shape)).square().sum(rest).double()
+        total, centre = total.double(), centre.double()
+        square = square + 2 * centre * total - here * centre.square()
+        parts = summed(torch.cat([total.new_full((1,), here), total, square]))
+        count, total, square = torch.split(parts, [1, len(total), len(total)])
+        mean = total / count.clamp(min=1)
+        variance = (square / count.clamp(min=1) - mean.square()).clamp(min=0)
+        lone = count < 2  # asked on the device, so that nothing waits for it
+        used_mean, used_variance = mean, variance
+        if self.running_mean is not None and self.running_var is not None:
+            used_mean = torch.where(lone, self.running_mean.double(), mean)
+            used_variance = torch.where(lone, self.running_var.double(), variance)
+            self._track(mean.detach(), variance.detach() * count / (count - 1).clamp(min=1), lone)
+        scale = (used_variance + self.eps).rsqrt().to(wide.dtype)
+        scale = scale if self.weight is None else scale * self.weight
+        output = (wide - used_mean.to(wide.dtype).view(shape)) * scale.view(shape)
+        return (output if self.bias is None else output + self.bias.view(shape)).to(input.dtype)
+
+    @torch.no_grad()
+    def _track(self, mean: Tensor, variance: Tensor, lone: Tensor) -> None:
+        """Move the running statistics towards a batch's, unless it was a lone value."""
+        assert self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None
+        self.num_batches_tracked += ~lone.squeeze()
+        share = 1 / self.num_batches_tracked.clamp(min=1) if self.momentum is None else self.momentum
+        for running, now in ((self.running_mean, mean), (self.running_var, variance)):
+            running += torch.where(lone, 0, share * (now.to(running.dtype) - running))
+
+
+def share_statistics(module: nn.Module) -> bool:
+    """Let every batch normalisation in a module see the rows of all processes; tell whether there is one.
+
+    In training, all processes must then run each network that has one equally often, in the same order, with no rows
+    where they have none.
+    """
+    found = [part for part in module.modules() if isinstance(part, _BatchNorm)]
+    for part in found:
+        part.__class__ = _OverProcesses
+    return bool(found)
 
 
 def trunk(schema: SchemaT) -> SchemaT:

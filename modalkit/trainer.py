@@ -18,9 +18,11 @@ import math
 import os
 import sys
 import time
+from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,12 +32,14 @@ from modalkit.data import Batch, Dataset, check_manifest, draw, draws, evenly, w
 from modalkit.diagnosis import unsound, where_not_finite
 from modalkit.engine import evaluate_plan, means
 from modalkit.errors import InputError, RunError
-from modalkit.fabric import Loss, Step, make_fabric
+from modalkit.fabric import Loss, Step, ahead, make_fabric
 from modalkit.files import locked, write_atomic, write_json
 from modalkit.interrupts import Interrupts
 from modalkit.model import assemble
+from modalkit.nn import share_statistics
 from modalkit.pictures import translation_sheet
 from modalkit.planning import Planner
+from modalkit.processes import Processes
 from modalkit.progress import bar, say
 from modalkit.randomness import derived_seed, generator
 from modalkit.recipe import Recipe
@@ -97,6 +101,7 @@ class Trainer:
         self.recipe, self.run, self.progress = recipe, run, Progress()
         self.fabric = make_fabric(recipe.train)
         self.fabric.launch()
+        self.processes = Processes()
         self.dataset = Dataset(recipe.data.path, list(recipe.modalities), in_memory=recipe.data.in_memory)
         self.dataset.require(recipe.modalities)
         rows = self.dataset.rows("train")
@@ -109,46 +114,52 @@ class Trainer:
         self.data_digest = hashlib.sha256((self.dataset.folder / "manifest.json").read_bytes()).hexdigest()
         self.steps_per_epoch = math.ceil(len(self.rows) / recipe.train.batch_size)
         self.planner, self.model = Planner(recipe), assemble(recipe)
+        if self.processes.size > 1 and share_statistics(self.model):
+            self.model.processes = self.processes
         # A network of a person's own may bring parameters that are not to be trained.
         self.trainable = {name for name, p in self.model.named_parameters() if p.requires_grad}
         self.planner.require(self.dataset, training=self.rows, validation=self.valid)
         # Fused: one pass over each parameter in place of a dozen.
-        optimizer = torch.optim.Adam(self.model.parameters(), lr=recipe.train.learning_rate, fused=True)
-        self.loss, self.optimizer = self.fabric.setup(Loss(self.model), optimizer)
+        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=recipe.train.learning_rate, fused=True)
         self.state_path = run / "checkpoints" / "state.pt"
-        if self.state_path.exists():
-            self._restore()
+        self.first = self.processes.rank == 0  # the one that reads and writes the run folder
+        begun = self.first and self.state_path.exists()
+        state = load_state(self.state_path, torch.device("cpu")) if begun else self._state()
+        self.loss, self.optimizer = self.fabric.setup(Loss(self.model), self.optimizer)
+        self._restore(self.processes.of_first(state))
+        # What is drawn anew is drawn on the CPU.
+        still = [name for name in recipe.modalities if name not in draws(recipe.modalities)]
+        self.source = self.dataset.on(self.fabric.device, still)
+        self.fetched_ahead = self.fabric.device.type == "cuda" and self.source is self.dataset
 
     def fit(self) -> Result:
         """Train until the recipe is fulfilled or a signal comes; then translate and draw, and return how it ended."""
-        train, progress = self.recipe.train, self.progress
-        first = self.fabric.is_global_zero
+        train, progress, first = self.recipe.train, self.progress, self.first
         if first:
             say(self._opening())
         total = min(train.epochs * self.steps_per_epoch, train.max_steps or sys.maxsize)
         shown = bar(total, self.run.name, unit="step", initial=progress.step, disable=not first)
-        with (
-            Interrupts() as interrupts,
-            MetricsLog(self.run, progress.step, self.model.names, enabled=first) as log,
-            shown,
-        ):
-            started, seen = time.monotonic(), 0
-            while not self.ended() and not interrupts.signal:
+        log = MetricsLog(self.run, progress.step, self.model.names, enabled=first)
+        with Interrupts() as interrupts, log, shown:
+            started, seen, signal = time.monotonic(), 0, 0
+            while not signal and not self.ended():
                 self._freeze()
-                for rows in self.epoch_batches():
-                    step = self.step(rows)
+                for step in self.epoch_steps():
+                    self.step(step)
                     progress.step += 1
-                    seen += len(rows)
+                    seen += step.rows
                     shown.update()
                     if progress.step % train.log_every == 0:
                         self.check(step)
                         rate, seen = seen / (time.monotonic() - started), 0
                         started = time.monotonic()
-                        metrics = means([step.elbo.sums()]) | {"beta": step.beta, "rows_per_second": rate}
-                        shown.set_postfix_str(f"ELBO {metrics.get('elbo', 0):.1f}, {rate:.0f} rows/s")
+                        parts = self.processes.gather(step.elbo.sums())
+                        metrics = means(parts) | {"beta": step.beta, "rows_per_second": rate}
+                        shown.set_postfix_str(f"ELBO {metrics.get('elbo', 0):.1f}, {rate:.0f} rows/s", refresh=False)
                         log("train", progress.step, progress.epoch, metrics)
                     due = train.checkpoint_every and progress.step % train.checkpoint_every == 0
-                    last = self._agreed(interrupts) or progress.step in (train.max_steps, self._epoch_ends())
+                    signal = self._agreed(interrupts)
+                    last = signal or progress.step in (train.max_steps, self._epoch_ends())
                     if due or last:
                         self.check(step)  # what is saved must be sound
                     if last:
@@ -162,8 +173,9 @@ class Trainer:
                         progress.best, progress.best_epoch = -math.inf, 0  # another stage begins, and is judged afresh
                 self.save()
                 self._draw_epoch()
+                signal = self._agreed(interrupts)
         if not self.ended():
-            return Result(progress, "", signal=interrupts.signal)
+            return Result(progress, "", signal=signal)
         return self.conclude()
 
     def _opening(self) -> str:
@@ -204,18 +216,25 @@ class Trainer:
         for name, part in self.model.named_modules():
             part.training = not f"{name}.".startswith(prefixes)
 
-    def epoch_batches(self) -> list[Tensor]:
-        """Return what is left of this epoch: int64 row indices, a tensor for each step."""
-        order = torch.randperm(len(self.rows), generator=generator(self.recipe.seed, "order", self.progress.epoch))
+    def epoch_steps(self) -> Iterator[Step]:
+        """Yield what is left of this epoch, made ready to be taken by `step`."""
+        seed, epoch, start = self.recipe.seed, self.progress.epoch, self.progress.step
+        order = torch.randperm(len(self.rows), generator=generator(seed, "order", epoch))
         batches = torch.split(self.rows[order], self.recipe.train.batch_size)
-        return list(batches[self.progress.step - self.progress.epoch * self.steps_per_epoch :])
+        first = epoch * self.steps_per_epoch
 
-    def step(self, rows: Tensor) -> Step:
-        """Do one gradient step on the dataset's `rows`; each process takes its share of them."""
-        seed, number = self.recipe.seed, self.progress.step
-        rank, world = self.fabric.global_rank, self.fabric.world_size
-        step = self.prepare(rows, "train", number, self.beta(), rank, world)
-        torch.manual_seed(derived_seed(seed, "dropout", number, rank))
+        def ready(number: int) -> Step:
+            return self.prepare(batches[number - first], "train", number, self.beta(number))
+
+        numbers = range(start, first + len(batches))
+        return ahead(ready, numbers, self.fabric.device) if self.fetched_ahead else map(ready, numbers)
+
+    def step(self, step: Step) -> None:
+        """Do one gradient step."""
+        cpu = self.fabric.device.type == "cpu"
+        # torch.manual_seed looks for every kind of device, which takes longer than all else here.
+        seed = torch.default_generator.manual_seed if cpu else torch.manual_seed
+        seed(derived_seed(self.recipe.seed, "dropout", self.progress.step, self.processes.rank))
         try:
             loss = self.loss(step)
         except InputError as error:  # a likelihood that checks its parameters trips over NaN before the loss does
@@ -223,24 +242,25 @@ class Trainer:
                 raise
             raise RunError(self._stopped(f"the weights {name}, since an earlier step")) from error
         step.loss = loss.detach()
-        if self.fabric.device.type == "cpu":  # elsewhere looking at it would wait for the device
+        if cpu:  # elsewhere looking at it would wait for the device
             self.check(step)
-        self.fabric.backward(loss)
+        if loss.requires_grad:  # else no row takes part in any term
+            self.fabric.backward(loss)
+        self.processes.sum_gradients(self.model.parameters())
         if self.recipe.train.clip_norm is not None:
             self.fabric.clip_gradients(
                 self.loss, self.optimizer, max_norm=self.recipe.train.clip_norm, error_if_nonfinite=False
             )
         self.optimizer.step()
         self.optimizer.zero_grad()
-        return step
 
     def check(self, step: Step) -> None:
         """Raise `RunError`, naming the modality, if a step's loss is NaN or infinite."""
         if not step.loss.isfinite():
             raise RunError(self._stopped(where_not_finite(self.model, step.elbo)))
 
-    def prepare(self, rows: Tensor, purpose: str, number: int, beta: float, rank: int = 0, world: int = 1) -> Step:
-        """Plan a step over `rows`, draw its noise, and fetch the values of one process's share of them.
+    def prepare(self, rows: Tensor, purpose: str, number: int, beta: float) -> Step:
+        """Plan a step over `rows`, draw its noise, and fetch the values of this process's share of them.
 
         Plan and noise are those of the whole batch, so that many processes do what one would.
 
@@ -249,8 +269,6 @@ class Trainer:
             purpose: what the randomness is for; the draws of different purposes are independent.
             number: which draw of that purpose.
             beta: weight of the KL.
-            rank: this process takes every `world`-th row, beginning with this one.
-            world: number of processes that share the batch.
         """
         epoch = self.progress.epoch if self.model.training else None
         plan = self.planner.plan(self.dataset.present[rows], purpose, number, epoch)
@@ -259,33 +277,36 @@ class Trainer:
         noise = torch.randn(
             shape, generator=generator(self.recipe.seed, f"{purpose} noise", number, device=device), device=device
         )
-        mine = slice(rank, None, world)
-        batch = self._fetch(rows, mine, purpose, number).to(device)
-        # Processes average their gradients, so each divides by its share of the whole batch.
-        return Step(batch, plan.rows(mine), noise[:, mine].to(self.model.dtype), beta, rows=len(rows) / world)
+        mine = slice(self.processes.rank, None, self.processes.size)
+        batch = self._fetch(rows, mine, purpose, number)
+        batch = (batch.pin_memory() if self.fetched_ahead else batch).to(device)
+        return Step(batch, plan.rows(mine), noise[:, mine].to(self.model.dtype), beta, len(rows))
 
     def _fetch(self, rows: Tensor, mine: slice, purpose: str, number: int) -> Batch:
         """Fetch one process's share of some rows; what is drawn is drawn for all of them, as one process would."""
         if not draws(self.recipe.modalities):
-            return self.dataset[rows[mine]]
+            return self.source[rows[mine]]
         draw_from = generator(self.recipe.seed, f"{purpose} data", number)
-        return draw(self.dataset[rows], self.recipe.modalities, draw_from).part(mine)
+        return draw(self.source[rows], self.recipe.modalities, draw_from).part(mine)
 
-    def beta(self) -> float:
-        """Return this step's weight of the KL: linear from 0 over the warm-up, step by step."""
+    def beta(self, number: int) -> float:
+        """Return the weight of the KL in a step, counted from 0: linear from 0 over the warm-up, step by step."""
         warmup = self.recipe.objective.warmup_epochs * self.steps_per_epoch
-        return self.recipe.objective.beta * min(1.0, (self.progress.step + 1) / warmup if warmup else 1.0)
+        return self.recipe.objective.beta * min(1.0, (number + 1) / warmup if warmup else 1.0)
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
-        """Return the validation rows' mean ELBO and its parts at beta 1, the same draws every time."""
+        """Return the validation rows' mean ELBO and its parts at beta 1, the same draws every time.
+
+        Each process takes its share of the rows, and all return the same.
+        """
         self.model.eval()
         parts = []
         for number, rows in enumerate(torch.split(self.valid, self.recipe.train.batch_size)):
             step = self.prepare(rows, "valid", number, beta=1.0)
             parts.append(evaluate_plan(self.model, step.batch, step.plan, step.noise).sums())
         self._freeze()
-        return means(parts)
+        return means(part for shares in self.processes.gather(parts) for part in shares)
 
     def save(self) -> None:
         """Write everything that resuming needs, unless it is unsound.
@@ -293,21 +314,14 @@ class Trainer:
         Raises:
             RunError: a weight is NaN or infinite; what was saved before is kept.
         """
-        if not self.fabric.is_global_zero:
-            return
         if (name := unsound(self.model)) is not None:
             raise RunError(self._stopped(f"the weights {name}, after this step"))
-        state = {
-            "progress": asdict(self.progress),
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "data": self.data_digest,
-        }
-        save_state(self.state_path, state)
+        if self.first:
+            save_state(self.state_path, self._state())
 
     def conclude(self) -> Result:
         """Take the best weights, translate held-out rows, draw the last sheet, and return how it ended."""
-        if not self.fabric.is_global_zero:
+        if not self.first:
             return Result(self.progress, self.ended())
         checkpoints = self.run / "checkpoints"
         save_weights(checkpoints / "last.safetensors", self.model)
@@ -322,8 +336,15 @@ class Trainer:
         self._draw(held_out, "final.png")
         return Result(self.progress, self.ended(), held_out=held_out, translations=table)
 
-    def _restore(self) -> None:
-        state = load_state(self.state_path, self.fabric.device)
+    def _state(self) -> dict[str, Any]:
+        return {
+            "progress": asdict(self.progress),
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "data": self.data_digest,
+        }
+
+    def _restore(self, state: dict[str, Any]) -> None:
         try:
             self.model.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
@@ -339,24 +360,25 @@ class Trainer:
             )
 
     def _validate_and_keep(self, log: MetricsLog) -> None:
-        """Validate and keep the best weights; only one process does, and the others wait for its verdict."""
+        """Validate, each process its share of the rows, and keep the best weights."""
         progress = self.progress
-        if self.fabric.is_global_zero and unsound(self.model) is None:  # `save` says what is wrong with unsound weights
-            metrics = self.validate()
-            if metrics:
-                log("valid", progress.step, progress.epoch, metrics)
-                say(f"epoch {progress.epoch}: validation ELBO {metrics['elbo']:.2f} nats a row (all terms, beta 1)")
-            # Without validation rows the last weights are the best there are.
-            if not metrics or metrics["elbo"] > progress.best:
-                progress.best, progress.best_epoch = metrics.get("elbo", progress.best), progress.epoch
+        if unsound(self.model) is not None:  # `save` says what is wrong
+            return
+        metrics = self.validate()
+        if metrics and self.first:
+            log("valid", progress.step, progress.epoch, metrics)
+            say(f"epoch {progress.epoch}: validation ELBO {metrics['elbo']:.2f} nats a row (all terms, beta 1)")
+        # Without validation rows the last weights are the best there are.
+        if not metrics or metrics["elbo"] > progress.best:
+            progress.best, progress.best_epoch = metrics.get("elbo", progress.best), progress.epoch
+            if self.first:
                 save_weights(self.run / "checkpoints" / "best.safetensors", self.model)
-        progress.best, progress.best_epoch = self.fabric.broadcast((progress.best, progress.best_epoch))
 
     def _draw_epoch(self) -> None:
         """Draw the sheet of an epoch that has just ended, if one is due."""
         every, progress = self.recipe.train.pictures_every, self.progress
         ended = progress.step == progress.epoch * self.steps_per_epoch
-        if every and ended and progress.epoch % every == 0 and self.fabric.is_global_zero:
+        if every and ended and progress.epoch % every == 0 and self.first:
             self._draw("valid" if len(self.valid) else "train", f"epoch-{progress.epoch:04d}.png")
 
     def _draw(self, split: str, name: str) -> None:
@@ -370,12 +392,9 @@ class Trainer:
             say(f"no {name}: {error}")
         self._freeze()
 
-    def _agreed(self, interrupts: Interrupts) -> bool:
-        """Tell whether any process was asked to stop, so that all of them stop after the same step."""
-        if self.fabric.world_size > 1:
-            asked = torch.tensor(float(interrupts.signal), device=self.fabric.device)
-            interrupts.signal = int(self.fabric.all_reduce(asked, reduce_op="max"))
-        return bool(interrupts.signal)
+    def _agreed(self, interrupts: Interrupts) -> int:
+        """Return the signal that any process has been sent, so that all of them stop after the same step."""
+        return int(self.processes.most(torch.tensor(interrupts.signal)))
 
     def _stopped(self, where: str) -> str:
         kept = f"{self.state_path} is from before" if self.state_path.exists() else "nothing had been saved"

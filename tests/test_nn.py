@@ -146,6 +146,15 @@ def test_fields_of_an_mlp() -> None:
     assert decoder(Mlp(decoder_hidden=()), 6, ())(torch.zeros(4, 6)).shape == (4,)
 
 
+def test_a_lone_rows_gradient_is_of_the_statistics_that_it_saw() -> None:
+    """Another call in the same step moves the running statistics before the backward pass."""
+    norm, x = BatchNorm1d(3).double(), torch.randn(1, 3, dtype=torch.double, requires_grad=True)
+    (lone,) = torch.autograd.grad(norm(x).sum(), x)
+    later = norm(x)
+    norm(10 * torch.randn(5, 3, dtype=torch.double))
+    assert torch.equal(torch.autograd.grad(later.sum(), x)[0], lone)
+
+
 def test_batch_norm_is_torchs_but_for_a_lone_row() -> None:
     for ours, theirs, shape in (
         (BatchNorm1d(3), nn.BatchNorm1d(3), (5, 3)),

@@ -16,7 +16,7 @@ GROUPS = PROJECT["project"]["entry-points"]
 # Each line may know itself and the lines above it.
 ORDER = [
     ["errors"],
-    ["progress", "layout", "randomness", "functional", "alike"],
+    ["progress", "layout", "randomness", "processes", "functional", "alike"],
     ["files", "interrupts", "remote"],
     ["plugin"],
     ["nn", "distributions"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,6 +59,11 @@ def _tables(values: Mapping[str, Tensor], dim: int) -> dict[tuple[str, ...], Ten
         if value.ndim == 1:
             alike.setdefault(value.dtype, []).append(name)
     return {tuple(names): torch.stack([values[n] for n in names], dim) for names in alike.values()}
+
+
+def _rows(values: Tensor, rows: Tensor) -> Tensor:
+    """Return some rows of values, wherever those are."""
+    return values[rows.to(values.device, non_blocking=True)]
 
 
 def evenly(rows: Tensor, most: int) -> Tensor:
@@ -123,13 +129,29 @@ class Dataset:
         self._values = [{n: s[f"value.{n}"] for n in self.names} for s in shards]
         self._tables: dict[tuple[str, ...], Tensor] = {}
         size = sum(v.numel() * v.element_size() for s in self._values for v in s.values())
-        if in_memory if in_memory is not None else size <= 2 << 30:
+        self.in_memory = size <= 2 << 30 if in_memory is None else in_memory
+        if self.in_memory:
             whole = {n: torch.cat([s[n] for s in self._values]) for n in self.names}
             self._tables = _tables(whole, dim=1)  # (rows, modalities): a row's bits are fetched at once
             for names, table in self._tables.items():
                 whole |= zip(names, table.unbind(1), strict=True)
             self._values = [whole]
             self._starts = torch.tensor([0, len(self)])
+
+    def on(self, device: torch.device, names: Sequence[str]) -> Dataset:
+        """Return this dataset with the values of some modalities on a CUDA device.
+
+        Where it was not read into memory, or would fill over a quarter of what is free there, that is itself.
+        """
+        if device.type != "cuda" or not self.in_memory:
+            return self
+        size = sum(self._values[0][n].nbytes for n in names)
+        if size > torch.cuda.mem_get_info(device)[0] // 4:
+            return self
+        moved = copy(self)
+        moved._tables = {t: v.to(device) if set(t) <= set(names) else v for t, v in self._tables.items()}
+        moved._values = [{n: v.to(device) if n in names else v for n, v in self._values[0].items()}]
+        return moved
 
     def __len__(self) -> int:
         return self.manifest.rows
@@ -150,8 +172,8 @@ class Dataset:
         if len(self._values) == 1:
             found: dict[str, Tensor] = {}
             for together, table in self._tables.items() if len(names) > 1 else ():
-                found |= zip(together, table[rows].unbind(1), strict=True)
-            return {n: found[n] if n in found else self._values[0][n][rows] for n in names}
+                found |= zip(together, _rows(table, rows).unbind(1), strict=True)
+            return {n: found[n] if n in found else _rows(self._values[0][n], rows) for n in names}
         shard = torch.bucketize(rows, self._starts[1:], right=True)
         local = rows - self._starts[shard]
         like = {n: self._values[0][n] for n in names}

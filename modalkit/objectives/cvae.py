@@ -97,7 +97,7 @@ class Conditional(MultimodalVAE):
         """Return q(z|x, y) where both are given, else the prior; see `MultimodalVAE.posterior`."""
         prior = torch.zeros(*given.shape[:2], self.latent_dim, device=self.device, dtype=self.dtype)
         rows = present.all(1).nonzero().squeeze(1)
-        if not len(rows):
+        if not self.runs(self.encoders[self.target], torch.tensor(len(rows) > 0)):
             return Gaussian(prior, prior + 1)
         x, y = (of_rows(observed[n], present[:, self.names.index(n)], rows) for n in (self.target, self.condition))
         with self._blame(self.target, "encoder"):

@@ -50,7 +50,7 @@ class JointNetwork(MultimodalVAE):
         assert isinstance(own, Gaussian)
         whole = given.all(-1)  # (terms, batch)
         rows = whole.any(0).nonzero().squeeze(1)
-        if not len(rows):
+        if not self.runs(self.trunks, torch.tensor(len(rows) > 0)):
             return own
         parts = []
         for column, name in enumerate(self.names):

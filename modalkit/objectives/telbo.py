@@ -41,7 +41,7 @@ class TwoStages(MultimodalVAE):
         for column, name in enumerate(self.names):
             chosen = single & given[..., column]
             rows = present[:, column].nonzero().squeeze(1)
-            if chosen.any():
+            if self.runs(self.alone[name], chosen.any()):
                 own = gaussian(self.alone[name](observed[name]))
                 here = chosen.unsqueeze(-1).to(self.device)
                 loc = torch.where(here, spread(own.loc, rows, len(present)), loc)
