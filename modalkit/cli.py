@@ -484,11 +484,19 @@ def _listing(what: What) -> list[tuple[str, str, str]]:
     return [(p.name, p.plugin.summary if p.plugin else f"CANNOT BE USED: {p.failure}", p.provider) for p in found]
 
 
+def _wait_policy() -> str:
+    """Return how OpenMP's threads should wait: spinning where this program has the machine to itself.
+
+    Small steps are a quarter to a third faster so; but where another process wants a core too, threads that spin make
+    them slower, up to many times (docs/performance.md).
+    """
+    alone = hasattr(os, "getloadavg") and os.getloadavg()[0] < 0.25 * (os.cpu_count() or 1)
+    return "active" if alone else "passive"
+
+
 def main() -> None:
     """Run the command line."""
-    # Before torch loads OpenMP. Its threads otherwise spin while they wait, and where another process wants a core
-    # too, small steps become many times slower (docs/design.md has the figures).
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    os.environ.setdefault("OMP_WAIT_POLICY", _wait_policy())  # before torch loads OpenMP
     app()
 
 

@@ -152,7 +152,7 @@ def test_float64_and_two_processes_agree_with_one(work: Path) -> None:
     two = modalkit("train", "plain.yaml", "--out", "two", "--devices", "2", *settings, cwd=work)
     assert one.returncode == 0 and two.returncode == 0, one.stderr + two.stderr
     a, b = (load_file(work / run / "checkpoints" / "last.safetensors") for run in ("one", "two"))
-    assert all(value.dtype == torch.float64 for value in a.values())
+    assert {value.dtype for value in a.values() if value.is_floating_point()} == {torch.float64}
     for key in a:
         torch.testing.assert_close(a[key], b[key], rtol=1e-8, atol=1e-10)
 

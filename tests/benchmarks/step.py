@@ -26,7 +26,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as the command line does
+os.environ.setdefault("OMP_WAIT_POLICY", "active")  # as the command line does on a machine that is its own
 
 import torch
 from once_per_term import once_per_term_loss
