@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 import typer
 from typer.core import TyperGroup
 
-from modalkit import asking
+from modalkit import asking, reporting
 from modalkit.errors import InputError, ModalkitError, is_out_of_memory
 
 if TYPE_CHECKING:
@@ -124,8 +124,10 @@ def train(
     path, run = _find(recipe)
     loaded = load_recipe(path, [*overrides, *given])
     from modalkit.building import ensure_dataset
+    from modalkit.metrics_log import require
     from modalkit.model import assemble
 
+    require(loaded.train.loggers)
     assemble(loaded)  # what cannot be had of these kinds is said before a dataset is built
     ensure_dataset(loaded)
     from modalkit.data import check_manifest
@@ -196,7 +198,7 @@ def evaluate(
     typer.echo(answer(opened, asked, asking, coherence))
 
 
-for _command in asking.COMMANDS:
+for _command in (*asking.COMMANDS, *reporting.COMMANDS):
     app.command()(_guarded(_command))
 
 
