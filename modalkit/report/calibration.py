@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from markupsafe import Markup
 from torch import Tensor
 
 from modalkit import registry
@@ -17,7 +18,9 @@ def calibration(source: Source, seed: int) -> Section | None:
     """Show reliability diagrams of the classes and bits, each predicted from all others."""
     if source.model is None or source.held_out is None:
         return None
-    charts, lines, more = [], [], 0
+    charts: list[Markup] = []
+    lines: list[tuple[str, ...]] = []
+    more = 0
     for name in source.model.predictable:
         if registry.modality(source.model.schemas[name].kind).correct is None:
             continue

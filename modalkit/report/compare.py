@@ -11,7 +11,7 @@ from markupsafe import Markup
 from modalkit.errors import InputError
 from modalkit.layout import columns
 from modalkit.report import svg
-from modalkit.report.facts import meaning, metric_names, points
+from modalkit.report.facts import chart_title, metric_names, points
 from modalkit.report.page import Section, figure, grid, note, render, table
 from modalkit.report.run import best_validation
 from modalkit.report.sources import Source, open_source
@@ -45,7 +45,14 @@ def compare(paths: Sequence[Path]) -> tuple[str, str]:
     sections = []
     for title, (lead, rows) in tables.items():
         if rows:
-            parts = [table(title, head, (_with_best(row, title) for row in rows[:_MOST_LINES]), kind="figures")]
+            parts = [
+                table(
+                    f"{title} of {len(runs)} runs",
+                    head,
+                    (_with_best(row, title) for row in rows[:_MOST_LINES]),
+                    kind="figures",
+                )
+            ]
             if len(rows) > _MOST_LINES:
                 parts.append(note(f"The first {_MOST_LINES} of {len(rows)} lines are shown."))
             sections.append(Section(title, lead, parts))
@@ -95,8 +102,8 @@ def _metrics(runs: dict[str, Source]) -> tuple[str, Rows]:
         rows.append([name, *(f"{line[name]:,.3f}" if name in line else "–" for line in lines)])
     lead = (
         "Nats a row on validation rows, from the logs, at the epoch of the best ELBO. The ELBO sums all terms of an "
-        "objective, so it compares only runs whose objectives, modalities and data are the same; log_px of a "
-        "modality, given all that a row has, compares across objectives."
+        "objective, so it compares only runs whose objectives, modalities and data are the same; log_px and the KL are "
+        "those of the first term, which is given all that a row has where an objective has such a term."
     )
     return lead, rows
 
@@ -163,9 +170,8 @@ def _curves(runs: dict[str, Source]) -> Section:
             title: points(run.metrics, "valid", name) or points(run.metrics, "train", name)
             for title, run in runs.items()
         }
-        title = {"elbo": "ELBO", "kl": "KL"}.get(name, name)
-        charts.append(figure(svg.lines(title, series), meaning(name)))
-    parts = [grid(charts)] if charts else [note("None of the runs has logged anything.")]
+        charts.append(figure(svg.lines(name if "/" in name else chart_title(name), series)))
+    parts = [svg.legend(list(runs)), grid(charts)] if charts else [note("None of the runs has logged anything.")]
     if len(names) > _MOST_CURVES:
         parts.append(note(f"The first {_MOST_CURVES} of {len(names)} metrics are shown."))
     return Section("Curves", "On validation rows (of a run without any, on training batches).", parts)

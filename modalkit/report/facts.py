@@ -16,25 +16,34 @@ from modalkit.report.sources import HeldOut, Source
 
 _MOST_CURVES = 24
 _MOST_LINES = 40
+GROUPS = {
+    "": ("", ""),
+    "elbo/": ("Terms", "The ELBO of each term of the objective, named after what it is given."),
+    "log_px/": (
+        "Modalities",
+        "log p(x | z) of each modality in the first term, which is given all that a row has if any is.",
+    ),
+}
+"""By prefix of its metrics each group of charts: its title, and what they are."""
 
 
 def curves(source: Source) -> Section | None:
     """Draw every metric that was logged, training and validation in one chart."""
     if not source.metrics:
         return None
-    parts = []
-    for group, title in (("", ""), ("elbo/", "Terms"), ("log_px/", "Modalities")):
+    parts = [svg.legend(["validation", "training"])]
+    for group, (title, of) in GROUPS.items():
         names = metric_names(source.metrics, group)
-        if not names or (group == "elbo/" and len(names) == 1):
+        if group == "elbo/" and len(names) == 1:  # the same as the sum
             continue
-        if title:
-            parts.append(Markup("<h3>{}</h3>").format(title))
-        parts.append(grid(figure(_curve(source.metrics, name), meaning(name)) for name in names[:_MOST_CURVES]))
+        if title and names:
+            parts.append(Markup("<h3>{}</h3><p>{}</p>").format(title, of))
+        parts.append(grid(figure(_curve(source.metrics, name)) for name in names[:_MOST_CURVES]))
         if len(names) > _MOST_CURVES:
-            parts.append(note(f"The first {_MOST_CURVES} of {len(names)} are shown; metrics.csv has all."))
+            parts.append(note(f"The first {_MOST_CURVES} of {len(names)} are shown; metrics.jsonl has all."))
     lead = (
-        "In nats a row, higher is better but for the KL. Training lines are single batches, validation lines all "
-        "validation rows at beta 1. The axes leave out the first steps where they are far off."
+        "In nats a row, by step; higher is better, but for the KL. Training is measured on single batches, validation "
+        "on all validation rows at beta 1. The axes leave out the first steps where those are far off."
     )
     return Section("Learning curves", lead, parts)
 
@@ -54,17 +63,12 @@ def points(metrics: Iterable[Line], split: str, name: str) -> list[svg.Point]:
 
 def _curve(metrics: Sequence[Line], name: str) -> Markup:
     series = {"validation": points(metrics, "valid", name), "training": points(metrics, "train", name)}
-    return svg.lines(name.partition("/")[2] or {"elbo": "ELBO", "kl": "KL"}[name], series, faint="training")
+    return svg.lines(chart_title(name), series, faint="training")
 
 
-def meaning(name: str) -> str:
-    """Say in words what a metric is."""
-    part, _, of = name.partition("/")
-    if part == "log_px":
-        return f"log p({of} | z), z drawn given all that a row has"
-    if part == "kl":
-        return "KL(q(z | all) ‖ p(z))"
-    return f"ELBO of the term “{of}”" if of else "ELBO, all terms summed"
+def chart_title(name: str) -> str:
+    """Return what stands above a metric's chart."""
+    return name.partition("/")[2] or {"elbo": "ELBO, all terms", "kl": "KL of the first term"}[name]
 
 
 def likelihoods(source: Source) -> Section | None:
@@ -145,7 +149,7 @@ def environment(source: Source) -> Section:
     """Say how the run was made."""
     kept = source.kept("environment.json") or {}
     about = {key: value for key, value in kept.items() if key != "command" and value is not None}
-    parts = [table("What it ran on", ("", ""), [(key, value) for key, value in about.items()])] if about else []
+    parts = [table("What it ran on", (), [(key, value) for key, value in about.items()])] if about else []
     if command := trained_by(kept):
         parts.insert(0, Markup("<pre>{}</pre>").format(command))
     parts.append(folded("The whole recipe", source.recipe.to_yaml()))

@@ -12,7 +12,7 @@ from torch import Tensor
 from modalkit.inference import Embedding
 from modalkit.pictures import show
 from modalkit.report import svg
-from modalkit.report.page import Section, figure, grid, note
+from modalkit.report.page import Section, figure, grid, heat, note, side_by_side, table
 from modalkit.report.sources import HeldOut, Source, only, some
 
 _ACTIVE = 0.01  # nats; a dimension that carries less says nothing
@@ -72,18 +72,12 @@ def dimensions(source: Source, latent: Latent | None) -> Section | None:
         return None
     order, active = latent.order[:_MOST_DIMS], int((latent.carried > _ACTIVE).sum())
     names = [f"z{dim}" for dim in order]
-    carried = svg.bars("KL per latent dimension, nats", latent.carried[order].tolist(), names, "dimensions, sorted")
-    parts = []
-    precision, told = _experts(source)
-    charts = [figure(carried, f"{active} of {len(latent.carried)} dimensions carry more than {_ACTIVE:g} nats.")]
-    if told:
-        values = list(told.values())
-        bars = svg.bars("KL(q(z | one modality) ‖ p(z)), nats", values, list(told), "modalities, in order")
-        most = max(told, key=lambda name: told[name])
-        charts.append(figure(bars, f"How much each modality alone says about z; {most} says most."))
-    parts.append(grid(charts))
-    if precision:
-        parts.append(_matrix(precision, order))
+    carried = svg.bars("KL per latent dimension, nats", latent.carried[order].tolist(), names)
+    caption = f"Sorted. {active} of {len(latent.carried)} dimensions carry more than {_ACTIVE:g} nats."
+    experts = _experts(source)
+    parts = [side_by_side([figure(carried, caption), *([_told(experts)] if experts else [])])]
+    if experts:
+        parts.append(_matrix({name: one.precision for name, one in experts.items()}, order))
     if len(source.recipe.modalities) > _MOST_EXPERTS:
         parts.append(note(f"The first {_MOST_EXPERTS} of {len(source.recipe.modalities)} modalities are shown."))
     if len(latent.carried) > _MOST_DIMS:
@@ -95,19 +89,45 @@ def dimensions(source: Source, latent: Latent | None) -> Section | None:
     return Section("Who tells what", lead, parts)
 
 
-def _experts(source: Source) -> tuple[dict[str, Tensor], dict[str, float]]:
-    """Return by modality the mean precision of its own posterior, `(latent_dim,)`, and its mean KL to the prior."""
+@dataclass(frozen=True)
+class _Expert:
+    """What one modality alone says of z.
+
+    Attributes:
+        precision: of its posterior, mean over rows, `(latent_dim,)`.
+        told: KL(q(z|x_m) || p(z)) of each dimension, nats, mean over rows, `(latent_dim,)`.
+    """
+
+    precision: Tensor
+    told: Tensor
+
+
+def _experts(source: Source) -> dict[str, _Expert]:
+    """Return, for every modality that has a posterior alone, what it says."""
     assert source.model is not None and source.held_out is not None  # as whoever has a Latent knows
     asked, batch = source.model, source.held_out.batch
-    precision: dict[str, Tensor] = {}
-    told: dict[str, float] = {}
+    experts = {}
     for column, name in enumerate(asked.modalities[:_MOST_EXPERTS]):
         rows = batch.present[:, column].nonzero().squeeze(1)
         if len(rows) and asked.allows([name]):
             found = asked.embed(some(batch, rows, only(batch.present[rows], [column])))
-            precision[name] = found.scale.pow(-2).mean(0)
-            told[name] = float(divergence(found).sum(1).mean())
-    return precision, told
+            experts[name] = _Expert(found.scale.pow(-2).mean(0), divergence(found).mean(0))
+    return experts
+
+
+def _told(experts: dict[str, _Expert]) -> Markup:
+    most = max(float(one.told.sum()) for one in experts.values()) or 1.0
+    lines = [
+        [
+            name,
+            heat(f"{float(one.told.sum()):.2f}", float(one.told.sum()) / most),
+            int((one.told > _ACTIVE).sum()),
+            f"z{int(one.precision.argmax())} ({float(one.precision.max()):.3g})",
+        ]
+        for name, one in experts.items()
+    ]
+    head = ("modality", "KL, nats", "dimensions told of", "sharpest (precision)")
+    return table("What the posterior given each modality alone says beyond the prior", head, lines, kind="figures")
 
 
 def _matrix(precision: dict[str, Tensor], order: list[int]) -> Markup:
@@ -115,15 +135,11 @@ def _matrix(precision: dict[str, Tensor], order: list[int]) -> Markup:
     shades = [[max(0.0, math.log2(max(1e-9, float(one[d])))) / most for d in order] for one in precision.values()]
     said = [[f"{name}, z{d}: precision {float(one[d]):.3g}" for d in order] for name, one in precision.items()]
     drawn = svg.cells("Precision of each modality's posterior by latent dimension", shades, list(precision), said)
-    best = {
-        name: order[max(range(len(order)), key=line.__getitem__)] for name, line in zip(precision, shades, strict=True)
-    }
-    sharpest = ", ".join(f"{name} z{dim}" for name, dim in list(best.items())[:8])
     caption = (
-        f"Precision per modality (rows) and latent dimension (columns, those that carry most first), on a logarithmic "
-        f"scale: paper is the prior's 1, the deepest shade {2**most:,.3g}. Sharpest: {sharpest}."
+        f"Precision given each modality alone (rows) by latent dimension (columns, in the order of the bars), on a "
+        f"logarithmic scale: paper is the prior's 1 or less, the deepest shade {2**most:,.3g}."
     )
-    return Markup('<figure class="whole">{}<figcaption>{}</figcaption></figure>').format(drawn, caption)
+    return figure(drawn, caption, whole=True)
 
 
 def maps(source: Source, latent: Latent | None) -> Section | None:
@@ -137,30 +153,41 @@ def maps(source: Source, latent: Latent | None) -> Section | None:
     if len(singular) < 2:
         plane = [(point[0], 0.0) for point in plane]
     share = (singular.square() / singular.square().sum().clamp(min=1e-12))[:2].tolist()
-    charts = []
-    for name, (groups, names, rows) in _colours(source, source.held_out, latent.rows).items():
-        charts.append(svg.dots(name, [plane[i] for i in rows], groups, names))
-        if len(charts) == _MOST_MAPS:
-            break
-    if not charts:
-        charts = [svg.dots("rows", plane, [0.0] * len(plane), [])]
+    colours = _colours(source, source.held_out, latent.rows)
+    charts = [
+        svg.dots(title, [plane[i] for i in one.rows], one.groups, one.names, shaded=one.shaded)
+        for title, one in list(colours.items())[:_MOST_MAPS]
+    ] or [svg.dots("rows", plane, [0.0] * len(plane), [], shaded=False)]
     lead = (
         f"The means of q(z | all) of {len(loc)} held-out rows, projected onto their first two principal components "
         f"({' and '.join(f'{100 * one:.0f} %' for one in share)} of the variance), coloured by what the rows hold."
     )
-    return Section("Latent map", lead, [grid(figure(chart, "") for chart in charts)])
+    return Section("Latent map", lead, [grid(figure(chart) for chart in charts)])
 
 
-Colours = tuple[list[float], list[str], list[int]]
-"""A group or a shade for each dot; the groups' names, if groups they are; which rows the dots are."""
+@dataclass(frozen=True)
+class _Colours:
+    """A way to colour dots.
+
+    Attributes:
+        groups: of each dot the index of its name, or if shaded a number from 0 to 1.
+        names: of the groups, or of the two ends.
+        rows: which rows the dots are.
+        shaded: which of the two.
+    """
+
+    groups: list[float]
+    names: list[str]
+    rows: list[int]
+    shaded: bool = False
 
 
-def _colours(source: Source, held_out: HeldOut, rows: Tensor) -> dict[str, Colours]:
+def _colours(source: Source, held_out: HeldOut, rows: Tensor) -> dict[str, _Colours]:
     """Return ways to colour rows: by the classes and bits that they hold first, then by numbers and brightness."""
     asked = source.model
     assert asked is not None  # as whoever has a Latent knows
-    by_group: dict[str, Colours] = {}
-    by_shade: dict[str, Colours] = {}
+    by_group: dict[str, _Colours] = {}
+    by_shade: dict[str, _Colours] = {}
     for name in source.names:
         column, schema = asked.modalities.index(name), asked.schemas[name]
         kept = held_out.batch.present[rows, column].nonzero().squeeze(1)
@@ -170,8 +197,8 @@ def _colours(source: Source, held_out: HeldOut, rows: Tensor) -> dict[str, Colou
         shown = [show(schema, one) for one in value]
         texts = [one for one in shown if isinstance(one, str)]
         known = sorted(set(texts))
-        if len(texts) == len(shown) and 2 <= len(known) <= _MOST_GROUPS + 2:
-            by_group[name] = ([float(known.index(text)) for text in texts], known, kept.tolist())
+        if len(texts) == len(shown) and 2 <= len(known) <= _MOST_GROUPS:
+            by_group[name] = _Colours([float(known.index(text)) for text in texts], known, kept.tolist())
             continue
         flat = value.double().flatten(1)
         parts = {f"{name}, mean": flat.mean(1)}
@@ -181,6 +208,6 @@ def _colours(source: Source, held_out: HeldOut, rows: Tensor) -> dict[str, Colou
             low, high = one.quantile(0.02), one.quantile(0.98)
             if high > low:
                 shades = ((one - low) / (high - low)).clamp(0, 1)
-                extent = f"{title} ({float(low):.3g} to {float(high):.3g})"
-                by_shade[extent] = (shades.tolist(), [], kept.tolist())
+                ends = [svg.number(float(end), 3) for end in (low, high)]
+                by_shade[title] = _Colours(shades.tolist(), ends, kept.tolist(), shaded=True)
     return by_group | by_shade

@@ -46,7 +46,7 @@ def table(caption: str, head: Sequence[str], lines: Iterable[Sequence[object]], 
 
     Args:
         caption: what it shows.
-        head: a title for each column.
+        head: a title for each column, or none.
         lines: cells, as text or markup; one made by `heat` carries its own ``<td>``.
         kind: its class: ``pictures``, ``figures`` (numbers to the right), or empty.
     """
@@ -60,8 +60,8 @@ def table(caption: str, head: Sequence[str], lines: Iterable[Sequence[object]], 
         body += Markup('<tr><th scope="row">{}</th>{}</tr>\n').format(first, cells)
     return Markup(
         '<div class="wide" tabindex="0" role="group" aria-label="{}"><table class="{}"><caption>{}</caption>'
-        "<thead><tr>{}</tr></thead><tbody>{}</tbody></table></div>"
-    ).format(caption, kind, caption, top, body)
+        "{}<tbody>{}</tbody></table></div>"
+    ).format(caption, kind, caption, Markup("<thead><tr>{}</tr></thead>").format(top) if head else "", body)
 
 
 def heat(text: str, share: float) -> Markup:
@@ -70,14 +70,21 @@ def heat(text: str, share: float) -> Markup:
     return Markup('<td class="{}" style="--v:{:.3f}">{}</td>').format(sign, min(1.0, abs(share)), text)
 
 
-def figure(graphic: Markup, caption: str) -> Markup:
-    """Return a picture or chart with what it shows."""
-    return Markup("<figure>{}<figcaption>{}</figcaption></figure>").format(graphic, caption)
+def figure(graphic: Markup, caption: str = "", *, whole: bool = False) -> Markup:
+    """Return a chart, with what it shows where it does not say so itself; as wide as the page where it needs to be."""
+    said = Markup("<figcaption>{}</figcaption>").format(caption) if caption else ""
+    graphic = Markup('<div class="scroll" tabindex="0">{}</div>').format(graphic) if whole else graphic
+    return Markup('<figure class="{}">{}{}</figure>').format("whole" if whole else "", graphic, said)
 
 
 def grid(figures: Iterable[Markup]) -> Markup:
     """Lay figures out side by side, as many as there is room for."""
     return Markup('<div class="grid">{}</div>').format(Markup("").join(figures))
+
+
+def side_by_side(tables: Iterable[Markup]) -> Markup:
+    """Lay tables out side by side where there is room."""
+    return Markup('<div class="side">{}</div>').format(Markup("").join(tables))
 
 
 def note(text: str) -> Markup:

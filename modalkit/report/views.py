@@ -12,8 +12,9 @@ from modalkit.data import Batch
 from modalkit.inference import Prediction, TrainedModel, as_batch
 from modalkit.inference.prediction import predict
 from modalkit.pictures import Cell, truth
-from modalkit.report.page import Section, cell, heat, note, table
+from modalkit.report.page import Section, cell, heat, note, side_by_side, table
 from modalkit.report.sources import HeldOut, Source, only, some
+from modalkit.report.svg import number
 from modalkit.translation import ALL, translations
 
 _EXAMPLES, _DRAWS, _SAMPLES, _GIVEN = 3, 16, 8, 8
@@ -26,8 +27,8 @@ def translated(source: Source, seed: int) -> Section | None:
     if source.model is None or source.held_out is None:
         return None
     parts = [_margins(source, source.held_out)]
-    for row in source.held_out.examples(_EXAMPLES):
-        parts.append(_translated_row(source, source.model, source.held_out, row, seed))
+    rows = source.held_out.examples(_EXAMPLES)
+    parts.append(side_by_side(_translated_row(source, source.model, source.held_out, row, seed) for row in rows))
     if source.unseen:
         parts.append(note(source.unseen))
     lead = (
@@ -65,7 +66,7 @@ def _margin(by: dict[tuple[str, str], dict[str, float | None]], given: str, want
         return f"({one['log_px']:.3f})"
     column = [by[given_, want]["margin"] for given_ in (ALL, *names) if (given_, want) in by]
     most = max((abs(value) for value in column if value is not None), default=0.0) or 1.0
-    return heat(f"{one['margin']:+.3f}", one["margin"] / most)
+    return heat(f"{one['margin']:+.3f}".replace("-", "−"), one["margin"] / most)
 
 
 def _translated_row(source: Source, asked: TrainedModel, held_out: HeldOut, row: int, seed: int) -> Markup:
@@ -122,7 +123,8 @@ def samples(source: Source, seed: int) -> Section | None:
 
 def _conditional(source: Source, asked: TrainedModel, batch: Batch, numbers: list[str], seed: int) -> list[Markup]:
     """Show samples of what a picture is best seen in, given each modality of one row."""
-    wanted, lines = shown_best(source, asked)[0], []
+    wanted = shown_best(source, asked)[0]
+    lines: list[list[object]] = []
     for given, there in zip(source.names, truth(asked.schemas, batch, 0, source.names), strict=True):
         known = only(batch.present, [asked.modalities.index(given)])
         if given == wanted or not known.any() or not asked.allows([given]) or len(lines) == _GIVEN:
@@ -169,14 +171,14 @@ def walks(source: Source, loc: Tensor | None, order: Sequence[int]) -> Section |
             [
                 f"z{dim}",
                 *(
-                    cell(found[name].show(i * len(_STEPS) + j), f"{name} at z{dim} = {value:g}")
+                    cell(found[name].show(i * len(_STEPS) + j), f"{name} at z{dim} = {number(value)}")
                     for j, value in enumerate(_STEPS)
                 ),
             ]
             for i, dim in enumerate(dims)
         ]
         parts.append(
-            table(f"{name} along single dimensions", ("", *(f"{v:+g}" for v in _STEPS)), lines, kind="pictures")
+            table(f"{name} along single dimensions", ("", *(number(v) for v in _STEPS)), lines, kind="pictures")
         )
     begun = "the origin" if loc is None else "a held-out row's posterior mean"
     lead = f"One dimension at a time is set to −3 … 3, the others stay at {begun}; the {len(dims)} that carry most."
