@@ -12,7 +12,7 @@ from modalkit.errors import InputError
 from modalkit.layout import columns
 from modalkit.report import svg
 from modalkit.report.facts import chart_title, metric_names, points
-from modalkit.report.page import Section, figure, grid, note, render, table
+from modalkit.report.page import Section, figure, many, note, render, table
 from modalkit.report.run import best_validation
 from modalkit.report.sources import Source, open_source
 from modalkit.run_folder import leaves
@@ -171,7 +171,7 @@ def _curves(runs: dict[str, Source]) -> Section:
             for title, run in runs.items()
         }
         charts.append(figure(svg.lines(name if "/" in name else chart_title(name), series)))
-    parts = [svg.legend(list(runs)), grid(charts)] if charts else [note("None of the runs has logged anything.")]
+    parts = [svg.legend(list(runs)), *many(charts)] if charts else [note("None of the runs has logged anything.")]
     if len(names) > _MOST_CURVES:
         parts.append(note(f"The first {_MOST_CURVES} of {len(names)} metrics are shown."))
     return Section("Curves", "On validation rows (of a run without any, on training batches).", parts)

@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from modalkit.metrics_log import Line, metrics_of
 from modalkit.report import svg
-from modalkit.report.page import Section, figure, folded, grid, heat, note, table
+from modalkit.report.page import Section, figure, folded, heat, many, note, table
 from modalkit.report.sources import HeldOut, Source
 
 _MOST_CURVES = 24
@@ -38,9 +38,9 @@ def curves(source: Source) -> Section | None:
             continue
         if title and names:
             parts.append(Markup("<h3>{}</h3><p>{}</p>").format(title, of))
-        parts.append(grid(figure(_curve(source.metrics, name)) for name in names[:_MOST_CURVES]))
+        parts += many([figure(_curve(source.metrics, name)) for name in names[:_MOST_CURVES]])
         if len(names) > _MOST_CURVES:
-            parts.append(note(f"The first {_MOST_CURVES} of {len(names)} are shown; metrics.jsonl has all."))
+            parts.append(note(f"The first {_MOST_CURVES} of {len(names)} have charts; metrics.jsonl has all."))
     lead = (
         "In nats a row, by step; higher is better, but for the KL. Training is measured on single batches, validation "
         "on all validation rows at beta 1. The axes leave out the first steps where those are far off."

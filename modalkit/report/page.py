@@ -20,6 +20,9 @@ from modalkit.pictures import Cell
 _PIXELATED = 64
 """Pictures up to this many pixels are shown as they are, without smoothing."""
 
+_SHOWN = 8
+"""Of many charts so many are open."""
+
 
 @dataclass(frozen=True)
 class Section:
@@ -80,6 +83,14 @@ def figure(graphic: Markup, caption: str = "", *, whole: bool = False) -> Markup
 def grid(figures: Iterable[Markup]) -> Markup:
     """Lay figures out side by side, as many as there is room for."""
     return Markup('<div class="grid">{}</div>').format(Markup("").join(figures))
+
+
+def many(figures: Sequence[Markup]) -> list[Markup]:
+    """Lay figures out side by side, and fold away those beyond the first few."""
+    shown, rest = grid(figures[:_SHOWN]), figures[_SHOWN:]
+    if not rest:
+        return [shown]
+    return [shown, Markup("<details><summary>{} more</summary>{}</details>").format(len(rest), grid(rest))]
 
 
 def side_by_side(tables: Iterable[Markup]) -> Markup:
