@@ -42,6 +42,7 @@ _LESS = {
     "translate": "take fewer --draws and --samples",
     "impute": "take fewer --draws",
     "sample": "take a smaller -n",
+    "report": "take fewer --rows",
 }
 """What needs less memory, by command."""
 

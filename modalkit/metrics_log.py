@@ -16,8 +16,9 @@ from typing import Any, Protocol
 import yaml
 from lightning_fabric.loggers import TensorBoardLogger
 
-from modalkit.errors import InputError, RunError
+from modalkit.errors import InputError, RunError, guard
 from modalkit.files import write_atomic, write_text
+from modalkit.progress import say
 
 Line = dict[str, Any]
 """``step``, ``epoch``, ``split``, and metrics by name."""
@@ -43,18 +44,20 @@ class MetricsLog:
         enabled: whether this process writes.
 
     Raises:
-        InputError: a logger is not installed.
+        InputError: a logger is not installed, or cannot start.
     """
 
     def __init__(self, run: Path, step: int, loggers: Iterable[str], *, enabled: bool) -> None:
         self.run, self.enabled, path = run, enabled, run / "metrics.jsonl"
-        self.loggers: list[Logger] = []
+        self.loggers: dict[str, Logger] = {}
         if enabled:
             require(loggers)
             kept = [line for line in read_metrics(run) if line["step"] <= step]
             write_text(path, "".join(f"{json.dumps(line)}\n" for line in kept))
             self.lines = path.open("a")
-            self.loggers = [LOGGERS[name](run, step) for name in loggers]
+            for name in dict.fromkeys(loggers):
+                with guard(f"train.loggers: {name}"):
+                    self.loggers[name] = LOGGERS[name](run, step)
 
     def __call__(self, split: str, step: int, epoch: int, metrics: dict[str, float]) -> None:
         """Append one line."""
@@ -64,10 +67,20 @@ class MetricsLog:
         try:
             self.lines.write(json.dumps(line) + "\n")
             self.lines.flush()
-            for logger in self.loggers:
-                logger(line)
+            for name, logger in list(self.loggers.items()):
+                self._pass_on(name, logger, line)
         except OSError as error:  # TensorBoard's writer finds out here that the disk is full or the folder is gone
             raise RunError(f"{self.run}: cannot write its metrics: {error}") from error
+
+    def _pass_on(self, name: str, logger: Logger, line: Line) -> None:
+        """Give a line to a logger; one that fails, as a server may, is left out from then on."""
+        try:
+            logger(line)
+        except OSError:
+            raise
+        except Exception as error:
+            say(f"train.loggers: {name} failed, and is left out from now on; metrics.jsonl has all: {error}")
+            del self.loggers[name]
 
     def __enter__(self) -> MetricsLog:
         return self
@@ -75,8 +88,9 @@ class MetricsLog:
     def __exit__(self, *_: object) -> None:
         if self.enabled:
             self.lines.close()
-            for logger in self.loggers:
-                logger.close()
+            for name, logger in self.loggers.items():
+                with guard(f"train.loggers: {name}"):
+                    logger.close()
 
 
 def read_metrics(run: Path) -> Iterator[Line]:

@@ -57,6 +57,23 @@ def test_mlflow_logs_into_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert run.data.metrics == {"train/elbo": -2.0, "train/elbo.only_a": -1.0, "valid/elbo": -2.5, "valid/kl": 0.5}
 
 
+def test_a_logger_that_fails_costs_no_metrics(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Unreachable:
+        def __init__(self, run: Path, step: int) -> None: ...
+
+        def __call__(self, line: metrics_log.Line) -> None:
+            raise RuntimeError("the server is away")
+
+        def close(self) -> None: ...
+
+    monkeypatch.setitem(metrics_log.LOGGERS, "away", Unreachable)
+    log_twice(tmp_path, "away")
+    assert "away failed" in (said := capsys.readouterr().err) and "the server is away" in said
+    assert [line["step"] for line in read_metrics(tmp_path)] == [10, 20, 20]
+
+
 def test_a_recipe_chooses_its_loggers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = write_recipe(tmp_path, write_circle(tmp_path))
     short = ("--set", "train.epochs=1", "--set", "train.pictures_every=0")

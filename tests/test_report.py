@@ -10,12 +10,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.distributions import Normal, kl_divergence
 from toys import here, write_circle, write_recipe
 
 import modalkit
 from modalkit.checkpoint import save_weights
+from modalkit.inference import Embedding
 from modalkit.model import assemble
 from modalkit.recipe import load_recipe
+from modalkit.report.calibration import reliability
+from modalkit.report.latent import divergence
 from modalkit.run_folder import claim
 
 MIXED = """\
@@ -141,6 +145,15 @@ def test_without_its_dataset_a_report_says_what_is_left_out(mixed: Path, tmp_pat
     assert again.returncode == 0 and "calibration" in Page((tmp_path / "run" / "report.html").read_text()).titles
 
 
+def test_what_is_damaged_is_left_out_and_said(mixed: Path, tmp_path: Path) -> None:
+    shutil.copytree(mixed / "run", tmp_path / "run")
+    (tmp_path / "run" / "translations.json").unlink()  # measured anew
+    (tmp_path / "run" / "evaluation.json").write_text("{")
+    done = here("report", "run", "--rows", "20", cwd=tmp_path)
+    assert done.returncode == 0 and "Evaluation: left out" in done.stderr and "evaluation.json" in done.stderr
+    assert {"left-out", "translations"} <= set(Page((tmp_path / "run" / "report.html").read_text()).titles)
+
+
 def test_a_run_without_weights_shows_its_curves(mixed: Path, tmp_path: Path) -> None:
     shutil.copytree(mixed / "run", tmp_path / "run", ignore=lambda *_: ["checkpoints"])
     done = here("report", "run", cwd=tmp_path)
@@ -197,6 +210,22 @@ def test_errors_name_what_to_do(mixed: Path) -> None:
         assert done.returncode == 2 and said in done.stderr, given
 
 
+def test_the_kl_of_a_dimension_is_the_gaussians() -> None:
+    g = torch.Generator().manual_seed(0)
+    posterior = Embedding(torch.randn(5, 3, generator=g), torch.rand(5, 3, generator=g) + 0.1)
+    exact = kl_divergence(Normal(posterior.loc, posterior.scale), Normal(0.0, 1.0))
+    assert torch.allclose(divergence(posterior), exact, atol=1e-6)
+
+
+def test_calibration_of_what_is_calibrated() -> None:
+    g = torch.Generator().manual_seed(0)
+    probability = torch.rand(20_000, generator=g, dtype=torch.float64)
+    happened = (torch.rand(20_000, generator=g, dtype=torch.float64) < probability).double()
+    bins, error = reliability(probability, happened)
+    assert len(bins) == 10 and sum(count for *_, count in bins) == 20_000 and error < 0.015
+    assert abs(reliability(probability, 1 - happened)[1] - 0.5) < 0.015  # E|2p - 1|, p uniform
+
+
 def test_runs_side_by_side(mixed: Path, tmp_path: Path) -> None:
     done = here("train", mixed / "mixed.yaml", "--out", tmp_path / "wide", "--set", "model.latent_dim=5", cwd=mixed)
     assert done.returncode == 0
@@ -215,24 +244,26 @@ def test_runs_side_by_side(mixed: Path, tmp_path: Path) -> None:
     assert lines["best validation ELBO"] == [f"{one:,.3f}" for one in best]
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_a_browser_shows_the_page_on_a_phone(mixed: Path, scheme: str) -> None:
+def test_a_browser_shows_the_page_on_a_phone(mixed: Path) -> None:
     playwright = pytest.importorskip("playwright.sync_api")
     chromium = next((p for p in map(shutil.which, ("chromium", "chromium-browser", "google-chrome")) if p), None)
     if chromium is None:
         pytest.skip("there is no Chromium")
     assert here("report", "run", "-o", "page.html", "--rows", "20", cwd=mixed).returncode == 0
+    quiet = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
     with playwright.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
-        page = browser.new_page(viewport={"width": 390, "height": 844}, color_scheme=scheme)
-        said: list[str] = []
-        page.on("console", lambda message: said.append(message.text))
-        page.on("pageerror", lambda error: said.append(str(error)))
-        page.on("request", lambda request: said.append(request.url) if "page.html" not in request.url else None)
-        page.goto((mixed / "page.html").as_uri())
-        assert [one for one in said if not one.startswith("data:")] == []
-        assert page.evaluate("document.documentElement.scrollWidth") <= 390
-        assert page.evaluate("[...document.images].every(one => one.complete && one.naturalWidth > 0)")
-        paper = page.evaluate("getComputedStyle(document.body).backgroundColor")
-        assert (sum(map(int, re.findall(r"\d+", paper)[:3])) < 200) == (scheme == "dark")
+        browser = started.chromium.launch(executable_path=chromium, args=quiet)
+        for scheme in ("light", "dark"):
+            page = browser.new_page(viewport={"width": 390, "height": 844}, color_scheme=scheme)
+            said: list[str] = []
+            asked: list[str] = []
+            page.on("console", lambda message, said=said: said.append(message.text))
+            page.on("pageerror", lambda error, said=said: said.append(str(error)))
+            page.on("request", lambda request, asked=asked: asked.append(request.url))
+            page.goto((mixed / "page.html").as_uri())
+            assert said == [] and [url for url in asked if not url.startswith("data:")] == [page.url]
+            assert page.evaluate("document.documentElement.scrollWidth") <= 390
+            assert page.evaluate("[...document.images].every(one => one.complete && one.naturalWidth > 0)")
+            paper = page.evaluate("getComputedStyle(document.body).backgroundColor")
+            assert (sum(map(int, re.findall(r"\d+", paper)[:3])) < 200) == (scheme == "dark")
         browser.close()

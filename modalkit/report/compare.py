@@ -172,6 +172,8 @@ def _curves(runs: dict[str, Source]) -> Section:
         }
         charts.append(figure(svg.lines(name if "/" in name else chart_title(name), series)))
     parts = [svg.legend(list(runs)), *many(charts)] if charts else [note("None of the runs has logged anything.")]
+    if len(runs) > svg.COLOURS:
+        parts.append(note(f"There are {svg.COLOURS} colours, which repeat in the order of the runs."))
     if len(names) > _MOST_CURVES:
         parts.append(note(f"The first {_MOST_CURVES} of {len(names)} metrics are shown."))
     return Section("Curves", "On validation rows (of a run without any, on training batches).", parts)

@@ -9,6 +9,7 @@ import torch
 from markupsafe import Markup
 from torch import Tensor
 
+from modalkit import registry
 from modalkit.inference import Embedding
 from modalkit.pictures import show
 from modalkit.report import svg
@@ -200,7 +201,12 @@ def _colours(source: Source, held_out: HeldOut, rows: Tensor) -> dict[str, _Colo
         if len(texts) == len(shown) and 2 <= len(known) <= _MOST_GROUPS:
             by_group[name] = _Colours([float(known.index(text)) for text in texts], known, kept.tolist())
             continue
-        flat = value.double().flatten(1)
+        flat, correct = value.double().flatten(1), registry.modality(schema.kind).correct
+        if correct is not None and value.is_floating_point() and bool(((flat == 0) | (flat == 1)).all()):
+            # Where none of several bits is predicted, what is right says which are not set, and what they are called.
+            for part, off in correct(schema, torch.zeros_like(value), value).items():
+                by_group[f"{name}: {part}"] = _Colours((~off).double().tolist(), ["no", "yes"], kept.tolist())
+            continue
         parts = {f"{name}, mean": flat.mean(1)}
         if texts and flat.shape[1] <= 3:
             parts = {f"{name} [{i}]" if flat.shape[1] > 1 else name: flat[:, i] for i in range(flat.shape[1])}

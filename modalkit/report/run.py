@@ -33,12 +33,11 @@ def report(
     source = open_source(path, rows=rows, data=data, device=device)
     left_out = list(source.lacking)
     latent = embedded(source)
-    order = latent.order if latent else list(range(source.recipe.model.latent_dim))
     makers: dict[str, Callable[[], Section | None]] = {
         "Learning curves": lambda: curves(source),
         "Translations": lambda: translated(source, seed),
         "Samples": lambda: samples(source, seed),
-        "Latent traversals": lambda: walks(source, latent.posterior.loc[0] if latent else None, order),
+        "Latent traversals": lambda: walks(source, latent),
         "Latent map": lambda: maps(source, latent),
         "Who tells what": lambda: dimensions(source, latent),
         "Calibration": lambda: calibration(source, seed),

@@ -72,11 +72,16 @@ class Source:
         return f"The first {len(self.names)} of {count} modalities are shown." if count > len(self.names) else ""
 
     def kept(self, name: str) -> Any:
-        """Return the content of one of the run's JSON files, or None."""
+        """Return the content of one of the run's JSON files, or None where it has no such file.
+
+        Raises:
+            InputError: it is damaged.
+        """
+        path = self.path / name
         try:
-            return json.loads((self.path / name).read_text())
-        except (OSError, ValueError):
-            return None
+            return json.loads(path.read_text()) if path.exists() else None
+        except (OSError, ValueError) as error:
+            raise InputError(f"{path}: cannot be read ({error}); delete it, or move it away") from None
 
 
 def open_source(

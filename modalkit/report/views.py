@@ -12,6 +12,7 @@ from modalkit.data import Batch
 from modalkit.inference import Prediction, TrainedModel, as_batch
 from modalkit.inference.prediction import predict
 from modalkit.pictures import Cell, truth
+from modalkit.report.latent import Latent
 from modalkit.report.page import Section, cell, heat, note, side_by_side, table
 from modalkit.report.sources import HeldOut, Source, only, some
 from modalkit.report.svg import number
@@ -146,24 +147,21 @@ def shown_best(source: Source, asked: TrainedModel) -> list[str]:
     return [found[read] for read in sorted(found)]
 
 
-def walks(source: Source, loc: Tensor | None, order: Sequence[int]) -> Section | None:
-    """Show what changes along the latent dimensions that carry most.
-
-    Args:
-        source: the run.
-        loc: the posterior's mean of an example row, `(latent_dim,)`, or None to start from the prior's.
-        order: the dimensions, those that carry most first.
-    """
-    if source.model is None or not (source.model.allows([]) or loc is not None):
+def walks(source: Source, latent: Latent | None) -> Section | None:
+    """Show what changes along the latent dimensions that carry most, starting from a held-out row or the prior."""
+    asked = source.model
+    if asked is None or not (latent or asked.allows([])):
         return None
-    asked, dims, parts = source.model, list(order[:_WALKS]), []
-    start = torch.zeros(asked.latent_dim) if loc is None else loc
+    start, condition, begun = torch.zeros(asked.latent_dim), None, "the origin"
+    dims = (latent.order if latent else list(range(asked.latent_dim)))[:_WALKS]
+    if latent is not None and source.held_out is not None:
+        place = next((i for i in source.held_out.examples(_EXAMPLES) if i in latent.rows), int(latent.rows[0]))
+        start, begun = latent.posterior.loc[(latent.rows == place).nonzero()[0, 0]], "a held-out row's posterior mean"
+        condition = some(source.held_out.batch, [place] * (len(dims) * len(_STEPS)))
     z = start.repeat(len(dims), len(_STEPS), 1)  # (dims, steps, latent_dim)
     for i, dim in enumerate(dims):
         z[i, :, dim] = torch.tensor(_STEPS)
-    condition = None
-    if source.held_out is not None and (rows := source.held_out.examples(1)):
-        condition = some(source.held_out.batch, rows * (len(dims) * len(_STEPS)))
+    parts = []
     names = shown_best(source, asked)
     found = decode(asked, z.flatten(0, 1), names, condition)  # (dims * steps, …)
     for name in names:
@@ -180,8 +178,8 @@ def walks(source: Source, loc: Tensor | None, order: Sequence[int]) -> Section |
         parts.append(
             table(f"{name} along single dimensions", ("", *(number(v) for v in _STEPS)), lines, kind="pictures")
         )
-    begun = "the origin" if loc is None else "a held-out row's posterior mean"
-    lead = f"One dimension at a time is set to −3 … 3, the others stay at {begun}; the {len(dims)} that carry most."
+    which = f"the {len(dims)} that carry most" if latent else f"the first {len(dims)}"
+    lead = f"One dimension at a time is set to −3 … 3, the others stay at {begun}; {which}."
     return Section("Latent traversals", lead, parts)
 
 
