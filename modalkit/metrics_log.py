@@ -207,6 +207,7 @@ class _Mlflow:
         uri = os.environ.get("MLFLOW_TRACKING_URI")
         if uri is None:
             uri = (run / "mlruns").resolve().as_uri()
+            # Files need no server and no database; MLflow 3 asks that one says so.
             os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
         self.client = mlflow.MlflowClient(tracking_uri=uri)
         name = os.environ.get("MLFLOW_EXPERIMENT_NAME", "modalkit")

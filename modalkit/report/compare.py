@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -57,8 +58,9 @@ def compare(paths: Sequence[Path]) -> tuple[str, str]:
                 parts.append(note(f"The first {_MOST_LINES} of {len(rows)} lines are shown."))
             sections.append(Section(title, lead, parts))
     sections.insert(1, _curves(runs))
-    names = " ".join(map(str, paths))
-    page = render("Comparison of runs", ", ".join(runs), [], sections, f"modalkit compare {names}")
+    page = render(
+        "Comparison of runs", ", ".join(runs), [], sections, shlex.join(["modalkit", "compare", *map(str, paths)])
+    )
     said = [f"{title}\n{columns([head, *rows[:_MOST_LINES]])}" for title, (_, rows) in tables.items() if rows]
     return page, "\n\n".join(said)
 

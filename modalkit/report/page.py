@@ -112,6 +112,8 @@ def cell(content: Cell, alt: str) -> Markup:
     """Return a value as a person sees it: a picture, a text, or that it is absent."""
     if content is None:
         return Markup('<span class="absent">absent</span>')
+    if isinstance(content, str) and not content.strip():
+        return Markup('<span class="absent">empty</span>')
     if isinstance(content, str):
         return Markup('<span class="said">{}</span>').format(content)
     picture, file = Image.fromarray(np.ascontiguousarray(content)), io.BytesIO()
