@@ -143,7 +143,7 @@ def train(
         raise typer.Exit(128 + result.signal)
     if result.translations:
         _print_translations(list(result.translations), list(loaded.modalities), result.held_out)
-    typer.echo(f"{result.ended}: {run}  (look at {run / 'pictures' / 'final.png'})")
+    typer.echo(f"{result.ended}: {run}  (look at {run / 'pictures' / 'final.png'}, or: modalkit report {run})")
 
 
 def _print_translations(results: list[Translation], names: list[str], split: str) -> None:

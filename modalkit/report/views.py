@@ -18,7 +18,7 @@ from modalkit.report.sources import HeldOut, Source, only, some
 from modalkit.report.svg import number
 from modalkit.translation import ALL, translations
 
-_EXAMPLES, _DRAWS, _SAMPLES, _GIVEN = 3, 16, 8, 8
+_EXAMPLES, _DRAWS, _SAMPLES, _GIVEN = 4, 16, 8, 8
 _STEPS = (-3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0)
 _WALKS = 8
 
@@ -52,7 +52,10 @@ def _margins(source: Source, held_out: HeldOut) -> Markup:
     for given in (ALL, *names):
         if any((given, want) in by for want in names):
             lines.append([f"from {given}", *(_margin(by, given, want, names) for want in names)])
-    caption = "Nats per dimension above predicting the training mean; shaded within each column"
+    caption = (
+        "Nats per dimension above predicting the training mean; shaded within each column, where it is more than two "
+        "standard errors from 0"
+    )
     bare = [n for n in names if any(k[1] == n and one["margin"] is None for k, one in by.items())]
     if bare:
         caption += f"; in brackets, where there is no mean to compare with, log p itself ({', '.join(bare)})"
@@ -67,7 +70,9 @@ def _margin(by: dict[tuple[str, str], dict[str, float | None]], given: str, want
         return f"({one['log_px']:.3f})"
     column = [by[given_, want]["margin"] for given_ in (ALL, *names) if (given_, want) in by]
     most = max((abs(value) for value in column if value is not None), default=0.0) or 1.0
-    return heat(f"{one['margin']:+.3f}".replace("-", "−"), one["margin"] / most)
+    sure = abs(one["margin"]) > 2 * (one["standard_error"] or 0.0)
+    text = f"{round(one['margin'], 3) + 0.0:+.3f}".replace("-", "−")
+    return heat(text, one["margin"] / most if sure else 0.0)
 
 
 def _translated_row(source: Source, asked: TrainedModel, held_out: HeldOut, row: int, seed: int) -> Markup:
