@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 import typer
 from typer.core import TyperGroup
 
-from modalkit import asking
+from modalkit import asking, reporting
 from modalkit.errors import InputError, ModalkitError, is_out_of_memory
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ _LESS = {
     "translate": "take fewer --draws and --samples",
     "impute": "take fewer --draws",
     "sample": "take a smaller -n",
+    "report": "take fewer --rows",
 }
 """What needs less memory, by command."""
 
@@ -124,8 +125,10 @@ def train(
     path, run = _find(recipe)
     loaded = load_recipe(path, [*overrides, *given])
     from modalkit.building import ensure_dataset
+    from modalkit.metrics_log import require
     from modalkit.model import assemble
 
+    require(loaded.train.loggers)
     assemble(loaded)  # what cannot be had of these kinds is said before a dataset is built
     ensure_dataset(loaded)
     from modalkit.data import check_manifest
@@ -141,7 +144,7 @@ def train(
     if result.translations:
         _print_translations(list(result.translations), list(loaded.modalities), result.held_out)
     if result.held_out:  # known to the first of several processes
-        typer.echo(f"{result.ended}: {run}  (look at {run / 'pictures' / 'final.png'})")
+        typer.echo(f"{result.ended}: {run}  (look at {run / 'pictures' / 'final.png'}, or: modalkit report {run})")
 
 
 def _print_translations(results: list[Translation], names: list[str], split: str) -> None:
@@ -200,7 +203,7 @@ def evaluate(
     typer.echo(answer(opened, asked, asking, coherence))
 
 
-for _command in asking.COMMANDS:
+for _command in (*asking.COMMANDS, *reporting.COMMANDS):
     app.command()(_guarded(_command))
 
 

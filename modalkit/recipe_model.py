@@ -217,6 +217,11 @@ class TrainSettings(Settings):
         None, description="Steps between checkpoints; null: one at the end of each epoch."
     )
     log_every: int = Field(10, ge=1, description="Steps between lines of metrics.")
+    loggers: tuple[Literal["tensorboard", "csv", "wandb", "mlflow"], ...] = Field(
+        ("tensorboard", "csv"),
+        description="Where metrics go beside metrics.jsonl; wandb and mlflow need their packages, and are kept locally "
+        "unless their own environment variables say otherwise.",
+    )
     pictures_every: int = Field(1, ge=0, description="Epochs between sample pictures; 0: only at the end.")
 
 

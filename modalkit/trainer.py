@@ -4,7 +4,7 @@ A run folder holds::
 
     recipe.yaml                the resolved recipe; `modalkit train RUN` goes on from here
     environment.json           what it ran on
-    metrics.jsonl              a line each log step and each validation; events.out.tfevents… for TensorBoard
+    metrics.jsonl              a line each log step and each validation; metrics.csv and events.out.tfevents… the same
     checkpoints/state.pt       everything that resuming needs, replaced whole
     checkpoints/best.safetensors, last.safetensors
     pictures/                  reconstructions and every single modality translated into every other
@@ -35,6 +35,7 @@ from modalkit.errors import InputError, RunError
 from modalkit.fabric import Loss, Step, ahead, make_fabric
 from modalkit.files import locked, write_atomic, write_json
 from modalkit.interrupts import Interrupts
+from modalkit.metrics_log import MetricsLog
 from modalkit.model import assemble
 from modalkit.nn import share_statistics
 from modalkit.pictures import translation_sheet
@@ -43,7 +44,7 @@ from modalkit.processes import Processes
 from modalkit.progress import bar, say
 from modalkit.randomness import derived_seed, generator
 from modalkit.recipe import Recipe
-from modalkit.run_folder import MetricsLog, check_claim, claim
+from modalkit.run_folder import check_claim, claim
 from modalkit.translation import Translation, translations
 
 EVALUATED_ROWS = 500
@@ -139,7 +140,7 @@ class Trainer:
             say(self._opening())
         total = min(train.epochs * self.steps_per_epoch, train.max_steps or sys.maxsize)
         shown = bar(total, self.run.name, unit="step", initial=progress.step, disable=not first)
-        log = MetricsLog(self.run, progress.step, self.model.names, enabled=first)
+        log = MetricsLog(self.run, progress.step, train.loggers, self.model.names, enabled=first)
         with Interrupts() as interrupts, log, shown:
             started, seen, signal = time.monotonic(), 0, 0
             while not signal and not self.ended():

@@ -1,0 +1,103 @@
+"""A run as one page."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from modalkit.errors import InputError
+from modalkit.planning import Planner
+from modalkit.progress import bar
+from modalkit.report.calibration import calibration
+from modalkit.report.facts import curves, environment, likelihoods, parameters, presence
+from modalkit.report.latent import dimensions, embedded, maps
+from modalkit.report.page import Section, note, render
+from modalkit.report.sources import Source, open_source
+from modalkit.report.views import samples, translated, walks
+
+ROWS = 300
+Made = TypeVar("Made")
+
+
+def report(
+    path: Path, *, rows: int = ROWS, data: Path | None = None, device: str = "cpu", seed: int = 0
+) -> tuple[str, list[str]]:
+    """Return a run as an HTML page that needs nothing beside it, and in words what is left out.
+
+    Args:
+        path: the run folder.
+        rows: how many held-out rows to ask about, at most.
+        data: a dataset in place of the recipe's.
+        device: where to compute.
+        seed: of every draw.
+
+    Raises:
+        InputError: no run there; or `data` or `device` cannot be used.
+    """
+    source = open_source(path, rows=rows, data=data, device=device)
+    left_out, sections = list(source.lacking), list[Section]()
+
+    def attempt(title: str, make: Callable[[], Made | None]) -> Made | None:
+        """Make a part; one plugin that cannot show its values must not cost the whole page."""
+        try:
+            return make()
+        except InputError as error:
+            left_out.append(f"{title}: left out, {error}")
+            return None
+
+    latent = attempt("Posteriors of held-out rows", lambda: embedded(source))
+    makers: dict[str, Callable[[], Section | None]] = {
+        "Learning curves": lambda: curves(source),
+        "Translations": lambda: translated(source, seed),
+        "Samples": lambda: samples(source, seed),
+        "Latent traversals": lambda: walks(source, latent),
+        "Latent map": lambda: maps(source, latent),
+        "Who tells what": lambda: dimensions(source, latent),
+        "Calibration": lambda: calibration(source, seed),
+        "Evaluation": lambda: likelihoods(source),
+        "Parameters": lambda: parameters(source),
+        "Data": lambda: presence(source),
+        "How it was made": lambda: environment(source),
+    }
+    with bar(len(makers), f"report of {path.name}", unit="part", leave=False) as progress:
+        for title, make in makers.items():
+            progress.set_postfix_str(title)
+            if (section := attempt(title, make)) is not None:
+                sections.append(section)
+            progress.update()
+    if left_out:
+        sections.insert(0, Section("Left out", "", [note(text) for text in left_out]))
+    options = (("--rows", rows, ROWS), ("--data", data, None), ("--seed", seed, 0))
+    given = [str(part) for name, value, default in options if value != default for part in (name, value)]
+    command = shlex.join(["modalkit", "report", str(path), *given])
+    return render(path.resolve().name, source.recipe.description, _facts(source), sections, command), left_out
+
+
+def _facts(source: Source) -> list[tuple[str, str]]:
+    """Return what stands at the top."""
+    recipe = source.recipe
+    facts = [
+        ("Objective", recipe.objective.name),
+        ("Modalities", str(len(recipe.modalities))),
+        ("Latent dimensions", str(recipe.model.latent_dim)),
+    ]
+    if source.model is not None:
+        facts.append(("Parameters", f"{sum(source.model.model.parameter_counts().values()):,}"))
+    if source.metrics:
+        last = source.metrics[-1]
+        facts.append(("Trained", f"{last['epoch']} epochs, {last['step']:,} steps"))
+    if (best := best_validation(source)) is not None:
+        facts.append(("Best validation ELBO", f"{best[0]:,.2f} nats a row, after epoch {best[1]}"))
+    if source.held_out is not None:
+        facts.append(("Asked about", f"{len(source.held_out.rows)} {source.held_out.split} rows"))
+    return facts
+
+
+def best_validation(source: Source) -> tuple[float, int] | None:
+    """Return the highest validation ELBO that was logged, and its epoch; of several stages, in the last begun."""
+    valid = [line for line in source.metrics if line["split"] == "valid" and "elbo" in line]
+    planner = Planner(source.recipe)
+    stages = [planner.frozen(line["epoch"] - 1) for line in valid]
+    return max(((x["elbo"], x["epoch"]) for x, s in zip(valid, stages, strict=True) if s == stages[-1]), default=None)
