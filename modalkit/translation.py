@@ -61,12 +61,12 @@ def single_and_all_plan(model: MultimodalVAE, present: Tensor, most: int = MOST_
     """
     names = some(model.names, most)
     each = torch.eye(len(model.names), dtype=torch.bool)[some(range(len(model.names)), most)]  # (some, modalities)
-    singles: Tensor | tuple[()] = each[:, None] & present if len(names) > 1 else ()  # (some, batch, modalities)
-    given = torch.stack([present, *singles])
+    singles = each[:, None] & present  # (some, batch, modalities)
+    several = len(names) > 1
+    given = torch.stack([present, *(singles if several else [])])
     given = given & model.allows(given).unsqueeze(-1)
     asked = each.any(0) & torch.tensor([name in model.decoders for name in model.names])
-    terms = (ALL, *(names if len(names) > 1 else ()))
-    return Plan(terms, given, present & given.any(-1, keepdim=True) & asked)
+    return Plan((ALL, *(names if several else ())), given, present & given.any(-1, keepdim=True) & asked)
 
 
 @torch.no_grad()

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from modalkit.data import Batch, Dataset, check_manifest, evenly
+from modalkit.data import Batch, Dataset, evenly
 from modalkit.errors import InputError
 from modalkit.inference import TrainedModel, load
 from modalkit.metrics_log import Line, read_metrics
@@ -122,9 +122,9 @@ def open_source(
     return Source(path, recipe, metrics, trained, held_out, lacking)
 
 
-def _held_out(recipe: Recipe, path: Path, most: int) -> HeldOut:
+def _held_out(recipe: Recipe, path: Path | str, most: int) -> HeldOut:
     dataset = Dataset(path, list(recipe.modalities), in_memory=False)
-    check_manifest(path, recipe.modalities)
+    dataset.manifest.check(recipe.modalities, dataset.path)
     split = next((s for s in ("test", "valid", "train") if len(dataset.rows(s))), "train")
     rows = dataset.rows(split)
     rows = evenly(rows[dataset.present[rows].any(1)], most)
