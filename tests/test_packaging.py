@@ -30,6 +30,7 @@ ORDER = [
     ["inspection", "checkpoint", "run_folder", "fabric", "building", "planning"],
     ["evaluation"],
     ["inference"],
+    ["playground"],
     ["asking"],
     ["trainer"],
     ["reproduction"],
