@@ -15,7 +15,7 @@ from starlette.applications import Starlette
 from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
@@ -149,7 +149,11 @@ def make_app(model: TrainedModel, host: str = "127.0.0.1") -> Starlette:
             Mount("/static", StaticFiles(directory=_HERE / "static")),
         ],
         middleware=[Middleware(Gate, host=host)],
-        exception_handlers={HTTPException: _http_error, ModalkitError: _modalkit_error},
+        exception_handlers={
+            HTTPException: _http_error,
+            ModalkitError: _modalkit_error,
+            ClientDisconnect: _gone,
+        },
     )
 
 
@@ -160,6 +164,11 @@ async def _http_error(_: Request, error: Exception) -> Response:
 
 async def _modalkit_error(_: Request, error: Exception) -> Response:
     return JSONResponse({"error": str(error)}, 422 if isinstance(error, InputError) else 500)
+
+
+async def _gone(_: Request, error: Exception) -> Response:
+    """Answer nobody: the page has asked something newer meanwhile."""
+    return Response(status_code=499)
 
 
 async def _entries(form: FormData) -> dict[str, list[str | bytes]]:

@@ -121,7 +121,8 @@ function askSoon(wait = 0) {
 async function walk() {
   const form = question();
   form.append("z", JSON.stringify(z));
-  if (!form.has("want")) return byId("walked").replaceChildren();
+  form.delete("want"); // all is shown
+  for (const modality of modalities) if (modality.want) form.append("want", modality.number);
   const said = await askWalk(form);
   if (said === null) return;
   byId("walked").replaceChildren(
@@ -179,7 +180,7 @@ function sliders(dimensions) {
     ...dimensions.map((one) => {
       const id = `z-${one.dimension}`;
       const reach = Math.max(4, Math.ceil(Math.abs(one.loc) + 1));
-      const output = element("output", { textContent: one.loc.toFixed(2) });
+      const output = element("span", { className: "at", textContent: one.loc.toFixed(2), ariaHidden: "true" });
       const input = element("input", { id, type: "range", min: -reach, max: reach, step: 0.05 });
       input.value = one.loc;
       input.addEventListener("input", () => {
@@ -187,7 +188,6 @@ function sliders(dimensions) {
         output.textContent = Number(input.value).toFixed(2);
         walk();
       });
-      output.htmlFor = id;
       const about = element("small", { textContent: ` KL ${one.kl.toFixed(2)}, scale ${one.scale.toFixed(2)}` });
       const label = element("label", { htmlFor: id, textContent: `z${one.dimension}` }, about);
       return element("div", { className: "slider" }, label, output, input);
@@ -283,7 +283,7 @@ byId("home").addEventListener("click", () => {
   for (const slider of document.querySelectorAll(".slider")) {
     const input = slider.querySelector("input");
     input.value = loc[Number(input.id.slice(2))];
-    slider.querySelector("output").textContent = Number(input.value).toFixed(2);
+    slider.querySelector(".at").textContent = Number(input.value).toFixed(2);
   }
   walk();
 });
