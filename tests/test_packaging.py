@@ -30,7 +30,7 @@ ORDER = [
     ["inspection", "checkpoint", "run_folder", "fabric", "building", "planning"],
     ["evaluation"],
     ["inference"],
-    ["playground"],
+    ["playground", "publishing"],
     ["asking"],
     ["trainer"],
     ["reproduction"],

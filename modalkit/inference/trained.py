@@ -378,7 +378,7 @@ def load(run: Path | str, *, device: str = "cpu") -> TrainedModel:
     """Load a trained model to be asked; its dataset is not needed.
 
     Args:
-        run: a run folder.
+        run: a run folder, or one that `modalkit export` wrote.
         device: where to compute, such as ``cpu`` or ``cuda``.
 
     Raises:
