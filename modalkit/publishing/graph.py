@@ -13,17 +13,19 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Categorical
 
+from modalkit import registry
 from modalkit.distributions import Gaussian, product_of_experts
 from modalkit.errors import InputError, RunError
 from modalkit.inference import TrainedModel
 from modalkit.inference.trained import storable
-from modalkit.model import MultimodalVAE
+from modalkit.model import MultimodalVAE, gaussian
 from modalkit.nn import CategoryEncoder
 from modalkit.randomness import generator
 
 _TOLERANCE = 1e-4
 _EXAMPLES = 3
 _CHECKED = (1, 2, 7)
+_PARTS = ("encode", "experts", "posterior", "decoder_inputs", "likelihood")
 
 
 class Translator(nn.Module):
@@ -37,22 +39,25 @@ class Translator(nn.Module):
 
     def __init__(self, model: MultimodalVAE, given: Sequence[str], want: str) -> None:
         super().__init__()
-        self.model, self.given, self.want = copy.deepcopy(model), tuple(given), want
-        for module in self.model.modules():
+        # In lists: among the names of a graph's parts, a modality called `class` would be wrong Python.
+        experts = (nn.Sequential(model.encoders[name], model.heads[name]) for name in given)
+        self.experts = copy.deepcopy(nn.ModuleList(experts))
+        self.decoder = copy.deepcopy(model.decoders[want])
+        for module in self.experts.modules():
             if isinstance(module, CategoryEncoder):
                 module.apart = True  # what it does otherwise depends on the number of rows, which graphs leave open
-        schema = model.schemas[want]
-        zero = schema.unpack(torch.zeros(1, *schema.event_shape, dtype=getattr(torch, schema.dtype)))
+        self.schema, self.prior_expert = model.schemas[want], model.prior_expert
+        zero = self.schema.unpack(torch.zeros(1, *self.schema.event_shape, dtype=getattr(torch, self.schema.dtype)))
         self.floating = zero.is_floating_point()
 
     def forward(self, *values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the wanted modality, and loc and scale of z, `(rows, latent_dim)`."""
-        experts = [self.model.encode(name, value) for name, value in zip(self.given, values, strict=True)]
+        experts = [gaussian(expert(value)) for expert, value in zip(self.experts, values, strict=True)]
         stacked = Gaussian(torch.stack([e.loc for e in experts], 1), torch.stack([e.precision for e in experts], 1))
         every = torch.ones_like(stacked.loc[..., 0])[None]  # (1, rows, given)
-        posterior = product_of_experts(stacked, every, prior_expert=self.model.prior_expert)
+        posterior = product_of_experts(stacked, every, prior_expert=self.prior_expert)
         loc, scale = posterior.loc[0], posterior.scale[0]
-        likelihood = self.model.likelihood(self.want, loc)
+        likelihood = registry.modality(self.schema.kind).likelihood(self.schema, self.decoder(loc))
         if isinstance(likelihood, Categorical):
             return likelihood.probs, loc, scale
         return (likelihood.mean if self.floating else likelihood.mode), loc, scale
@@ -78,8 +83,7 @@ def onnx_graph(model: TrainedModel, given: Sequence[str], want: str) -> Callable
         raise InputError(
             f"--onnx needs {error.name}, which is not installed; `pip install 'modalkit-vae[onnx]'` brings it"
         ) from None
-    of = type(model.model)
-    if of.posterior is not MultimodalVAE.posterior or of.decoder_inputs is not MultimodalVAE.decoder_inputs:
+    if any(getattr(type(model.model), part) is not getattr(MultimodalVAE, part) for part in _PARTS):
         raise InputError(
             f"--onnx: this run's objective ({model.recipe.objective.name}) makes its posteriors in a way of its own; "
             f"graphs are made of products of experts (mvae, mvtcae)"
@@ -113,9 +117,10 @@ def _write(model: TrainedModel, given: Sequence[str], want: str, folder: Path) -
                 verbose=False,
             )
         except Exception as error:  # whatever the exporter or a plugin's own code raises
-            said = " ".join(str(error).split())[:300]
+            cause = error.__cause__ or error  # the exporter wraps it into advice to its authors
+            said = " ".join(str(cause).split())[:300]
             raise RunError(
-                f"--onnx: {', '.join(given)} to {want} cannot be made a graph ({type(error).__name__}: {said}); "
+                f"--onnx: {', '.join(given)} to {want} cannot be made a graph ({type(cause).__name__}: {said}); "
                 f"export without --onnx, or another --want"
             ) from error
     _check(model, given, want, path)
