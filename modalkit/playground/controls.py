@@ -115,9 +115,11 @@ def _levels(schema: Schema) -> int:
         return 0
     numbers = torch.arange(_MOST_OPTIONS + 1).to(getattr(torch, schema.dtype))
     every = numbers.reshape(-1, *(1 for _ in schema.event_shape)).expand(-1, *schema.event_shape)
-    valid = schema.valid(every)
-    levels = int(valid.sum())
-    return levels if 2 <= levels <= _MOST_OPTIONS and bool(valid[:levels].all()) else 0
+    with suppress(InputError), guard(f"kind '{schema.kind}': its valid"):
+        valid = schema.valid(every)
+        levels = int(valid.sum())
+        return levels if 2 <= levels <= _MOST_OPTIONS and bool(valid[:levels].all()) else 0
+    return 0
 
 
 def _picture(content: bytes) -> Image.Image:

@@ -238,7 +238,8 @@ async function chooseRow(chosen, key) {
     if (!cells[i]) know(modality, false);
   });
   if (!order.length) {
-    const first = modalities.find((modality) => modality.truth);
+    const there = modalities.filter((modality) => modality.truth);
+    const first = there.find((modality) => "alone" in modality.box.dataset) ?? there[0];
     if (first) know(first, true);
   }
   wantTheRest();
