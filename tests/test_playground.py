@@ -6,6 +6,7 @@ import io
 import json
 import re
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -371,6 +372,8 @@ def test_a_wrong_file_in_a_browser(page: Page) -> None:
     expect(page.get_by_role("alert")).to_contain_text("modality 'image': the upload is no picture")
     upload.set_input_files({"name": "b.png", "mimeType": "image/png", "buffer": picture()})
     expect(page.get_by_role("alert")).to_be_hidden()
+    page.get_by_role("radio").nth(3).check()
+    expect(page.locator("#source-0")).to_contain_text("row ")
 
 
 def test_everything_on_the_page_has_a_name(page: Page) -> None:
@@ -386,6 +389,29 @@ def test_serve_says_what_is_wrong(run: Path, tmp_path: Path) -> None:
     assert nothing.returncode == 2 and "is not a run" in nothing.stderr
     host = here("serve", run, "--host", "no.such.name.invalid", cwd=tmp_path)
     assert host.returncode == 2 and "--host no.such.name.invalid" in host.stderr
+
+
+def test_a_port_that_is_taken_is_said(run: Path, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        taken = here("serve", run, "--port", port, cwd=tmp_path)
+    assert taken.returncode == 2 and f"port {port}" in taken.stderr and "--port 0 takes a free one" in taken.stderr
+
+
+def test_a_conditional_model_is_walked_under_its_condition(tmp_path: Path) -> None:
+    text = "data: {path: x}\nmodalities:\n  position: {kind: vector, size: 2}\n  class: {kind: label, classes: 3}\n"
+    (tmp_path / "cvae.yaml").write_text(f"{text}model: {{latent_dim: 2}}\nobjective: {{name: cvae}}\n")
+    recipe = load_recipe(tmp_path / "cvae.yaml")
+    conditional = TrainedModel(assemble(recipe).eval(), recipe, tmp_path, "")
+    client = TestClient(make_app(conditional), base_url="http://localhost")
+    page = client.get("/").text
+    assert page.count("data-alone") == 1 and page.count('class="want"') == 1  # class is given, position is predicted
+    form = {"want": ["0"], "z": "[0.5, 1]"}
+    walked = [client.post("/walk", data=form | {"known": "1", "value-1": k}).json()["predictions"] for k in "02"]
+    decoded = conditional.decode(torch.tensor([[0.5, 1.0]] * 2), ["position"], {"class": [0, 2]})["position"]
+    assert [one[0]["value"]["text"] for one in walked] == [decoded.show(0), decoded.show(1)] and walked[0] != walked[1]
+    refused = client.post("/walk", data=form)
+    assert refused.status_code == 422 and "no posterior given nothing" in refused.json()["error"]
 
 
 def test_serve_says_what_to_install(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

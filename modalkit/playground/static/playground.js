@@ -212,8 +212,8 @@ function owned(modality) {
 function fromRow(modality, cell, key) {
   modality.isOwn = false;
   modality.truth = cell;
-  modality.source.textContent = cell ? `from ${key}` : `absent in ${key}`;
-  modality.preview.replaceChildren(...(cell?.picture ? [show(cell, `${modality.name} of ${key}`)] : []));
+  modality.source.textContent = cell ? `row ${key}` : `absent in row ${key}`;
+  modality.preview.replaceChildren(...(cell?.picture ? [show(cell, `${modality.name} of row ${key}`)] : []));
   if (modality.form === "picture") modality.own.value = "";
   if (!cell?.text) return;
   if (modality.form === "text") modality.own.value = cell.text;
@@ -253,14 +253,17 @@ function wantTheRest() {
 
 for (const modality of modalities) {
   modality.known.addEventListener("change", () => {
-    if (modality.known.checked && !modality.isOwn && !modality.truth) owned(modality);
-    know(modality, modality.known.checked);
-    if (modality.known.checked && modality.form === "picture" && modality.isOwn && !modality.own.files.length) {
-      know(modality, false);
-      modality.source.textContent = "upload a picture first";
-      modality.own.focus();
-      return;
+    const missing = { picture: "upload a picture first", none: "choose a held-out row first" }[modality.form];
+    if (modality.known.checked && !modality.isOwn && !modality.truth) {
+      if (missing) {
+        modality.known.checked = false;
+        modality.source.textContent = missing;
+        modality.own?.focus();
+        return;
+      }
+      owned(modality);
     }
+    know(modality, modality.known.checked);
     askSoon();
   });
   modality.want?.addEventListener("change", () => askSoon());
