@@ -1,4 +1,4 @@
-"""Commands that ask a trained model: translate, sample, impute, embed. Heavy imports wait until one is called."""
+"""Commands that ask a trained model, and serve: heavy imports wait until one is called."""
 
 from __future__ import annotations
 
@@ -147,6 +147,33 @@ def embed(
     typer.echo(f"{out}: {written:,} rows" + (f"; left out {left:,} that have none of it" if left else ""))
 
 
+def serve(
+    run: Run,
+    host: Annotated[str, typer.Option(help="Listen at this name or address; others than this machine's own too.")] = (
+        "127.0.0.1"
+    ),
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
+    browser: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
+    device: Device = "cpu",
+) -> None:
+    """Ask a model in the browser: give and tick, see samples, watch the posterior sharpen, walk through z.
+
+    Prints the page's address, which only this machine can reach unless --host says otherwise. Ctrl-C ends it.
+
+    Example: modalkit serve runs/quickstart --open
+    """
+    try:
+        from modalkit.playground.server import serve as serve_page
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f"this needs {error.name}, which is not installed; `pip install 'modalkit-vae[serve]'` (in a clone: "
+            f"`pip install -e '.[serve]'`) brings it"
+        ) from None
+    from modalkit.inference import load
+
+    serve_page(load(run, device=device), host, port, browser=browser)
+
+
 def _values(given: Iterable[str]) -> dict[str, str]:
     """Return what `--given NAME=VALUE` says."""
     found: dict[str, str] = {}
@@ -170,4 +197,4 @@ def _say(paths: Iterable[Path]) -> None:
         typer.echo(path)
 
 
-COMMANDS = (translate, sample, impute, embed)
+COMMANDS = (translate, sample, impute, embed, serve)

@@ -207,6 +207,37 @@ for _command in (*asking.COMMANDS, *reporting.COMMANDS):
     app.command()(_guarded(_command))
 
 
+@app.command()
+@_guarded
+def export(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
+    out: Annotated[Path, typer.Argument(metavar="DIR", help="The folder to make; nothing is overwritten.")],
+    onnx: Annotated[bool, typer.Option("--onnx", help="Add a graph of one translation for other runtimes.")] = False,
+    given: Annotated[str, typer.Option(help="What the graph takes: modalities, separated by commas.")] = "",
+    want: Annotated[str, typer.Option(help="The one modality that the graph gives.")] = "",
+    push: Annotated[str | None, typer.Option(metavar="REPO", help="Upload it to the Hugging Face Hub.")] = None,
+) -> None:
+    """Write a trained model as a folder to share: weights, recipe, model card.
+
+    `modalkit.load(DIR)` and every command that asks a run take it, and answer the same to the bit.
+
+    Example: modalkit export runs/quickstart shared/faces --onnx --given gray --want image
+    """
+    from modalkit.inference import load
+    from modalkit.publishing.folder import export as write
+    from modalkit.publishing.folder import push as upload
+    from modalkit.publishing.graph import onnx_graph
+
+    if bool(given or want) != onnx or bool(given) != bool(want):
+        raise InputError("--onnx, --given and --want go together: --onnx --given gray --want image")
+    model = load(run)
+    graphs = [onnx_graph(model, [name.strip() for name in given.split(",")], want)] if onnx else []
+    for path in write(model, out, graphs):
+        typer.echo(path)
+    if push:
+        typer.echo(upload(out, push))
+
+
 class Part(StrEnum):
     """What of the paper `reproduce` can reproduce."""
 

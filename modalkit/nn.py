@@ -425,7 +425,7 @@ class Reshape(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return `x`, each row in the new shape."""
-        return x.reshape(len(x), *self.shape)
+        return x.reshape(x.shape[0], *self.shape)  # len(x) would fix the number of rows of an exported graph
 
 
 def encoder(network: Mlp | Dcgan | CustomNetwork, shape: Sequence[int]) -> nn.Module:

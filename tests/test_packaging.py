@@ -30,6 +30,7 @@ ORDER = [
     ["inspection", "checkpoint", "run_folder", "metrics_log", "fabric", "building", "planning"],
     ["evaluation", "drafting"],
     ["inference"],
+    ["playground", "publishing"],
     ["asking"],
     ["report"],
     ["reporting"],

@@ -38,7 +38,7 @@ def load_model(path: Path, *, device: str = "cpu") -> tuple[Recipe, MultimodalVA
     """Open a run's model without its dataset.
 
     Args:
-        path: the run folder.
+        path: the run folder, or an exported one.
         device: where to compute, such as ``cpu`` or ``cuda``.
 
     Returns:
@@ -57,11 +57,17 @@ def load_model(path: Path, *, device: str = "cpu") -> tuple[Recipe, MultimodalVA
         torch.zeros(1, device=device).item()  # some devices hold tensors and compute nothing
     except (RuntimeError, AssertionError) as error:  # what torch raises for a device that is not there
         raise InputError(f"--device {device}: cannot be had here ({error}); cpu always can") from error
-    weights = path / "checkpoints" / "best.safetensors"
+    weights = weights_of(path)
     load_weights(weights, model)
     with weights.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return recipe, model.eval(), digest
+
+
+def weights_of(path: Path) -> Path:
+    """Return the file of a run's best weights, or of an exported model's."""
+    exported = path / "model.safetensors"
+    return exported if exported.is_file() else path / "checkpoints" / "best.safetensors"
 
 
 def load_run(path: Path, *, data: Path | str | None = None, device: str = "cpu") -> Run:

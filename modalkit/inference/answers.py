@@ -18,7 +18,7 @@ from modalkit.files import remove_leftovers, write_bytes, write_json
 from modalkit.inference.prediction import Prediction
 from modalkit.inference.results import Inference
 from modalkit.pictures import Cell, sheet, show, truth
-from modalkit.plugin import Schema
+from modalkit.plugin import Picture, Schema
 
 _ACCOUNT = "answer.json"
 _MOST_LINES = 64  # on a sheet
@@ -125,7 +125,7 @@ def _files(name: str, schema: Schema, values: Mapping[str, Tensor]) -> dict[str,
             if value.ndim and value.is_floating_point():
                 found[f"{stem}-{what}.npy"] = _npy(value)
         else:
-            found[f"{stem}-{what}.png"] = _png(Image.fromarray(np.ascontiguousarray(shown)))
+            found[f"{stem}-{what}.png"] = png(shown)
     return found
 
 
@@ -147,12 +147,14 @@ def _page(columns: Mapping[str, list[Cell]], titles: list[str]) -> bytes:
     count = min(len(titles), _MOST_LINES)
     cells = [[column[i] if i < len(column) else "" for column in columns.values()] for i in range(count)]
     page = sheet(cells, titles[:count], list(columns))
-    return _png(page)
+    return png(page)
 
 
-def _png(picture: Image.Image) -> bytes:
+def png(picture: Image.Image | Picture) -> bytes:
+    """Return a picture as the content of a PNG file."""
     file = io.BytesIO()
-    picture.save(file, "PNG")
+    whole = picture if isinstance(picture, Image.Image) else Image.fromarray(np.ascontiguousarray(picture))
+    whole.save(file, "PNG")
     return file.getvalue()
 
 

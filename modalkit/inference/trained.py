@@ -153,6 +153,41 @@ class TrainedModel:
                 parts.append(moments(self._posterior(part)[0]))
         return joined_embeddings(parts)
 
+    def decode(
+        self, z: Tensor, want: Sequence[str] | None = None, given: Given | None = None, *, seed: int = 0
+    ) -> dict[str, Prediction]:
+        """Decode points of the latent space: :math:`p(x_{want}|z)`.
+
+        Args:
+            z: `(rows, latent_dim)`.
+            want: which modalities; all by default.
+            given: what the decoders are conditioned on, where the model is a conditional one; see `infer`.
+            seed: of what a kind draws of given values.
+
+        Returns:
+            By modality a prediction of each row, of this one z, with no samples.
+
+        Raises:
+            InputError: see `infer`; or `z` has another shape.
+        """
+        want = self.predictable if want is None else want
+        self._check_want(want)
+        if z.ndim != 2 or z.shape[1] != self.latent_dim:
+            raise InputError(f"z: got the shape {tuple(z.shape)}; give (rows, {self.latent_dim})")
+        batch = as_batch(self.schemas, given or {}, len(z))
+        if len(batch) != len(z):
+            raise InputError(f"the numbers of rows differ: {len(z)} of z, {len(batch)} given")
+        self._check_given(batch.present)
+        parts: dict[str, list[Prediction]] = {name: [] for name in want}
+        for start, part in self._chunks(batch, 1, seed):
+            with self._computing(derived_seed(seed, "decode", start)):
+                observed = self.model.observed(part.to(self.model.device))
+                here = z[None, start : start + len(part)].to(self.model.device, self.model.dtype)
+                inputs = self.model.decoder_inputs(here, observed, part.present)
+                for name, found in parts.items():
+                    found.append(predict(self.model, name, inputs, 0, noise=False))
+        return {name: joined_predictions(found) for name, found in parts.items()}
+
     def impute(
         self, data: Dataset | Given, rows: Tensor | None = None, *, sample: bool = False, draws: int = 32, seed: int = 0
     ) -> Imputed:
@@ -343,7 +378,7 @@ def load(run: Path | str, *, device: str = "cpu") -> TrainedModel:
     """Load a trained model to be asked; its dataset is not needed.
 
     Args:
-        run: a run folder.
+        run: a run folder, or one that `modalkit export` wrote.
         device: where to compute, such as ``cpu`` or ``cuda``.
 
     Raises:

@@ -1,0 +1,210 @@
+"""The web application: one page, and the questions that its script asks."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import anyio
+import torch
+from anyio import to_thread
+from starlette.applications import Starlette
+from starlette.datastructures import FormData, UploadFile
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+from starlette.templating import Jinja2Templates
+
+from modalkit.data import Batch, Dataset, check_manifest, evenly
+from modalkit.errors import InputError, ModalkitError
+from modalkit.inference import TrainedModel
+from modalkit.playground.answers import answer, cell, prediction, row_cells
+from modalkit.playground.controls import Control, controls, value_of
+from modalkit.playground.gate import Gate
+
+_HERE = Path(__file__).parent
+_EXAMPLES = 12
+_AT_ONCE = 2
+_MOST_TEXT = 64 << 10
+_SECONDS_TO_SEND = 60
+
+
+class Playground:
+    """A trained model, and what its page needs to know of it.
+
+    At most two requests are read and answered at a time; the others wait with what they send still unread, so memory
+    does not grow with their number.
+
+    Args:
+        model: to be asked.
+
+    Attributes:
+        controls: of the modalities.
+        examples: rows of the held-out split, or None where the dataset is not there or is another one.
+        keys: of the examples.
+    """
+
+    def __init__(self, model: TrainedModel) -> None:
+        self.model = model
+        self.controls: list[Control] = controls(model)
+        self.examples, self.keys = _examples(model)
+        self._turns = anyio.Semaphore(_AT_ONCE)
+        self._templates = Jinja2Templates(_HERE / "templates")
+
+    async def page(self, request: Request) -> Response:
+        """Answer with the page."""
+        context = {
+            "model": self.model,
+            "controls": self.controls,
+            "thumbnails": [(key, self._thumbnail(row)) for row, key in enumerate(self.keys)],
+            "predictable": set(self.model.predictable),
+        }
+        return self._templates.TemplateResponse(request, "page.html", context)
+
+    async def row(self, request: Request) -> Response:
+        """Answer with what an example has of each modality."""
+        number = request.path_params["number"]
+        if self.examples is None or number >= len(self.keys):
+            raise HTTPException(404, "no such row")
+        return JSONResponse({"cells": row_cells(self.model.schemas, self.examples, number)})
+
+    async def answer(self, request: Request) -> Response:
+        """Answer a form: ``known`` and ``want`` modalities by number, with a value of each that is known."""
+        return await self._in_turn(request, self._answer)
+
+    async def walk(self, request: Request) -> Response:
+        """Answer a form with ``z``, a point of the latent space: what it decodes to."""
+        return await self._in_turn(request, self._walk)
+
+    async def _in_turn(self, request: Request, compute: Any) -> Response:
+        async with self._turns:
+            start = time.perf_counter()
+            with anyio.move_on_after(_SECONDS_TO_SEND) as sending:
+                async with request.form(max_files=64, max_fields=4096, max_part_size=_MOST_TEXT) as form:
+                    entries = await _entries(form)
+            if sending.cancelled_caught:
+                raise HTTPException(408, "what was sent took too long to arrive")
+            found = await to_thread.run_sync(compute, entries)
+            return JSONResponse(found | {"seconds": time.perf_counter() - start})
+
+    def _answer(self, form: dict[str, list[str | bytes]]) -> dict[str, Any]:
+        return answer(self.model, self._given(form), self._names(form, "want"), _whole(form, "seed"))
+
+    def _walk(self, form: dict[str, list[str | bytes]]) -> dict[str, Any]:
+        z = torch.tensor(_point(form.get("z", [""])[0], self.model.latent_dim))[None]  # (1, latent_dim)
+        found = self.model.decode(z, self._names(form, "want"), self._given(form), seed=_whole(form, "seed"))
+        return {"predictions": [prediction(name, one) for name, one in found.items()]}
+
+    def _given(self, form: dict[str, list[str | bytes]]) -> dict[str, Any]:
+        """Return what is known, in the order in which the form says so."""
+        given: dict[str, Any] = {}
+        for name in self._names(form, "known"):
+            number = self.model.modalities.index(name)
+            if f"value-{number}" in form or "row" not in form:
+                given[name] = value_of(self.controls[number], form.get(f"value-{number}", []))
+            else:
+                given[name] = self._of_example(_whole(form, "row"), number)
+        return given
+
+    def _of_example(self, row: int, number: int) -> torch.Tensor:
+        name = self.model.modalities[number]
+        if self.examples is None or row >= len(self.keys) or not self.examples.present[row, number]:
+            raise InputError(f"modality '{name}': that row does not have it")
+        return self.examples.values[name][row]
+
+    def _names(self, form: dict[str, list[str | bytes]], field: str) -> list[str]:
+        numbers = [str(one) for one in form.get(field, [])]
+        known = {str(number): name for number, name in enumerate(self.model.modalities)}
+        if any(number not in known for number in numbers):
+            raise InputError(f"{field}: no such modality")
+        return list(dict.fromkeys(known[number] for number in numbers))
+
+    def _thumbnail(self, row: int) -> dict[str, str] | None:
+        """Return the first picture of an example, or else the first thing that it has."""
+        assert self.examples is not None
+        cells = [one for one in row_cells(self.model.schemas, self.examples, row) if one]
+        return next((one for one in cells if "picture" in one), cells[0] if cells else cell(""))
+
+
+def make_app(model: TrainedModel, host: str = "127.0.0.1") -> Starlette:
+    """Return the application that serves a model's page.
+
+    Args:
+        model: to be asked.
+        host: the name or address that the server listens at; requests for others are refused.
+    """
+    playground = Playground(model)
+    return Starlette(
+        routes=[
+            Route("/", playground.page),
+            Route("/rows/{number:int}", playground.row),
+            Route("/answer", playground.answer, methods=["POST"]),
+            Route("/walk", playground.walk, methods=["POST"]),
+            Mount("/static", StaticFiles(directory=_HERE / "static")),
+        ],
+        middleware=[Middleware(Gate, host=host)],
+        exception_handlers={
+            HTTPException: _http_error,
+            ModalkitError: _modalkit_error,
+            ClientDisconnect: _gone,
+        },
+    )
+
+
+async def _http_error(_: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    return JSONResponse({"error": error.detail}, error.status_code)
+
+
+async def _modalkit_error(_: Request, error: Exception) -> Response:
+    return JSONResponse({"error": str(error)}, 422 if isinstance(error, InputError) else 500)
+
+
+async def _gone(_: Request, error: Exception) -> Response:
+    """Answer nobody: the page has asked something newer meanwhile."""
+    return Response(status_code=499)
+
+
+async def _entries(form: FormData) -> dict[str, list[str | bytes]]:
+    """Return a form's entries: texts, and the content of files; their names are of no interest."""
+    found: dict[str, list[str | bytes]] = {}
+    for name, entry in form.multi_items():
+        found.setdefault(name, []).append(await entry.read() if isinstance(entry, UploadFile) else entry)
+    return found
+
+
+def _whole(form: dict[str, list[str | bytes]], field: str) -> int:
+    """Return a whole number of a form, 0 where it says none."""
+    text = str(form.get(field, ["0"])[0])
+    if not (text.isascii() and text.isdigit() and len(text) <= 9):
+        raise InputError(f"{field}: give a whole number from 0")
+    return int(text)
+
+
+def _point(text: str | bytes, latent_dim: int) -> list[float]:
+    """Return a point of the latent space that JSON says."""
+    try:
+        point = [float(number) for number in json.loads(text)]
+    except (ValueError, TypeError, RecursionError):
+        point = []
+    if len(point) != latent_dim or not all(math.isfinite(number) and abs(number) < 1e6 for number in point):
+        raise InputError(f"z: give a list of {latent_dim} numbers")
+    return point
+
+
+def _examples(model: TrainedModel) -> tuple[Batch | None, list[str]]:
+    """Return some held-out rows of the dataset that a model was trained on, and their keys."""
+    try:
+        dataset = Dataset(model.recipe.data.path, list(model.modalities), in_memory=False)
+        check_manifest(dataset.path, model.schemas)
+    except InputError:  # it is elsewhere, or has been built anew in another way
+        return None, []
+    rows = next((found for split in ("test", "valid") if len(found := dataset.rows(split))), torch.arange(0))
+    rows = evenly(rows, _EXAMPLES)
+    return (dataset[rows], [dataset.key(int(row)) for row in rows]) if len(rows) else (None, [])

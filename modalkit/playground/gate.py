@@ -1,0 +1,109 @@
+"""What every request passes: whose page it comes from, how much it sends, and what its answer lets a browser do."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from collections.abc import Mapping
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+MOST_BYTES = 32 << 20
+"""Of one request, all uploads together."""
+
+_HEADERS: Mapping[str, str] = {
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; connect-src 'self'; "
+        "form-action 'none'; base-uri 'none'; frame-ancestors 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
+
+
+class Gate:
+    """Refuses foreign requests and large ones, and gives every answer strict headers.
+
+    A page elsewhere could make its own name point here (DNS rebinding) and so read what this server says. Its
+    requests carry that name, so only names of this machine, and addresses, are answered; a request that a page
+    elsewhere sends carries its origin, and is refused too.
+
+    Args:
+        app: what answers.
+        host: the name or address that the server listens at.
+    """
+
+    def __init__(self, app: ASGIApp, host: str) -> None:
+        self.app, self.host = app, host
+        self.names = {host.lower(), "localhost"}
+        if not is_loopback(host):
+            self.names.add(socket.gethostname().lower())
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        headers, received = Headers(scope=scope), 0
+
+        async def with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message).update(_HEADERS)
+            await send(message)
+
+        async def limited() -> Message:
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            if received > MOST_BYTES:
+                raise HTTPException(413, _TOO_LARGE)
+            return message
+
+        if refused := self._refusal(headers):
+            await JSONResponse({"error": refused[1]}, refused[0])(scope, receive, with_headers)
+        else:
+            await self.app(scope, limited, with_headers)
+
+    def _refusal(self, headers: Headers) -> tuple[int, str] | None:
+        """Return the status and the reason for which a request is refused, or None."""
+        host = headers.get("host", "")
+        if not self._is_here(host):
+            return 421, f"this server does not answer for the host '{host[:100]}'; open the address that it printed"
+        origin = headers.get("origin")
+        if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
+            return 403, "a page of another origin may not ask this server"
+        length = headers.get("content-length", "0")
+        if length.isdigit() and int(length) > MOST_BYTES:
+            return 413, _TOO_LARGE
+        return None
+
+    def _is_here(self, host: str) -> bool:
+        try:
+            name = (urlsplit(f"//{host}").hostname or "").lower()
+        except ValueError:
+            return False
+        if name in self.names:
+            return True
+        try:
+            address = ipaddress.ip_address(name)  # which no rebound name is
+        except ValueError:
+            return False
+        return address.is_loopback or not is_loopback(self.host)
+
+
+_TOO_LARGE = f"too much at once; all uploads together may have {MOST_BYTES >> 20} MiB"
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether only this machine can reach a server that listens at a name or address."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"

@@ -1,0 +1,67 @@
+"""The server of the page: one process, at an address that only this machine can reach unless told."""
+
+from __future__ import annotations
+
+import socket
+import webbrowser
+from contextlib import suppress
+
+import uvicorn
+
+from modalkit.errors import InputError
+from modalkit.inference import TrainedModel
+from modalkit.playground.app import make_app
+from modalkit.playground.gate import is_loopback
+from modalkit.progress import say
+
+_MOST_CONNECTIONS = 256
+_SECONDS_TO_END = 5
+
+
+def serve(model: TrainedModel, host: str, port: int, *, browser: bool) -> None:
+    """Serve a model's page until Ctrl-C.
+
+    Args:
+        model: to be asked.
+        host: the name or address to listen at.
+        port: 0 takes a free one.
+        browser: whether to open the page in the browser.
+
+    Raises:
+        InputError: it cannot listen there.
+    """
+    with _listening(host, port) as listener:
+        url = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}/"
+        app = make_app(model, host)
+        if not is_loopback(host):
+            say(f"anyone who can reach {host} can ask this model and see rows of its dataset; there is no password")
+        say(f"{url} (Ctrl-C ends it)")
+        if browser:
+            webbrowser.open(url)
+        config = uvicorn.Config(
+            app,
+            log_level="warning",
+            lifespan="off",
+            server_header=False,
+            limit_concurrency=_MOST_CONNECTIONS,
+            timeout_graceful_shutdown=_SECONDS_TO_END,
+        )
+        with suppress(KeyboardInterrupt):  # which uvicorn raises again when it has ended
+            uvicorn.Server(config).run(sockets=[listener])
+    say("stopped")
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, socket.SOCK_STREAM)
+    except OSError as error:
+        raise InputError(f"--host {host}: {error.strerror}") from None
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind(address)
+        listener.listen(_MOST_CONNECTIONS)
+    except OSError as error:
+        listener.close()
+        raise InputError(f"cannot listen at {host}, port {port}: {error.strerror}; --port 0 takes a free one") from None
+    return listener

@@ -1,0 +1,302 @@
+"use strict";
+
+// The page asks again whenever something is ticked, chosen or typed; what is known, in which order, lives here.
+
+const byId = (id) => document.getElementById(id);
+const modalities = [...document.querySelectorAll(".modality")].map((box) => ({
+  box,
+  number: box.dataset.number,
+  name: box.dataset.name,
+  form: box.dataset.form,
+  known: box.querySelector(".known"),
+  want: box.querySelector(".want"),
+  own: byId(`own-${box.dataset.number}`),
+  preview: byId(`preview-${box.dataset.number}`),
+  source: byId(`source-${box.dataset.number}`),
+  isOwn: false,
+  truth: null, // what the chosen row has of it
+}));
+let order = []; // of the modalities that are known, as they were ticked
+let row = null;
+let seed = 0;
+let loc = [];
+let z = [];
+
+function element(tag, properties = {}, ...children) {
+  const made = Object.assign(document.createElement(tag), properties);
+  made.append(...children);
+  return made;
+}
+
+function show(cell, alt) {
+  return cell.picture
+    ? element("img", { src: cell.picture, alt })
+    : element("span", { className: "said", textContent: cell.text });
+}
+
+function figure(cell, caption, alt, first = false) {
+  return element(
+    "figure",
+    { className: first ? "first" : "" },
+    show(cell, alt),
+    element("figcaption", { textContent: caption }),
+  );
+}
+
+// Questions
+
+function values(modality) {
+  if (modality.form === "picture") return modality.own.files.length ? [modality.own.files[0]] : [];
+  if (modality.form === "flags") {
+    const ticked = [...modality.own.querySelectorAll(":checked")].map((box) => box.value);
+    return ticked.length ? ticked : [""];
+  }
+  return [modality.own.value];
+}
+
+function question() {
+  const form = new FormData();
+  for (const modality of order) {
+    form.append("known", modality.number);
+    if (modality.isOwn) for (const value of values(modality)) form.append(`value-${modality.number}`, value);
+  }
+  for (const modality of modalities) if (modality.want?.checked) form.append("want", modality.number);
+  if (row !== null) form.append("row", row);
+  form.append("seed", seed);
+  return form;
+}
+
+function asker(address, busy) {
+  // Only the answer to the latest question counts; earlier ones are given up.
+  let running = null;
+  return async (form) => {
+    running?.abort();
+    const mine = (running = new AbortController());
+    busy?.setAttribute("aria-busy", "true");
+    try {
+      const response = await fetch(address, { method: "POST", body: form, signal: mine.signal });
+      const said = await response.json().catch(() => ({}));
+      if (!response.ok) throw new Error(said.error || `The server could not answer (${response.status}).`);
+      byId("error").hidden = true;
+      return said;
+    } catch (error) {
+      if (error.name === "AbortError") return null;
+      byId("error").textContent = error instanceof TypeError ? "The server does not answer; has it ended?" : error.message;
+      byId("error").hidden = false;
+      byId("status").textContent = "";
+      return null;
+    } finally {
+      if (running === mine) busy?.setAttribute("aria-busy", "false");
+    }
+  };
+}
+
+const askAnswer = asker("answer", byId("answer"));
+const askWalk = asker("walk");
+
+async function ask() {
+  const said = await askAnswer(question());
+  if (said === null) return;
+  const given = order.map((modality) => modality.name).join(", ") || "nothing";
+  const wanted = said.predictions.map((one) => one.name).join(", ") || "nothing is wanted";
+  byId("status").textContent = `${wanted}, given ${given} · ${said.seconds.toFixed(2)} s`;
+  for (const modality of modalities) {
+    const seen = said.seen[modality.number];
+    if (seen?.picture && modality.isOwn) modality.preview.replaceChildren(show(seen, `${modality.name}, as the model sees it`));
+  }
+  byId("answer").replaceChildren(...said.predictions.map(prediction));
+  sharpening(said.steps);
+  loc = said.loc;
+  z = [...loc];
+  sliders(said.dimensions);
+  walk();
+}
+
+let waiting = 0;
+function askSoon(wait = 0) {
+  clearTimeout(waiting);
+  waiting = setTimeout(ask, wait);
+}
+
+async function walk() {
+  const form = question();
+  form.append("z", JSON.stringify(z));
+  form.delete("want"); // all is shown
+  for (const modality of modalities) if (modality.want) form.append("want", modality.number);
+  const said = await askWalk(form);
+  if (said === null) return;
+  byId("walked").replaceChildren(
+    ...said.predictions.map((one) => figure(one.value, one.name, `${one.name} decoded from this point`, true)),
+  );
+}
+
+// Answers
+
+function prediction(one) {
+  const modality = modalities.find((other) => other.name === one.name);
+  const pictures = Boolean(one.value.picture);
+  const cells = [figure(one.value, pictures ? "mean" : "predicted", `${one.name}, predicted mean`, true)];
+  if (modality.truth && !modality.isOwn) cells.unshift(figure(modality.truth, "truth", `${one.name}, the truth`, true));
+  one.samples.forEach((sample, i) => cells.push(figure(sample, `sample ${i + 1}`, `${one.name}, sample ${i + 1}`)));
+  const title = element("h3", { textContent: one.name }, element("small", { textContent: one.sure }));
+  const classes = element("dl", { className: "classes" });
+  for (const [name, probability] of one.classes) {
+    classes.append(
+      element("dt", { textContent: name }),
+      element("dd", {}, meter(probability, 1, `probability of ${name}`), probability.toFixed(3)),
+    );
+  }
+  const line = element("div", { className: pictures ? "line" : "line texts" }, ...cells);
+  return element("div", { className: "prediction" }, title, ...(one.classes.length ? [classes] : []), line);
+}
+
+function meter(value, max, label) {
+  const made = element("meter", { min: 0, max, value });
+  made.setAttribute("aria-label", label);
+  return made;
+}
+
+function sharpening(steps) {
+  const most = Math.max(1, ...steps.map((step) => step.kl ?? 0));
+  const measure = (value, digits, max, label) =>
+    value === null
+      ? element("td", { className: "quiet", textContent: "no posterior of these" })
+      : element("td", {}, element("div", { className: "measure" }, value.toFixed(digits), meter(value, max, label)));
+  byId("steps").replaceChildren(
+    ...steps.map((step) =>
+      element(
+        "tr",
+        {},
+        element("th", { scope: "row", textContent: step.added === null ? "nothing: the prior" : `+ ${step.added}` }),
+        measure(step.scale, 3, 1, "mean scale"),
+        measure(step.kl, 1, most, "KL to the prior"),
+      ),
+    ),
+  );
+}
+
+function sliders(dimensions) {
+  byId("sliders").replaceChildren(
+    ...dimensions.map((one) => {
+      const id = `z-${one.dimension}`;
+      const reach = Math.max(4, Math.ceil(Math.abs(one.loc) + 1));
+      const output = element("span", { className: "at", textContent: one.loc.toFixed(2), ariaHidden: "true" });
+      const input = element("input", { id, type: "range", min: -reach, max: reach, step: 0.05 });
+      input.value = one.loc;
+      input.addEventListener("input", () => {
+        z[one.dimension] = Number(input.value);
+        output.textContent = Number(input.value).toFixed(2);
+        walk();
+      });
+      const about = element("small", { textContent: ` KL ${one.kl.toFixed(2)}, scale ${one.scale.toFixed(2)}` });
+      const label = element("label", { htmlFor: id, textContent: `z${one.dimension}` }, about);
+      return element("div", { className: "slider" }, label, output, input);
+    }),
+  );
+}
+
+// What is known
+
+function know(modality, known) {
+  modality.known.checked = known;
+  order = order.filter((one) => one !== modality);
+  if (known) order.push(modality);
+}
+
+function owned(modality) {
+  modality.isOwn = true;
+  modality.source.textContent = "your own value";
+  if (modality.form !== "picture") modality.preview.replaceChildren();
+}
+
+function fromRow(modality, cell, key) {
+  modality.isOwn = false;
+  modality.truth = cell;
+  modality.source.textContent = cell ? `row ${key}` : `absent in row ${key}`;
+  modality.preview.replaceChildren(...(cell?.picture ? [show(cell, `${modality.name} of row ${key}`)] : []));
+  if (modality.form === "picture") modality.own.value = "";
+  if (!cell?.text) return;
+  if (modality.form === "text") modality.own.value = cell.text;
+  if (modality.form === "choice") {
+    for (const option of modality.own.options) if (option.textContent === cell.text) modality.own.value = option.value;
+  }
+  if (modality.form === "flags") {
+    const set = cell.text.split(", ");
+    for (const label of modality.own.children) {
+      label.querySelector("input").checked = set.includes(label.querySelector("span").textContent);
+    }
+  }
+}
+
+async function chooseRow(chosen, key) {
+  const response = await fetch(`rows/${chosen}`).catch(() => null);
+  if (!response?.ok) return;
+  const { cells } = await response.json();
+  row = chosen;
+  modalities.forEach((modality, i) => {
+    fromRow(modality, cells[i], key);
+    if (!cells[i]) know(modality, false);
+  });
+  if (!order.length) {
+    const there = modalities.filter((modality) => modality.truth);
+    const first = there.find((modality) => "alone" in modality.box.dataset) ?? there[0];
+    if (first) know(first, true);
+  }
+  wantTheRest();
+  ask();
+}
+
+function wantTheRest() {
+  if (modalities.some((modality) => modality.want?.checked)) return;
+  for (const modality of modalities) if (modality.want) modality.want.checked = !modality.known.checked;
+}
+
+for (const modality of modalities) {
+  modality.known.addEventListener("change", () => {
+    const missing = { picture: "upload a picture first", none: "choose a held-out row first" }[modality.form];
+    if (modality.known.checked && !modality.isOwn && !modality.truth) {
+      if (missing) {
+        modality.known.checked = false;
+        modality.source.textContent = missing;
+        modality.own?.focus();
+        return;
+      }
+      owned(modality);
+    }
+    know(modality, modality.known.checked);
+    askSoon();
+  });
+  modality.want?.addEventListener("change", () => askSoon());
+  modality.own?.addEventListener(modality.form === "text" ? "input" : "change", () => {
+    if (modality.form === "picture" && !modality.own.files.length) return;
+    owned(modality);
+    if (!modality.known.checked) know(modality, true);
+    askSoon(modality.form === "text" ? 300 : 0);
+  });
+}
+for (const radio of document.querySelectorAll(".strip input")) {
+  radio.addEventListener("change", () => chooseRow(radio.value, radio.closest("label").title));
+}
+byId("question").addEventListener("submit", (event) => event.preventDefault());
+byId("again").addEventListener("click", () => {
+  seed += 1;
+  ask();
+});
+byId("home").addEventListener("click", () => {
+  z = [...loc];
+  for (const slider of document.querySelectorAll(".slider")) {
+    const input = slider.querySelector("input");
+    input.value = loc[Number(input.id.slice(2))];
+    slider.querySelector(".at").textContent = Number(input.value).toFixed(2);
+  }
+  walk();
+});
+
+const start = document.querySelector(".strip input");
+if (start) {
+  start.checked = true;
+  chooseRow(start.value, start.closest("label").title);
+} else {
+  wantTheRest();
+  ask();
+}

@@ -1,0 +1,168 @@
+"""One translation as an ONNX graph: encoders, product of experts and decoder, kept only if it says what we say."""
+
+from __future__ import annotations
+
+import copy
+import re
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.distributions import Categorical
+
+from modalkit import registry
+from modalkit.distributions import Gaussian, product_of_experts
+from modalkit.errors import InputError, RunError
+from modalkit.inference import TrainedModel
+from modalkit.inference.trained import storable
+from modalkit.model import MultimodalVAE, gaussian
+from modalkit.nn import CategoryEncoder
+from modalkit.randomness import generator
+
+_TOLERANCE = 1e-4
+_EXAMPLES = 3
+_CHECKED = (1, 2, 7)
+_PARTS = ("encode", "experts", "posterior", "decoder_inputs", "likelihood")
+
+
+class Translator(nn.Module):
+    """The wanted modality at the mean of q(z|x_given): its mean, for classes their probabilities, else the mode.
+
+    Args:
+        model: in eval mode, whose posteriors are products of experts.
+        given: what goes in, in this order, as networks see it: `(rows, *event_shape)` each.
+        want: what comes out.
+    """
+
+    def __init__(self, model: MultimodalVAE, given: Sequence[str], want: str) -> None:
+        super().__init__()
+        # In lists: among the names of a graph's parts, a modality called `class` would be wrong Python.
+        experts = (nn.Sequential(model.encoders[name], model.heads[name]) for name in given)
+        self.experts = copy.deepcopy(nn.ModuleList(experts))
+        self.decoder = copy.deepcopy(model.decoders[want])
+        for module in self.experts.modules():
+            if isinstance(module, CategoryEncoder):
+                module.apart = True  # what it does otherwise depends on the number of rows, which graphs leave open
+        self.schema, self.prior_expert = model.schemas[want], model.prior_expert
+        zero = self.schema.unpack(torch.zeros(1, *self.schema.event_shape, dtype=getattr(torch, self.schema.dtype)))
+        self.floating = zero.is_floating_point()
+
+    def forward(self, *values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the wanted modality, and loc and scale of z, `(rows, latent_dim)`."""
+        experts = [gaussian(expert(value)) for expert, value in zip(self.experts, values, strict=True)]
+        stacked = Gaussian(torch.stack([e.loc for e in experts], 1), torch.stack([e.precision for e in experts], 1))
+        every = torch.ones_like(stacked.loc[..., 0])[None]  # (1, rows, given)
+        posterior = product_of_experts(stacked, every, prior_expert=self.prior_expert)
+        loc, scale = posterior.loc[0], posterior.scale[0]
+        likelihood = registry.modality(self.schema.kind).likelihood(self.schema, self.decoder(loc))
+        if isinstance(likelihood, Categorical):
+            return likelihood.probs, loc, scale
+        return (likelihood.mean if self.floating else likelihood.mode), loc, scale
+
+
+def onnx_graph(model: TrainedModel, given: Sequence[str], want: str) -> Callable[[Path], Path]:
+    """Return what writes a translation's graph into a folder and checks it there.
+
+    Args:
+        model: on the CPU.
+        given: what goes in.
+        want: what comes out.
+
+    Raises:
+        InputError: the libraries are not installed, a modality is unknown, or the model's posteriors are no products
+            of experts, which is all that a graph is made of.
+    """
+    try:
+        import onnx  # noqa: F401
+        import onnxruntime  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f"--onnx needs {error.name}, which is not installed; `pip install 'modalkit-vae[onnx]'` brings it"
+        ) from None
+    if any(getattr(type(model.model), part) is not getattr(MultimodalVAE, part) for part in _PARTS):
+        raise InputError(
+            f"--onnx: this run's objective ({model.recipe.objective.name}) makes its posteriors in a way of its own; "
+            f"graphs are made of products of experts (mvae, mvtcae)"
+        )
+    if not given:
+        raise InputError("--onnx: name what is given, --given NAME,NAME")
+    model.decode(torch.zeros(1, model.latent_dim), [want])  # says what is wrong with its name
+    model.allows(given)  # and with theirs
+    return lambda folder: _write(model, given, want, folder)
+
+
+def _write(model: TrainedModel, given: Sequence[str], want: str, folder: Path) -> Path:
+    names = [re.sub(r"\W", "_", name) for name in given]
+    path = folder / "onnx" / f"{'-'.join(names)}-to-{re.sub(r'[^A-Za-z0-9_]', '_', want)}.onnx"
+    path.parent.mkdir(exist_ok=True)
+    translator = Translator(model.model, given, want).eval()
+    rows = torch.export.Dim("rows", min=1)
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the exporter, about names and its own parts
+        try:
+            torch.onnx.export(
+                translator,
+                # Each input a tensor of its own: one that stands for two would make them one input of the graph.
+                tuple(value.clone() for value in _inputs(model, given, _EXAMPLES).values()),
+                str(path),
+                dynamo=True,
+                input_names=[f"given_{name}" for name in names],
+                output_names=["want", "loc", "scale"],
+                dynamic_shapes=(tuple({0: rows} for _ in given),),
+                external_data=False,
+                verbose=False,
+            )
+        except Exception as error:  # whatever the exporter or a plugin's own code raises
+            cause = error.__cause__ or error  # the exporter wraps it into advice to its authors
+            said = " ".join(str(cause).split())[:300]
+            raise RunError(
+                f"--onnx: {', '.join(given)} to {want} cannot be made a graph ({type(cause).__name__}: {said}); "
+                f"export without --onnx, or another --want"
+            ) from error
+    _check(model, given, want, path)
+    return path
+
+
+def _check(model: TrainedModel, given: Sequence[str], want: str, path: Path) -> None:
+    """Compare a graph with the library, on numbers of rows that it was not traced with.
+
+    Raises:
+        RunError: they differ.
+    """
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    takes = [one.name for one in session.get_inputs()]
+    if len(takes) != len(given):
+        raise RunError(f"--onnx: the graph has {len(takes)} inputs for {len(given)} modalities, so it was not kept")
+    for count in _CHECKED:
+        inputs = _inputs(model, given, count)
+        try:
+            found = session.run(None, {n: v.numpy() for n, v in zip(takes, inputs.values(), strict=True)})
+        except Exception as error:  # the runtime's own, such as for a number of rows that was traced as a constant
+            said = " ".join(str(error).split())[:300]
+            raise RunError(f"--onnx: the graph does not run on {count} rows ({said}), so it was not kept") from error
+        posterior = model.embed(inputs)
+        decoded = model.decode(posterior.loc, [want])[want]
+        ours = decoded.value if decoded.probabilities is None else decoded.probabilities
+        for what, mine, theirs in zip(
+            (want, "loc", "scale"), (ours, posterior.loc, posterior.scale), found, strict=True
+        ):
+            if mine.shape != theirs.shape or not np.allclose(mine.numpy(), theirs, _TOLERANCE, _TOLERANCE):
+                raise RunError(f"--onnx: the graph's {what} differs from the library's, so it was not kept")
+
+
+def _inputs(model: TrainedModel, given: Sequence[str], count: int) -> dict[str, Tensor]:
+    """Return values that the model itself draws, `(rows, *event_shape)` each, as its networks see them."""
+    drawn = model.sample(count, given, noise=True, seed=count)
+    found = {}
+    for name in given:
+        schema = model.schemas[name]
+        stored = schema.draw(storable(schema, drawn[name].samples[0]), generator(count, "graph", 0))
+        value = schema.unpack(stored)
+        found[name] = value.to(model.model.dtype) if value.is_floating_point() else value
+    return found
