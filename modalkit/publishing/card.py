@@ -61,7 +61,7 @@ def card(model: TrainedModel, graphs: Sequence[PurePath]) -> str:
 
 def _data(model: TrainedModel) -> str:
     path = model.recipe.data.path
-    said = f"Trained on the dataset `{path.name}`"
+    said = f"Trained on the dataset `{Path(path).name}`"
     try:
         manifest = read_manifest(path)
     except InputError:
