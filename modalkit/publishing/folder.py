@@ -34,7 +34,7 @@ def export(model: TrainedModel, out: Path, extra: Iterable[Callable[[Path], Path
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out}: is there already; nothing is overwritten, so choose a new folder")
-    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+    temporary = out.resolve().with_name(f".{out.resolve().name}.{os.getpid()}.tmp")
     try:
         temporary.mkdir(parents=True)
         shutil.copyfile(weights_of(model.path), temporary / "model.safetensors")

@@ -90,14 +90,15 @@ def onnx_graph(model: TrainedModel, given: Sequence[str], want: str) -> Callable
         )
     if not given:
         raise InputError("--onnx: name what is given, --given NAME,NAME")
+    given = tuple(dict.fromkeys(given))
     model.decode(torch.zeros(1, model.latent_dim), [want])  # says what is wrong with its name
     model.allows(given)  # and with theirs
     return lambda folder: _write(model, given, want, folder)
 
 
 def _write(model: TrainedModel, given: Sequence[str], want: str, folder: Path) -> Path:
-    names = [re.sub(r"\W", "_", name) for name in given]
-    path = folder / "onnx" / f"{'-'.join(names)}-to-{re.sub(r'[^A-Za-z0-9_]', '_', want)}.onnx"
+    *names, wanted = (re.sub(r"\W", "_", name) for name in (*given, want))
+    path = folder / "onnx" / f"{'-'.join(names)}-to-{wanted}.onnx"
     path.parent.mkdir(exist_ok=True)
     translator = Translator(model.model, given, want).eval()
     rows = torch.export.Dim("rows", min=1)

@@ -76,7 +76,8 @@ function asker(address, busy) {
     try {
       const response = await fetch(address, { method: "POST", body: form, signal: mine.signal });
       const said = await response.json().catch(() => ({}));
-      if (!response.ok) throw new Error(said.error || `The server could not answer (${response.status}).`);
+      if (mine.signal.aborted) return null; // while the body came
+      if (!said.predictions) throw new Error(said.error || `The server could not answer (${response.status}).`);
       byId("error").hidden = true;
       return said;
     } catch (error) {
