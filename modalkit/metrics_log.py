@@ -9,6 +9,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
@@ -49,7 +50,7 @@ class MetricsLog:
         InputError: a logger is not installed, or cannot start.
     """
 
-    def __init__(self, run: Path, step: int, loggers: Iterable[str], names: Sequence[str], *, enabled: bool) -> None:
+    def __init__(self, run: Path, step: int, loggers: Sequence[str], names: Sequence[str], *, enabled: bool) -> None:
         self.run, self.enabled, path = run, enabled, run / "metrics.jsonl"
         self.unplotted = set(names) - set(some(names))
         self.loggers: dict[str, Logger] = {}
@@ -72,14 +73,14 @@ class MetricsLog:
             self.lines.flush()
             plotted = {name: value for name, value in line.items() if _modality(name) not in self.unplotted}
             for name, logger in list(self.loggers.items()):
-                self._pass_on(name, logger, line if name == "csv" else plotted)
+                self._try(name, partial(logger, line if name == "csv" else plotted))
         except OSError as error:  # TensorBoard's writer finds out here that the disk is full or the folder is gone
             raise RunError(f"{self.run}: cannot write its metrics: {error}") from error
 
-    def _pass_on(self, name: str, logger: Logger, line: Line) -> None:
-        """Give a line to a logger; one that fails, as a server may, is left out from then on."""
+    def _try(self, name: str, act: Callable[[], None]) -> None:
+        """Have a logger do something; one that fails, as a server may, is left out from then on."""
         try:
-            logger(line)
+            act()
         except OSError:
             raise
         except Exception as error:
@@ -92,9 +93,8 @@ class MetricsLog:
     def __exit__(self, *_: object) -> None:
         if self.enabled:
             self.lines.close()
-            for name, logger in self.loggers.items():
-                with guard(f"train.loggers: {name}"):
-                    logger.close()
+            for name, logger in list(self.loggers.items()):
+                self._try(name, logger.close)
 
 
 def read_metrics(run: Path) -> Iterator[Line]:
@@ -120,7 +120,7 @@ def metrics_of(line: Line) -> dict[str, float]:
     return {name: value for name, value in line.items() if name not in ("step", "epoch", "split")}
 
 
-def require(loggers: Iterable[str]) -> None:
+def require(loggers: Sequence[str]) -> None:
     """Raise `InputError` for the first logger whose package is not installed."""
     for name in loggers:
         if name in ("wandb", "mlflow") and find_spec(name) is None:

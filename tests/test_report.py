@@ -184,7 +184,7 @@ def test_objectives_that_do_not_have_every_posterior(objective: str, modalities:
 
 
 def test_many_modalities_are_bounded(tmp_path: Path) -> None:
-    names = [f"bit{i}" for i in range(60)]
+    names = [f"bit{i}" for i in range(40)]
     schemas = {name: modalkit.schema("bit") for name in names}
     values = {name: torch.arange(60) % 2 for name in names}
     modalkit.write_dataset(tmp_path / "data", schemas, values)
@@ -195,7 +195,7 @@ def test_many_modalities_are_bounded(tmp_path: Path) -> None:
     )
     assert here("report", "run", "--rows", "20", cwd=tmp_path).returncode == 0
     page = Page(html := (run / "report.html").read_text())
-    assert "The first 12 of 60 modalities are shown." in page.text and len(html) < 300_000
+    assert "The first 12 of 40 modalities are shown." in page.text and len(html) < 300_000
 
 
 def test_errors_name_what_to_do(mixed: Path) -> None:

@@ -34,9 +34,9 @@ def curves(source: Source) -> Section | None:
     parts = [svg.legend(["validation", "training"])]
     for group, (title, of) in GROUPS.items():
         names = metric_names(source.metrics, group)
-        if group == "elbo/" and len(names) == 1:  # the same as the sum
+        if not names or (group == "elbo/" and len(names) == 1):  # one term is the sum
             continue
-        if title and names:
+        if title:
             parts.append(Markup("<h3>{}</h3><p>{}</p>").format(title, of))
         parts += many([figure(_curve(source.metrics, name)) for name in names[:_MOST_CURVES]])
         if len(names) > _MOST_CURVES:
