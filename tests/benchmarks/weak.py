@@ -5,8 +5,8 @@
 
 MNIST: classifiers of the 500 paired digits of `data.weak.paired=0.01`, and such as also use the digits without label.
 CelebA: for each attribute a logistic regression on principal components of the pictures, and a factor analysis of
-components and attributes together (a linear MVAE), on the entries that `data.weak.keep` leaves. Settings are chosen on
-the validation rows. Takes a few minutes, and needs scikit-learn.
+components and attributes together (a linear MVAE), on the entries that `data.weak.keep` leaves. The regressions'
+settings are chosen on the validation rows. Takes a few minutes, and needs scikit-learn.
 """
 
 from __future__ import annotations
