@@ -143,16 +143,15 @@ def test_early_stop(work: Path) -> None:
 
 
 def test_float64_and_two_processes_agree_with_one(work: Path) -> None:
-    text = (
-        (work / "circle.yaml").read_text().replace("dropout: 0.2", "dropout: 0.0")
-    )  # whose draws are each process's own
+    """But for dropout, whose draws are each process's own."""
+    text = (work / "circle.yaml").read_text().replace("dropout: 0.2", "dropout: 0.0")
     (work / "plain.yaml").write_text(text)
     settings = ["--precision", "64", "--set", "train.max_steps=7"]
     one = modalkit("train", "plain.yaml", "--out", "one", *settings, cwd=work)
     two = modalkit("train", "plain.yaml", "--out", "two", "--devices", "2", *settings, cwd=work)
     assert one.returncode == 0 and two.returncode == 0, one.stderr + two.stderr
     a, b = (load_file(work / run / "checkpoints" / "last.safetensors") for run in ("one", "two"))
-    assert all(value.dtype == torch.float64 for value in a.values())
+    assert {value.dtype for value in a.values() if value.is_floating_point()} == {torch.float64}
     for key in a:
         torch.testing.assert_close(a[key], b[key], rtol=1e-8, atol=1e-10)
 
