@@ -143,9 +143,8 @@ def test_early_stop(work: Path) -> None:
 
 
 def test_float64_and_two_processes_agree_with_one(work: Path) -> None:
-    text = (
-        (work / "circle.yaml").read_text().replace("dropout: 0.2", "dropout: 0.0")
-    )  # whose draws are each process's own
+    """But for dropout, whose draws are each process's own."""
+    text = (work / "circle.yaml").read_text().replace("dropout: 0.2", "dropout: 0.0")
     (work / "plain.yaml").write_text(text)
     settings = ["--precision", "64", "--set", "train.max_steps=7"]
     one = modalkit("train", "plain.yaml", "--out", "one", *settings, cwd=work)
