@@ -194,7 +194,7 @@ def _posteriors(
 
 def _on(weights: Tensor | None, like: Tensor) -> Tensor:
     """Return a plan's weights on a device, 1 where there are none."""
-    return like.new_ones(()) if weights is None else weights.to(like)
+    return like.new_ones(()) if weights is None else weights.to(like, non_blocking=True)
 
 
 def _score(model: MultimodalVAE, name: str, z: Tensor, observed: Tensor, present: Tensor, targets: Tensor) -> Tensor:
@@ -251,4 +251,4 @@ def _score_group(model: MultimodalVAE, group: Group, z: Tensor, values: Tensor, 
 def _samples(observed: Tensor, places: Tensor) -> Tensor:
     """Return ``observed[places]``, without a copy where that is `observed` itself."""
     same = len(places) == len(observed) and torch.equal(places, torch.arange(len(observed)))
-    return observed if same else observed.index_select(0, places.to(observed.device))
+    return observed if same else observed.index_select(0, places.to(observed.device, non_blocking=True))

@@ -274,7 +274,7 @@ class MultimodalVAE(nn.Module):
         """
         experts = self.experts(observed, present)
         with torch.autocast(self.device.type, enabled=False):  # products of many small numbers
-            return product_of_experts(experts, given.to(self.device), prior_expert=self.prior_expert)
+            return product_of_experts(experts, given.to(self.device, non_blocking=True), prior_expert=self.prior_expert)
 
     def allows(self, given: Tensor) -> Tensor:
         """Tell which subsets of modalities the model has posteriors of, bool `(..., modalities) -> (...)`."""
@@ -398,7 +398,7 @@ def of_rows(observed: Tensor, present: Tensor, rows: Tensor) -> Tensor:
 
 def take(values: Tensor, rows: Tensor) -> Tensor:
     """Return ``values[rows]`` for sorted, distinct `rows` on the CPU, without a copy where that is all of them."""
-    return values if len(rows) == len(values) else values.index_select(0, rows.to(values.device))
+    return values if len(rows) == len(values) else values.index_select(0, rows.to(values.device, non_blocking=True))
 
 
 def spread(rows_of: Tensor, rows: Tensor, batch: int) -> Tensor:
@@ -414,7 +414,9 @@ def spread(rows_of: Tensor, rows: Tensor, batch: int) -> Tensor:
     """
     if len(rows) == batch:
         return rows_of
-    return rows_of.new_zeros(batch, *rows_of.shape[1:]).index_copy(0, rows.to(rows_of.device), rows_of)
+    return rows_of.new_zeros(batch, *rows_of.shape[1:]).index_copy(
+        0, rows.to(rows_of.device, non_blocking=True), rows_of
+    )
 
 
 def full(tensor: Tensor) -> Tensor:
