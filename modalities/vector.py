@@ -18,6 +18,7 @@ from modalkit.nn import encoder as make_encoder
 from modalkit.plugin import Modality, Schema, Settings, as_tuple
 
 _SHOWN = 16
+_FAR = 5.0  # standard deviations
 
 
 Names = Annotated[tuple[str, ...], BeforeValidator(as_tuple)]
@@ -98,9 +99,18 @@ class VectorSchema(GaussianSchema):
         return super().pack(value)
 
 
+class Bounded(nn.Module):
+    """`5 tanh(x / 5)`: an outlier of a hundred standard deviations does not throw the posterior off the map."""
+
+    def forward(self, value: Tensor) -> Tensor:
+        """Return values within (-5, 5), those near 0 as they are."""
+        return _FAR * (value / _FAR).tanh()
+
+
 def encoder(schema: VectorSchema) -> nn.Module:
-    """Return dense layers."""
-    return make_encoder(schema.network, schema.event_shape)
+    """Return dense layers; of standardised numbers they see `Bounded` ones."""
+    layers = make_encoder(schema.network, schema.event_shape)
+    return layers if schema.standardize is None else nn.Sequential(Bounded(), layers)
 
 
 def decoder(schema: VectorSchema, latent_dim: int) -> nn.Module:

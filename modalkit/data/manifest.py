@@ -77,7 +77,8 @@ class Manifest(Settings):
                 continue
             there, here = self.modalities[name].facts, schema.facts()
             # The kind itself may differ: another kind may model the same stored samples.
-            skipped = {"kind", *schema.model_only, *_left_out(schema)}
+            unsaid = _left_out(schema) | {key for key in schema.from_dataset if there.get(key) is None}
+            skipped = {"kind", *schema.model_only, *unsaid}
             keys = [key for key in there if key in here and key not in skipped and there[key] != here[key]]
             # The event's shape follows from the other facts, where they differ.
             keys = [key for key in keys if key != "event_shape"] or keys

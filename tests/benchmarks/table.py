@@ -108,8 +108,9 @@ def compare(given: argparse.Namespace, work: Path) -> None:
     z, holes, ours = {}, {}, {}
     for m, (name, values) in enumerate(groups.items()):
         seen = values[train & ~hidden[:, m]]
-        z[name] = (values - seen.mean(0)) / np.maximum(seen.std(0), 1e-12)
-        ours[name] = (filled[name].double().numpy() - seen.mean(0)) / np.maximum(seen.std(0), 1e-12)
+        scale = np.where(seen.std(0) > 0, seen.std(0), 1.0)
+        z[name] = (values - seen.mean(0)) / scale
+        ours[name] = (filled[name].double().numpy() - seen.mean(0)) / scale
         holes[name] = np.where(hidden[:, m, None], np.nan, z[name])
     results = {"column means": dict.fromkeys(groups, 0.0), "modalkit": ours} | sklearn(holes, ~test, given.iterative)
     print(f"\nRMSE of hidden entries in {int(test.sum())} test rows, in standard deviations:\n")
