@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import threading
 from pathlib import Path
 
@@ -59,6 +60,31 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def model(work: Path) -> TrainedModel:
     return modalkit.load(work / "run")
+
+
+def test_standardised_numbers_are_given_and_answered_in_their_own_units(tmp_path: Path) -> None:
+    own = {"loc": [120.0, -3.0], "scale": [15.0, 0.5]}
+    (tmp_path / "recipe.yaml").write_text(
+        "data: {path: nowhere}\nmodalities:\n"
+        f"  blood: {{kind: vector, size: 2, standardize: {json.dumps(own)}}}\n  age: {{kind: vector, size: 1}}\n"
+    )
+    (tmp_path / "checkpoints").mkdir()
+    save_weights(tmp_path / "checkpoints" / "best.safetensors", assemble(load_recipe(tmp_path / "recipe.yaml")))
+    asked = modalkit.load(tmp_path)
+    schema = asked.schemas["blood"]
+    seen = torch.tensor([[0.2, -1.0]])
+    stored = as_batch(asked.schemas, {"blood": [135.0, -3.5]}).values["blood"]
+    assert stored.tolist() == [[135.0, -3.5]] and schema.unpack(stored).tolist() == [[1.0, -1.0]]
+    answer = asked.infer({"age": [40.0]}, ["blood"])["blood"]
+    value, scale = answer.in_units(answer.value), answer.width_in_units(answer.scale)
+    torch.testing.assert_close(schema.unpack(value), answer.value, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(scale, answer.scale * torch.tensor(own["scale"]), rtol=1e-3, atol=1e-3)
+    assert f"{schema.pack(seen)[0, 0]:.0f}" == "123"
+    done = here("translate", str(tmp_path), "--given", "age=40", "--out", str(tmp_path / "out"), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    told = (tmp_path / "out" / "answer.json").read_text()
+    numbers = [float(text) for text in re.findall(r"-?\d+\.\d+", told)]
+    assert any(60 < number < 180 for number in numbers), told
 
 
 # Closed forms

@@ -14,12 +14,12 @@ from modalkit.metrics_log import MetricsLog, read_metrics
 
 def log_twice(run: Path, logger: str) -> None:
     """Log as a run that was killed after step 20 and goes on from step 10."""
-    with MetricsLog(run, 0, [logger], enabled=True) as log:
+    with MetricsLog(run, 0, [logger], ["x"], enabled=True) as log:
         log("train", 10, 0, {"elbo": -3.0, "elbo/only:a": -1.0})
         log("train", 20, 0, {"elbo": -9.0})
     with (run / "metrics.jsonl").open("a") as file:
         file.write('{"step": 30, "epo')  # cut short
-    with MetricsLog(run, 10, [logger], enabled=True) as log:
+    with MetricsLog(run, 10, [logger], ["x"], enabled=True) as log:
         log("train", 20, 0, {"elbo": -2.0})
         log("valid", 20, 1, {"elbo": -2.5, "kl": 0.5})
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from modalkit.data import Batch, read_json
 from modalkit.errors import InputError
 from modalkit.files import remove_leftovers, write_bytes, write_json
-from modalkit.inference.prediction import Prediction
+from modalkit.inference.prediction import Prediction, in_units
 from modalkit.inference.results import Inference
 from modalkit.pictures import Cell, sheet, show, truth
 from modalkit.plugin import Picture, Schema
@@ -123,7 +123,7 @@ def _files(name: str, schema: Schema, values: Mapping[str, Tensor]) -> dict[str,
         if isinstance(shown, str):
             found[f"{stem}-{what}.txt"] = f"{shown}\n".encode()
             if value.ndim and value.is_floating_point():
-                found[f"{stem}-{what}.npy"] = _npy(value)
+                found[f"{stem}-{what}.npy"] = _npy(in_units(schema, value))
         else:
             found[f"{stem}-{what}.png"] = png(shown)
     return found
@@ -135,11 +135,13 @@ def _figures(prediction: Prediction) -> dict[str, Any]:
     if not isinstance(text, str):
         spread = prediction.spread
         return {} if spread is None else {"spread": float(spread.mean())}
-    found: dict[str, Any] = {"text": text, "value": prediction.value[0].tolist()}
-    for what in ("scale", "probability", "probabilities"):
+    found: dict[str, Any] = {"text": text, "value": prediction.in_units(prediction.value)[0].tolist()}
+    if prediction.scale is not None:
+        found["scale"] = prediction.width_in_units(prediction.scale)[0].tolist()
+    for what in ("probability", "probabilities"):
         if (one := getattr(prediction, what)) is not None:
             found[what] = one[0].tolist()
-    return found | {"samples": prediction.samples[:, 0].tolist()}
+    return found | {"samples": prediction.in_units(prediction.samples)[:, 0].tolist()}
 
 
 def _page(columns: Mapping[str, list[Cell]], titles: list[str]) -> bytes:

@@ -23,8 +23,9 @@ class Prediction:
 
     Attributes:
         schema: the modality's.
-        value: `(rows, *event_shape)`. Reals: its mean; a bit's is the probability of 1, a picture's its intensities.
-            Classes: the likeliest. Other integers: at each place what the likelihoods' modes say most often.
+        value: `(rows, *event_shape)`, in the networks' units (see `in_units`). Reals: its mean; a bit's is the
+            probability of 1, a picture's its intensities. Classes: the likeliest. Other integers: at each place what
+            the likelihoods' modes say most often.
         samples: `(samples, rows, *event_shape)`; the first draws of z decoded, the same for every modality, so that
             those of a row belong together.
         scale: standard deviation of x_m, `(rows, *event_shape)`: that of the likelihood and that of its mean over
@@ -44,9 +45,25 @@ class Prediction:
     probability: Tensor | None = None
     probabilities: Tensor | None = None
 
+    def in_units(self, values: Tensor) -> Tensor:
+        """Return values or samples in the units in which a person gives them: standardised numbers in their own."""
+        return in_units(self.schema, values)
+
+    def width_in_units(self, width: Tensor) -> Tensor:
+        """Return a `scale` or `spread` in those units."""
+        return self.in_units(self.value + width) - self.in_units(self.value)
+
     def show(self, row: int = 0, sample: int | None = None) -> Picture | str:
         """Return what a person sees of a row's value, or of one of its samples: a uint8 picture or a text."""
         return show(self.schema, self.value[row] if sample is None else self.samples[sample, row])
+
+
+def in_units(schema: Schema, values: Tensor) -> Tensor:
+    """Return values that networks see, `(..., *event_shape)`, in the units in which a person gives them.
+
+    Floats that are stored as floats are stored in those units; everything else has no other.
+    """
+    return schema.pack(values) if schema.dtype == "float32" and values.is_floating_point() else values
 
 
 def predict(model: MultimodalVAE, name: str, inputs: Tensor, samples: int, *, noise: bool) -> Prediction:

@@ -14,6 +14,7 @@ from torch import Tensor
 from modalkit.data import SPLITS, Batch, Dataset, DatasetWriter, Rows, write_shard
 from modalkit.errors import InputError
 from modalkit.files import locked, remove_leftovers, write_atomic
+from modalkit.inference.prediction import in_units
 from modalkit.inference.results import Imputed
 from modalkit.inference.trained import TrainedModel
 from modalkit.inspection import schemas as schemas_of
@@ -146,13 +147,15 @@ def _table(model: TrainedModel, filled: Imputed) -> Columns:
         measure = model.measures.get(name)
         if isinstance(show(schema, torch.zeros_like(value[0])), str):  # no picture
             if value.is_floating_point() or measure == "scale":
-                columns |= _numbered(name, value.double().masked_fill(~_like(there, value), math.nan), ".")
+                own = in_units(schema, value)
+                columns |= _numbered(name, own.double().masked_fill(~_like(there, value), math.nan), ".")
             else:
                 texts = [show(schema, one) if here else None for one, here in zip(value, there.tolist(), strict=True)]
                 columns[name] = texts
             if measure == "scale":
                 scale = filled.scale.get(name, torch.full(value.shape, math.nan))
-                columns |= _numbered(f"{name}.scale", scale, ".")
+                width = in_units(schema, value + scale) - in_units(schema, value)
+                columns |= _numbered(f"{name}.scale", width, ".")
             elif measure == "probability":
                 sure = filled.probability.get(name, torch.full(value.shape, math.nan))
                 columns[f"{name}.probability"] = sure.flatten(1).amin(1).numpy() if sure.ndim > 1 else sure.numpy()

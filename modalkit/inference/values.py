@@ -155,14 +155,23 @@ def _opened(source: Path | str) -> Any:
 def _from_array(schema: Schema, array: Array) -> tuple[Sequence[Tensor], bool]:
     event = schema.event_shape
     if array.shape == event:
-        return list(_checked(schema, torch.from_numpy(np.array(array))[None])), True
+        return list(_given(schema, array[None])), True
     if array.shape[1:] == event:
-        return list(_checked(schema, torch.from_numpy(np.array(array)))), False
+        return list(_given(schema, array)), False
     if len(event) == 3 and array.ndim in (2, 3, 4):
         if array.ndim == 4 or (event[0] == 1 and array.shape[1:] == event[1:]):  # several, gray without a channel
             return [_from_picture(schema, _picture(one)) for one in array], False
         return [_from_picture(schema, _picture(array))], True
     raise ValueError(f"got the shape {array.shape}; give {event} for one sample, {('rows', *event)} for several")
+
+
+def _given(schema: Schema, array: Array) -> Tensor:
+    """Return samples that a person gives, `(rows, *event_shape)`, as they are stored: floats are in their units."""
+    value = torch.from_numpy(np.array(array))
+    if schema.dtype == "float32":
+        stored = value.to(torch.float32)
+        return _valid(schema, stored, stored)
+    return _checked(schema, value)
 
 
 def _picture(array: Array) -> Image.Image:
@@ -200,7 +209,11 @@ def _checked(schema: Schema, value: Tensor) -> Tensor:
     """Return values, `(rows, *event_shape)`, as they are stored."""
     if not value.is_floating_point():
         value = value.long()
-    stored = torch.from_numpy(packed(schema, value))
+    return _valid(schema, torch.from_numpy(packed(schema, value)), value)
+
+
+def _valid(schema: Schema, stored: Tensor, value: Tensor) -> Tensor:
+    """Return what is stored of values, or raise `ValueError` for one that a schema cannot describe."""
     if not bool((valid := schema.valid(stored)).all()):
         wrong = value[~valid][0]
         raise ValueError(f"{wrong.tolist() if wrong.numel() <= 8 else 'a sample'} cannot be (NaN or out of range)")
