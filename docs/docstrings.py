@@ -5,7 +5,7 @@ from typing import Any
 
 from griffe import Extension, Object
 
-EXAMPLE = re.compile(r"^>>> .*(?:\n.*\S.*)*", re.MULTILINE)
+EXAMPLE = re.compile(r"^( *)>>> .*(?:\n.*\S.*)*", re.MULTILINE)
 
 
 class Markdown(Extension):
@@ -16,4 +16,4 @@ class Markdown(Extension):
         if obj.docstring:
             text = re.sub(r":math:`([^`]*)`", r"`\1`", obj.docstring.value)
             text = re.sub(r"^\.\. math::$|::$", lambda found: ":" if found[0] == "::" else "", text, flags=re.MULTILINE)
-            obj.docstring.value = EXAMPLE.sub(lambda found: f"```python\n{found[0]}\n```", text)
+            obj.docstring.value = EXAMPLE.sub(r"\1```python\n\g<0>\n\1```", text)
