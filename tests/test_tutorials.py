@@ -17,7 +17,7 @@ SMALLER = {
         *("--set", "train.epochs=2"),
     ],
     "modalkit train patients.yaml": ["--set", "train.max_steps=160"],
-    "modalkit train wind.yaml": ["--set", "train.epochs=4"],
+    "modalkit train wind.yaml": ["--set", "train.epochs=12"],
     "modalkit train circle.yaml": ["--set", "train.epochs=6"],
 }
 """What makes the default run short; the slow one does exactly what the reader does."""
@@ -46,8 +46,10 @@ def test_table(tmp_path: Path, smaller: Any) -> None:
 
 
 def test_modality(tmp_path: Path, smaller: Any) -> None:
-    follow("tutorials/modality.md", tmp_path, smaller)
+    names = follow("tutorials/modality.md", tmp_path, smaller)
     assert (tmp_path / "wind-speed/wind_speed_kind.py").is_file()
+    east, west = names["found"]["speed"].value.flatten().tolist()
+    assert east > 6 and west < 4
 
 
 def test_objective(tmp_path: Path, smaller: Any) -> None:
