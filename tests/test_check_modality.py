@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from documents import shown_file
 from torch import nn
 from torch.distributions import Independent, Normal
 
@@ -18,13 +18,9 @@ from modalkit.nn import DenseNetwork, Mlp, encoder, mlp
 from modalkit.plugin import Modality, Schema
 from modalkit.testing import check_modality
 
-DOC = Path(__file__).parents[1] / "docs" / "writing-a-modality.md"
-
 
 def test_the_tutorials_kind_is_short_and_right(tmp_path: Path) -> None:
-    found = re.search(r'```python title="angle.py"\n(.*?)```', DOC.read_text(), re.DOTALL)
-    assert found
-    code = found[1]
+    code = shown_file("tutorials/modality.md", "angle.py")
     assert len(code.splitlines()) <= 40
     (tmp_path / "angle.py").write_text(code)
     angle = registry.import_file(tmp_path / "angle.py").ANGLE

@@ -10,9 +10,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from documents import shown_file
 from toys import RECIPE, write_circle, write_recipe
-
-DOCS = Path(__file__).parent.parent / "docs"
 
 
 def modalkit(*arguments: object, cwd: Path, path: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -32,11 +31,6 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("cli")
     write_recipe(folder, write_circle(folder))
     return folder
-
-
-def angle_source() -> str:
-    blocks = re.findall(r"```python[^\n]*\n(.*?)```", (DOCS / "writing-a-modality.md").read_text(), re.S)
-    return next(block for block in blocks if "VonMises" in block and "Modality" in block)
 
 
 def install(folder: Path, name: str, kinds: dict[str, str], modules: dict[str, str]) -> Path:
@@ -68,7 +62,12 @@ def test_list_says_who_provides_what_also_of_third_parties(work: Path, tmp_path:
     assert everything.returncode == 0, everything.stderr
     for word in ("image", "mvae", "sample-faces", "quickstart", "modalkit-vae 0.1.0"):
         assert word in everything.stdout
-    install(tmp_path, "angle-kind", {"angle": "angle_kind:ANGLE"}, {"angle_kind": angle_source()})
+    install(
+        tmp_path,
+        "angle-kind",
+        {"angle": "angle_kind:ANGLE"},
+        {"angle_kind": shown_file("tutorials/modality.md", "angle.py")},
+    )
     install(tmp_path, "bad-kind", {"bad": "bad_kind:X"}, {"bad_kind": "raise RuntimeError('no licence today')"})
     install(tmp_path, "odd-kind", {"odd": "odd_kind:X"}, {"odd_kind": "X = 3"})
     kinds = modalkit("list", "kinds", cwd=work, path=tmp_path).stdout
@@ -170,30 +169,6 @@ def test_schema_is_json_and_validate_says_ok(work: Path) -> None:
     assert {"data", "modalities", "objective", "train"} <= set(schema["properties"])
     done = modalkit("validate", "circle.yaml", "quickstart", "recipes/mnist_mvae.yaml", "celeba_transforms", cwd=work)
     assert done.returncode == 0 and done.stdout.count(": ok: ") == 4, done.stderr
-
-
-def test_the_tutorials_modality_trains(work: Path) -> None:
-    """The file that docs/writing-a-modality.md shows, on a dataset of angles, through a recipe that lists it."""
-    (work / "angle.py").write_text(angle_source())
-    (work / "wind.py").write_text(
-        "import torch, modalkit\n"
-        "from modalkit.registry import add_file\n"
-        "from pathlib import Path\n"
-        "add_file(Path('angle.py'))\n"
-        "a = torch.rand(300) * 6.283 - 3.1415\n"
-        "schemas = {'direction': modalkit.schema('angle'), 'speed': modalkit.schema('vector', size=1)}\n"
-        "values = {'direction': a, 'speed': a.sin()[:, None] + 0.1 * torch.randn(300, 1)}\n"
-        "modalkit.write_dataset('wind', schemas, values, present={'speed': a > -2})\n"
-    )
-    subprocess.run([sys.executable, "wind.py"], cwd=work, check=True)
-    (work / "wind.yaml").write_text(
-        "plugins: [angle.py]\ndata: {path: wind}\nmodalities:\n  direction: {kind: angle}\n"
-        "  speed: {kind: vector, size: 1}\nmodel: {latent_dim: 2}\n"
-        "train: {epochs: 8, batch_size: 50, learning_rate: 0.01}\n"
-    )
-    done = modalkit("train", "wind.yaml", cwd=work)
-    assert done.returncode == 0, done.stderr
-    assert "given direction" in done.stdout and "given speed" in done.stdout
 
 
 def test_a_dataset_that_other_steps_built_is_not_used_silently(work: Path) -> None:

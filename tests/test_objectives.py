@@ -11,9 +11,10 @@ from subprocess import CompletedProcess
 
 import pytest
 import torch
+from documents import shown_file
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_cli import DOCS, install, modalkit, refused
+from test_cli import install, modalkit, refused
 from torch import Tensor
 from toys import here, write_circle, write_recipe
 
@@ -412,14 +413,8 @@ def test_what_a_network_itself_has_frozen_is_not_trained(work: Path) -> None:
     assert moved == {"encoders.position.2.weight", "encoders.position.2.bias"}
 
 
-def objective_source() -> str:
-    """Return the file that docs/objectives.md shows."""
-    blocks = re.findall(r"```python[^\n]*\n(.*?)```", (DOCS / "objectives.md").read_text(), re.S)
-    return next(block for block in blocks if "Objective(" in block)
-
-
 def test_the_docs_own_objective_trains_from_a_file(work: Path) -> None:
-    (work / "leave_one_out.py").write_text(objective_source())
+    (work / "leave_one_out.py").write_text(shown_file("tutorials/objective.md", "leave_one_out.py"))
     text = re.sub("objective: .*", "objective: {name: leave-one-out, share: 0.3}", (work / "circle.yaml").read_text())
     (work / "own.yaml").write_text(f"plugins: [leave_one_out.py]\n{text}")
     done = modalkit("train", "own.yaml", *change("train.max_steps=4", "train.pictures_every=0"), cwd=work)
@@ -431,7 +426,7 @@ def test_the_docs_own_objective_trains_from_a_file(work: Path) -> None:
 
 
 def test_the_docs_own_objective_does_what_it_says(tmp_path: Path) -> None:
-    (tmp_path / "leave_one_out.py").write_text(objective_source())
+    (tmp_path / "leave_one_out.py").write_text(shown_file("tutorials/objective.md", "leave_one_out.py"))
     own = registry.import_file(tmp_path / "leave_one_out.py").LEAVE_ONE_OUT
     present = torch.tensor([[True, True, True], [True, False, True], [True, False, False], [False, False, False]])
     made = own.plan(own.options(share=0.4), tuple("abc"), present, Draws(torch.Generator()))
