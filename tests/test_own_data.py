@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -279,6 +280,20 @@ def test_a_folder_is_aligned_by_stem(tmp_path: Path) -> None:
     assert values["photo"][3, :, 8, 8].tolist() == [60, 0, 0]
     assert values["sensor"][5].tolist() == [np.float32(5 / 3), -5.0] and values["level"][2].tolist() == [2, 250]
     assert "photo/002.png\t" in (tmp_path / "data/set_aside.tsv").read_text()
+
+
+def test_a_folder_of_sounds(tmp_path: Path) -> None:
+    (tmp_path / "in/clap").mkdir(parents=True)
+    for i, seconds in enumerate((0.5, 0.6, 0.9)):
+        tone = np.sin(np.arange(int(8000 * seconds)) * (0.1 + 0.1 * i)).astype(np.float32)
+        soundfile.write(tmp_path / f"in/clap/{i}.wav", tone, 8000)
+    (tmp_path / "in/clap/3.wav").write_bytes(b"no sound")
+    done = here("build-dataset", "folder", "in", "--out", "data", "--yes", cwd=tmp_path)
+    assert done.returncode == 0 and "1 set aside" in done.stdout, done.stderr + done.stdout
+    data, values, _ = whole(tmp_path / "data")
+    facts = data.manifest.modalities["clap"].facts
+    assert (facts["kind"], facts["sample_rate"], facts["seconds"]) == ("audio", 8000, 0.6)
+    assert values["clap"].shape == (4, 1, 64, 1 + 4800 // 256) and values["clap"][0].max() > 0
 
 
 def test_a_folder_that_cannot_be_aligned_is_refused(tmp_path: Path) -> None:
