@@ -147,7 +147,7 @@ def _table(model: TrainedModel, filled: Imputed) -> Columns:
         measure = model.measures.get(name)
         if isinstance(show(schema, torch.zeros_like(value[0])), str):  # no picture
             if value.is_floating_point() or measure == "scale":
-                own = in_units(schema, value)
+                own = filled.batch.values[name] if schema.dtype == "float32" else value  # in a person's units
                 columns |= _numbered(name, own.double().masked_fill(~_like(there, value), math.nan), ".")
             else:
                 texts = [show(schema, one) if here else None for one, here in zip(value, there.tolist(), strict=True)]
