@@ -97,7 +97,7 @@ def read(schema: LabelSchema, source: str) -> Tensor:
     for words in (known, numbers):
         if source.strip() in words:
             return torch.tensor(words.index(source.strip()))
-    choice = f"one of {', '.join(known)}, or " if known else ""
+    choice = f"one of {', '.join(map(repr, known))}, or " if known else ""
     raise InputError(
         f"'{source}' is no class{did_you_mean(source, known)}; give {choice}a number from 0 to {schema.classes - 1}"
     )

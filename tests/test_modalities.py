@@ -172,7 +172,9 @@ def test_labels() -> None:
     assert (
         label.show(schema, torch.tensor(1)) == "dog" and label.show(of("label", classes=3)[1], torch.tensor(1)) == "1"
     )
-    with pytest.raises(InputError, match=r"'dgo' is no class \(did you mean 'dog'\?\); give one of cat, dog, 1, or a"):
+    with pytest.raises(
+        InputError, match=r"'dgo' is no class \(did you mean 'dog'\?\); give one of 'cat', 'dog', '1', or"
+    ):
         label.read(schema, "dgo")
     assert schema.valid(torch.tensor([-1, 0, 2, 3])).tolist() == [False, True, True, False]
     with pytest.raises(ValueError, match=r"1\.5 is no whole number"):

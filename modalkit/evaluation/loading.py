@@ -34,6 +34,14 @@ class Run:
     weights: str
 
 
+def no_run(path: Path) -> InputError:
+    """Return the error that a path is no run, and where one may be."""
+    what = "is not a run (no recipe.yaml)" if path.is_dir() else "is not a run: there is no such folder"
+    if (path / "manifest.json").is_file():
+        what += "; it is a dataset"
+    return InputError(f"{path}: {what}; runs lie in runs/ unless `modalkit train RECIPE` was told otherwise by --out")
+
+
 def load_model(path: Path, *, device: str = "cpu") -> tuple[Recipe, MultimodalVAE, str]:
     """Open a run's model without its dataset.
 
@@ -48,7 +56,7 @@ def load_model(path: Path, *, device: str = "cpu") -> tuple[Recipe, MultimodalVA
         InputError: no run there, or no weights yet.
     """
     if not (path / "recipe.yaml").is_file():
-        raise InputError(f"{path}: is not a run (no recipe.yaml); train one with `modalkit train RECIPE --out {path}`")
+        raise no_run(path)
     recipe = load_recipe(path / "recipe.yaml")
     with torch.random.fork_rng(devices=[]):  # the first weights, which are not kept, are no concern of the caller's
         model = assemble(recipe)

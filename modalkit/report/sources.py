@@ -12,6 +12,7 @@ from torch import Tensor
 
 from modalkit.data import Batch, Dataset, evenly
 from modalkit.errors import InputError
+from modalkit.evaluation.loading import no_run
 from modalkit.inference import TrainedModel, load
 from modalkit.metrics_log import Line, read_metrics
 from modalkit.pictures import MOST_COLUMNS
@@ -100,7 +101,7 @@ def open_source(
         InputError: no run there; or `data` or `device` were given, and cannot be used.
     """
     if not (path / "recipe.yaml").is_file():
-        raise InputError(f"{path}: is not a run (no recipe.yaml); train one with `modalkit train RECIPE --out {path}`")
+        raise no_run(path)
     recipe, metrics, lacking = load_recipe(path / "recipe.yaml"), list(read_metrics(path)), []
     trained = held_out = None
     if model:
