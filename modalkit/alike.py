@@ -51,14 +51,33 @@ class Stacked:
         return result
 
 
-def can_stack(networks: Sequence[nn.Module]) -> bool:
-    """Tell whether networks can be `Stacked`: equal in structure, of dense layers and embeddings, no batch norm."""
+def can_stack(networks: Sequence[nn.Module], example: Tensor) -> bool:
+    """Tell whether networks can be `Stacked`: of dense layers and embeddings, no batch norm, and seen to be equal so.
+
+    A plugin's network may look at its values, or hold something beside its parameters; then each runs by itself.
+
+    Args:
+        networks: of modalities whose schemas are alike.
+        example: rows that each of them takes, `(rows, ...)`.
+    """
     plain = all(
         isinstance(part, (nn.Linear, nn.Embedding))
         or not [*part.parameters(recurse=False), *part.buffers(recurse=False)]
         for part in networks[0].modules()
     )
-    return plain and all(str(other) == str(networks[0]) for other in networks)
+    if not plain or any(str(other) != str(networks[0]) for other in networks):
+        return False
+    modes = {part: part.training for network in networks for part in network.modules()}
+    try:
+        with torch.no_grad(), torch.autocast(example.device.type, enabled=False):
+            each = torch.stack([network.eval()(example) for network in networks])
+            inputs = example.expand(len(networks), *example.shape)
+            return torch.allclose(Stacked(networks)(range(len(networks)), inputs), each, rtol=1e-4, atol=1e-5)
+    except Exception:  # what torch raises for what it cannot run as one, and whatever a plugin raises
+        return False
+    finally:
+        for part, training in modes.items():
+            part.training = training
 
 
 @dataclass(frozen=True)
@@ -97,7 +116,7 @@ class Chosen:
 
     def take(self, values: Tensor) -> Tensor:
         """Return the members' chosen rows, `(all members, rows, ...) -> (g, most, ...)`."""
-        return values[self.members.to(values.device)[:, None], self.rows.to(values.device)]
+        return values[_on(self.members, values)[:, None], _on(self.rows, values)]
 
     def spread(self, values: Tensor, shape: torch.Size) -> Tensor:
         """Put the chosen rows' values at their places, zeros elsewhere, `(g, most, ...) -> (all members, rows, ...)`.
@@ -108,9 +127,14 @@ class Chosen:
         """
         if len(self.member) == shape.numel():  # all of all
             return values
-        member, place = self.member.to(values.device), self.place.to(values.device)
-        where = (self.members[self.member].to(values.device), self.rows[self.member, self.place].to(values.device))
-        return values.new_zeros(shape[1], shape[0], *values.shape[2:]).index_put(where, values[member, place])
+        where = (_on(self.members[self.member], values), _on(self.rows[self.member, self.place], values))
+        counted = values[_on(self.member, values), _on(self.place, values)]
+        return values.new_zeros(shape[1], shape[0], *values.shape[2:]).index_put(where, counted)
+
+
+def _on(indices: Tensor, values: Tensor) -> Tensor:
+    """Return indices where values are, without waiting for the device."""
+    return indices.to(values.device, non_blocking=True)
 
 
 def together(keys: Mapping[str, Any]) -> list[list[str]]:

@@ -71,7 +71,7 @@ def batch_norm_by_parts(
 
     Args:
         input: `(rows, channels, ...)`.
-        sizes: rows of each part, in order; they add up to `rows`.
+        sizes: rows of each part, in order, none of them 0; they add up to `rows`.
         weight: `(channels,)`.
         bias: `(channels,)`.
         running_mean: `(channels,)`, updated.
@@ -80,7 +80,7 @@ def batch_norm_by_parts(
         eps: added to the variance.
     """
     result: Tensor = _BatchNormByParts.apply(
-        input, tuple(n for n in sizes if n), weight, bias, running_mean, running_var, momentum, eps
+        input, tuple(sizes), weight, bias, running_mean, running_var, momentum, eps
     )
     return result
 

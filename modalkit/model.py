@@ -211,7 +211,10 @@ class MultimodalVAE(nn.Module):
         for names in together({n: s.model_copy(update={"weight": 1.0}).model_dump_json() for n, s in whole.items()}):
             experts = [nn.Sequential(self.encoders[n], self.heads[n]) for n in names]
             decoders = [self.decoders[n] for n in names]
-            if can_stack(experts) and can_stack(decoders):
+            schema = self.schemas[names[0]]
+            stored = torch.zeros(2, *schema.event_shape, dtype=getattr(torch, schema.dtype), device=self.device)
+            z = torch.zeros(2, self.latent_dim, dtype=self.dtype, device=self.device)
+            if can_stack(experts, self.unpack(names[0], stored)) and can_stack(decoders, z):
                 columns = torch.tensor([self.names.index(n) for n in names])
                 found.append(Group(tuple(names), columns, Stacked(experts), Stacked(decoders)))
         return tuple(found)

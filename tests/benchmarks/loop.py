@@ -16,7 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as the command line does
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as the command line does beside other work
 
 import torch
 

@@ -72,8 +72,6 @@ class MultiVae(nn.Module):
     def loss(self, subset: list[str]) -> Tensor:
         """Return the loss of one step, with this subset beside the complete and the single terms; none if empty."""
         self.model.k, self.model.subsets = (1, [tuple(subset)]) if subset else (0, [])
-        if subset:  # numpy's choice wants numbers, and this is the only one
-            self.model.subsets = [tuple(subset)]
         return self.model(MultimodalBaseDataset(data=self.values)).loss
 
 
