@@ -219,6 +219,24 @@ class MultimodalVAE(nn.Module):
                 found.append(Group(tuple(names), columns, Stacked(experts), Stacked(decoders)))
         return tuple(found)
 
+    def compile_networks(self, mode: str) -> None:
+        """Have `torch.compile` write the networks' kernels, once for any number of rows.
+
+        Modalities that are alike run as one network, which stays as it is.
+
+        Args:
+            mode: torch's.
+        """
+        alike = {name for group in self.groups for name in group.names}
+        networks = [part for parts in (self.encoders, self.decoders) for n, part in parts.items() if n not in alike]
+        for network in networks:
+            network.compile(mode=mode, dynamic=True)
+        config = torch._dynamo.config
+        config.allow_unspec_int_on_nn_module = True  # the rows of a batch norm's parts
+        # Each is compiled for training and for validation, and for any number of terms.
+        config.recompile_limit = max(config.recompile_limit, 8 * len(networks))
+        config.accumulated_recompile_limit = max(config.accumulated_recompile_limit, 8 * len(networks))
+
     def experts(self, observed: Mapping[str, Tensor], present: Tensor) -> Gaussian:
         """Return every row's experts, encoding each modality once; a precision of 0 says absent.
 

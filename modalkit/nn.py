@@ -146,6 +146,7 @@ class _OverProcesses(_BatchNorm):
     def _check_input_dim(self, input: Tensor) -> None:
         pass
 
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def forward(self, input: Tensor) -> Tensor:
         if not self.training:
             return super().forward(input)

@@ -213,6 +213,11 @@ class TrainSettings(Settings):
     accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps"] = Field("auto", description="What to compute on.")
     devices: PositiveInt | Literal["auto"] = Field(1, description="How many of them; auto: all.")
     precision: Precision = Field("32", description="Floating-point format of the computation.")
+    compile: Literal["default", "reduce-overhead", "max-autotune"] | None = Field(
+        None,
+        description="Have torch.compile write the networks' kernels, in this mode of its; reduce-overhead replays CUDA "
+        "graphs on a GPU.",
+    )
     checkpoint_every: PositiveInt | None = Field(
         None, description="Steps between checkpoints; null: one at the end of each epoch."
     )

@@ -23,6 +23,7 @@ MAY_CHANGE = {
     "patience",
     "accelerator",
     "devices",
+    "compile",
     "checkpoint_every",
     "log_every",
     "loggers",

@@ -128,6 +128,8 @@ class Trainer:
         state = load_state(self.state_path, torch.device("cpu")) if begun else self._state()
         self.loss, self.optimizer = self.fabric.setup(Loss(self.model), self.optimizer)
         self._restore(self.processes.of_first(state))
+        if recipe.train.compile:
+            self.model.compile_networks(recipe.train.compile)
         # What is drawn anew is drawn on the CPU.
         still = [name for name in recipe.modalities if name not in draws(recipe.modalities)]
         self.source = self.dataset.on(self.fabric.device, still)
@@ -233,6 +235,9 @@ class Trainer:
     def step(self, step: Step) -> None:
         """Do one gradient step."""
         cpu = self.fabric.device.type == "cpu"
+        if self.recipe.train.compile:
+            # What the last step's graphs returned is used up.
+            torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
         # torch.manual_seed looks for every kind of device, which takes longer than all else here.
         seed = torch.default_generator.manual_seed if cpu else torch.manual_seed
         seed(derived_seed(self.recipe.seed, "dropout", self.progress.step, self.processes.rank))

@@ -2,7 +2,7 @@
 
     python tests/benchmarks/step.py                              # five recipes of the paper, about ten minutes
     python tests/benchmarks/step.py celeba_transforms --rounds 9
-    python tests/benchmarks/step.py celeba19_mvae --device cuda --precision bf16
+    python tests/benchmarks/step.py celeba19_mvae --device cuda --precision bf16 --compile reduce-overhead
 
 For each recipe, all take turns in one process, over copies of the same networks and on the same rows, random subset
 and noise: forward, backward, Adam. The loop runs the model once per term and decodes every modality in each, as
@@ -75,8 +75,10 @@ def wait(device: torch.device) -> None:
         torch.cuda.synchronize()
 
 
-def contenders(recipe: Recipe, device: torch.device, precision: str, batch: Batch) -> Iterator[Contender]:
-    """Yield all ways, with the same weights."""
+def contenders(
+    recipe: Recipe, device: torch.device, precision: str, batch: Batch, mode: str | None = None
+) -> Iterator[Contender]:
+    """Yield all ways, with the same weights; modalkit also with its networks compiled in a `mode`."""
     latent, rows = recipe.model.latent_dim, len(batch)
     torch.manual_seed(0)
     first = MultimodalVAE(recipe.modalities, latent)
@@ -103,6 +105,16 @@ def contenders(recipe: Recipe, device: torch.device, precision: str, batch: Batc
 
     rate = recipe.train.learning_rate
     yield Contender("modalkit", engine, by_engine, rate, fused=True)
+    if mode:
+        compiled = copy(torch.channels_last)
+        compiled.compile_networks(mode)
+
+        def by_compiled(plan: Plan, noise: Tensor) -> Tensor:
+            torch.compiler.cudagraph_mark_step_begin()
+            with reduced():
+                return -evaluate_plan(compiled, batch, plan, noise, 1.0).elbo.sum() / rows
+
+        yield Contender(f"modalkit, compiled ({mode})", compiled, by_compiled, rate, fused=True)
     yield Contender("once per term", plain, by_loop, rate)
     if importlib.util.find_spec("multivae"):
         from multivae_mvae import MultiVae
@@ -119,11 +131,11 @@ def contenders(recipe: Recipe, device: torch.device, precision: str, batch: Batc
         yield Contender("MultiVae", theirs, by_multivae, rate)
 
 
-def measure(recipe: Recipe, device: torch.device, precision: str, rounds: int) -> None:
+def measure(recipe: Recipe, device: torch.device, precision: str, rounds: int, mode: str | None) -> None:
     """Measure one recipe and print."""
     rows, latent = recipe.train.batch_size, recipe.model.latent_dim
     batch = random_batch(recipe, rows).to(device)
-    planner, ways = Planner(recipe), list(contenders(recipe, device, precision, batch))
+    planner, ways = Planner(recipe), list(contenders(recipe, device, precision, batch, mode))
     peaks = [matmul_peak(device, precision), convolution_peak(ways[0].model, device, precision, rows)]
     for number in range(rounds + 1):
         plan = planner.plan(batch.present, "benchmark", number, 0)
@@ -254,12 +266,13 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, help="turns that are counted; more for small recipes by default")
     parser.add_argument("--device", default="cpu", type=torch.device)
     parser.add_argument("--precision", default="32", choices=["32", "bf16"])
+    parser.add_argument("--compile", help="also modalkit with its networks compiled, in this mode of torch.compile")
     arguments = parser.parse_args()
     for name in arguments.recipes:
         recipe = load_recipe(name if Path(name).is_file() else Path("recipes", f"{name}.yaml"))
         large = sum(len(s.event_shape) == 3 and min(s.event_shape[1:]) >= 64 for s in recipe.modalities.values())
         rounds = arguments.rounds or (7 if large else 21)
-        measure(recipe, arguments.device, arguments.precision, rounds)
+        measure(recipe, arguments.device, arguments.precision, rounds, arguments.compile)
 
 
 if __name__ == "__main__":
