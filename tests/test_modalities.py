@@ -204,8 +204,9 @@ def test_labels() -> None:
         schema.pack(torch.tensor([0.0, 1.5]))
 
 
-def test_marginals_of_labels() -> None:
-    label, schema = of("label", classes=3)
+@pytest.mark.parametrize("kind", ["label", "ordinal"])
+def test_marginals_of_classes(kind: str) -> None:
+    label, schema = of(kind, classes=3)
     probability = baseline(label, schema, torch.tensor([0, 0, 1])).probs
     torch.testing.assert_close(probability, torch.tensor([[2.5, 1.5, 0.5]]) / 4.5)
 
