@@ -69,9 +69,9 @@ def likelihood(schema: BitSchema, logits: Tensor) -> Distribution:
     return Bernoullis(logits, len(schema.event_shape))
 
 
-def marginal(schema: BitSchema, values: Tensor) -> Distribution:
-    """Return each bit's frequency, with half a 0 and half a 1 added."""
-    return likelihood(schema, ((values.sum(0, keepdim=True) + 0.5) / (len(values) + 1)).logit())  # (1, *event_shape)
+def marginal(schema: BitSchema, values: Tensor) -> Tensor:
+    """Return logits of each bit's frequency, with half a 0 and half a 1 added."""
+    return ((values.sum(0, keepdim=True) + 0.5) / (len(values) + 1)).logit()  # (1, *event_shape)
 
 
 def correct(schema: BitSchema, predicted: Tensor, values: Tensor) -> dict[str, Tensor]:

@@ -103,14 +103,15 @@ def likelihood(schema: CountsSchema, raw: Tensor) -> Distribution:
     return Counts(made, 1, validate_args=False)
 
 
-def marginal(schema: CountsSchema, values: Tensor) -> Distribution:
-    """Return the likelihood with each column's mean and variance, half a count added."""
+def marginal(schema: CountsSchema, values: Tensor) -> Tensor:
+    """Return log-means, or with log-counts, that give each column its mean and variance, half a count added."""
     value = values.to(torch.get_default_dtype())
     mean = (value.sum(0, keepdim=True) + 0.5) / (len(value) + 1)  # (1, size)
     if schema.likelihood == "poisson":
-        return likelihood(schema, mean.log())
+        return mean.log()
     excess = (value.var(0, keepdim=True, correction=0) - mean).clamp(min=torch.finfo(mean.dtype).tiny)
-    return likelihood(schema, torch.stack([mean.log(), 2 * mean.log() - excess.log()], 1))  # (1, 2, size)
+    log_count = (2 * mean.log() - excess.log()).clamp(-_LOG_COUNT, _LOG_COUNT)
+    return torch.stack([mean.log(), log_count], 1)  # (1, 2, size)
 
 
 def read(schema: CountsSchema, source: str) -> Tensor:

@@ -70,10 +70,10 @@ def likelihood(schema: LabelSchema, logits: Tensor) -> Categorical:
     return Categorical(logits=logits, validate_args=False)
 
 
-def marginal(schema: LabelSchema, values: Tensor) -> Categorical:
-    """Return the classes' frequencies, with half a row added to each."""
-    counts = torch.bincount(values, minlength=schema.classes).unsqueeze(0) + 0.5  # (1, classes)
-    return Categorical(probs=counts, validate_args=False)
+def marginal(schema: LabelSchema, values: Tensor) -> Tensor:
+    """Return logarithms of the classes' frequencies, with half a row added to each, `(1, classes)`."""
+    counts = torch.bincount(values, minlength=schema.classes) + 0.5  # (classes,)
+    return (counts / counts.sum()).log().unsqueeze(0)
 
 
 def correct(schema: LabelSchema, predicted: Tensor, values: Tensor) -> dict[str, Tensor]:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.distributions import Categorical
 from torch.nn.functional import logsigmoid, pad, softplus
 
+from modalkit.distributions import inverse_softplus
 from modalkit.nn import CategoryEncoder
 from modalkit.nn import decoder as make_decoder
 from modalkit.nn import encoder as make_encoder
@@ -62,9 +63,7 @@ class Decoder(nn.Module):
     def __init__(self, schema: OrdinalSchema, latent_dim: int) -> None:
         super().__init__()
         self.location = make_decoder(schema.network, latent_dim, (1,))
-        start = (torch.arange(1, schema.classes) / schema.classes).logit()  # (levels - 1,)
-        gaps = start.diff() - _LEAST_GAP
-        self.thresholds = nn.Parameter(torch.cat([start[:1], gaps.expm1().log()]))  # the inverse of softplus
+        self.thresholds = nn.Parameter(_raw((torch.arange(1, schema.classes) / schema.classes).logit()))
 
     def forward(self, z: Tensor) -> Tensor:
         """Return locations and the raw thresholds, `(rows, 1 + levels - 1)`."""
@@ -97,6 +96,19 @@ def likelihood(schema: OrdinalSchema, raw: Tensor) -> Categorical:
     return Categorical(logits=below + above + pad((-gaps).expm1().neg().log(), (1, 1)), validate_args=False)
 
 
+def marginal(schema: OrdinalSchema, values: Tensor) -> Tensor:
+    """Return a location of 0 and the thresholds at which levels have their frequencies, half a row added to each."""
+    counts = torch.bincount(values, minlength=schema.classes) + 0.5  # (levels,)
+    up_to, above = counts.cumsum(0)[:-1], counts.flip(0).cumsum(0).flip(0)[1:]
+    return torch.cat([counts.new_zeros(1), _raw((up_to / above).log())]).unsqueeze(0)  # (1, levels)
+
+
+def _raw(thresholds: Tensor) -> Tensor:
+    """Return the raw form of ascending thresholds, `(levels - 1,)`: the first, and what `likelihood` makes gaps of."""
+    above = (thresholds.diff() - _LEAST_GAP).clamp(min=torch.finfo(thresholds.dtype).eps)
+    return torch.cat([thresholds[:1], inverse_softplus(above)])
+
+
 def correct(schema: OrdinalSchema, predicted: Tensor, values: Tensor) -> dict[str, Tensor]:
     """Tell which levels are right, and which are at most one level away."""
     away = (predicted - values).abs()
@@ -112,6 +124,6 @@ MODALITY = Modality(
     likelihood=likelihood,
     show=LABEL.show,
     read=LABEL.read,
-    marginal=LABEL.marginal,
+    marginal=marginal,
     correct=correct,
 )

@@ -14,7 +14,8 @@ from modalkit.nn import encoder as make_encoder
 from modalkit.plugin import Modality
 
 from .vector import MODALITY as VECTOR
-from .vector import VectorSchema, loc_scale, moments
+from .vector import VectorSchema, loc_scale
+from .vector import marginal as gaussian_marginal
 
 _LOG_MEDIAN, _MOST_SCALE = 60.0, 5.0
 """Bounds of the likelihood's parameters: within them its mean, exp(loc + scale²/2), is finite in single precision."""
@@ -59,23 +60,20 @@ def encoder(schema: PositiveSchema) -> nn.Module:
     return Encoder(schema)
 
 
-def _log_normals(loc: Tensor, scale: Tensor) -> Distribution:
-    made = LogNormal(loc.clamp(-_LOG_MEDIAN, _LOG_MEDIAN), scale.clamp(max=_MOST_SCALE), validate_args=False)
-    return Independent(made, 1, validate_args=False)
-
-
 def likelihood(schema: PositiveSchema, raw: Tensor) -> Distribution:
     """Return independent log-normals: `log p(x) = log N(log x; loc, scale²) - log x`.
 
     Their medians are exp(loc), bounded by exp(±60); their means, which predictions show, `exp(loc + scale²/2)`: the
     best under squared error, and above the median where the scale is large.
     """
-    return _log_normals(*loc_scale(schema, raw))
+    loc, scale = loc_scale(schema, raw)
+    made = LogNormal(loc.clamp(-_LOG_MEDIAN, _LOG_MEDIAN), scale.clamp(max=_MOST_SCALE), validate_args=False)
+    return Independent(made, 1, validate_args=False)
 
 
-def marginal(schema: PositiveSchema, values: Tensor) -> Distribution:
-    """Return log-normals with the mean and the standard deviation (or the fixed scale) of log x."""
-    return _log_normals(*moments(schema, _log(values)))
+def marginal(schema: PositiveSchema, values: Tensor) -> Tensor:
+    """Return the raw form of the mean and the standard deviation (or of the mean alone) of log x."""
+    return gaussian_marginal(schema, _log(values))
 
 
 def read(schema: PositiveSchema, source: str) -> Tensor:

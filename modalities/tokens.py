@@ -213,8 +213,8 @@ def decoder(schema: TokensSchema, latent_dim: int) -> nn.Module:
     return Decoder(schema, latent_dim, built_in(schema.network))
 
 
-def marginal(schema: TokensSchema, values: Tensor) -> Strings:
-    """Return strings whose every position has its own frequencies, half a row added to each token's."""
+def marginal(schema: TokensSchema, values: Tensor) -> Writer:
+    """Return a writer in whose strings every position has its own frequencies, half a row added to each token's."""
     positions = torch.arange(schema.max_length, device=values.device)
     cells = positions * schema.vocabulary + values[:, :-1]  # (rows, max_length)
     seen = cells[_unfinished(values[:, :-1], schema.stop)]
@@ -225,7 +225,7 @@ def marginal(schema: TokensSchema, values: Tensor) -> Strings:
         here, steps = state or 0, previous.shape[1]
         return table[here : here + steps].expand(len(previous), -1, -1), here + steps
 
-    return Strings(schema, Writer(table.new_zeros(1, 0), step))
+    return Writer(table.new_zeros(1, 0), step)
 
 
 def correct(schema: TokensSchema, predicted: Tensor, values: Tensor) -> dict[str, Tensor]:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal
 from torch.nn.functional import softplus
 
+from modalkit.distributions import inverse_softplus
 from modalkit.errors import InputError
 from modalkit.nn import DenseNetwork, Mlp
 from modalkit.nn import decoder as make_decoder
@@ -19,6 +20,7 @@ from modalkit.plugin import Modality, Schema, Settings, as_tuple
 
 _SHOWN = 16
 _FAR = 5.0  # standard deviations
+_LEAST_ABOVE = 1e-6  # of a scale above the least one: raw parameters stay finite where values never vary
 
 
 Names = Annotated[tuple[str, ...], BeforeValidator(as_tuple)]
@@ -125,27 +127,19 @@ def loc_scale(schema: GaussianSchema, raw: Tensor) -> tuple[Tensor, Tensor]:
     return raw, torch.full_like(raw, schema.scale)
 
 
-def moments(schema: GaussianSchema, values: Tensor) -> tuple[Tensor, Tensor]:
-    """Return each entry's mean over the rows, and its standard deviation or the fixed scale, `(1, *event_shape)`."""
-    loc = values.mean(0, keepdim=True)
-    if schema.scale == "learned":
-        return loc, values.std(0, keepdim=True, correction=0).clamp(min=schema.least_scale)
-    return loc, torch.full_like(loc, schema.scale)
-
-
-def gaussians(schema: GaussianSchema, loc: Tensor, scale: Tensor) -> Distribution:
-    """Return independent Gaussians, one an entry."""
+def likelihood(schema: GaussianSchema, raw: Tensor) -> Distribution:
+    """Return independent Gaussians, one an entry, whose parameters are `loc_scale`'s."""
+    loc, scale = loc_scale(schema, raw)
     return Independent(Normal(loc, scale, validate_args=False), len(schema.event_shape), validate_args=False)
 
 
-def likelihood(schema: GaussianSchema, raw: Tensor) -> Distribution:
-    """Return independent Gaussians whose parameters are `loc_scale`'s."""
-    return gaussians(schema, *loc_scale(schema, raw))
-
-
-def marginal(schema: GaussianSchema, values: Tensor) -> Distribution:
-    """Return independent Gaussians with the values' `moments`."""
-    return gaussians(schema, *moments(schema, values))
+def marginal(schema: GaussianSchema, values: Tensor) -> Tensor:
+    """Return the raw form of each entry's mean over the rows and, where scales are learned, its standard deviation."""
+    loc = values.mean(0, keepdim=True)
+    if schema.scale != "learned":
+        return loc
+    above = values.std(0, keepdim=True, correction=0) - schema.least_scale
+    return torch.stack([loc, inverse_softplus(above.clamp(min=_LEAST_ABOVE))], 1)  # (1, 2, *event_shape)
 
 
 def show(schema: VectorSchema, value: Tensor) -> str:

@@ -134,6 +134,15 @@ class Mixture:
 Posterior = Gaussian | Mixture
 
 
+def inverse_softplus(value: Tensor) -> Tensor:
+    """Return x with `log(1 + exp(x)) = value`, for positive values.
+
+    >>> torch.nn.functional.softplus(inverse_softplus(torch.tensor([0.01, 1.0, 100.0])))
+    tensor([1.0000e-02, 1.0000e+00, 1.0000e+02])
+    """
+    return value + (-value).expm1().neg().log()
+
+
 def log_prior(z: Tensor) -> Tensor:
     """Return log p(z) of the prior N(0, I), `(..., latent_dim) -> (...)`."""
     return -0.5 * (z.square() + math.log(2 * math.pi)).sum(-1)

@@ -18,7 +18,7 @@ from modalkit.alike import Chosen, Stacked, can_stack, together
 from modalkit.data import Batch
 from modalkit.distributions import Gaussian, Posterior, product_of_experts
 from modalkit.errors import guard
-from modalkit.nn import mixes_rows
+from modalkit.nn import Centered, mixes_rows
 from modalkit.plugin import CustomNetwork, Modality, Objective, Schema
 from modalkit.processes import Processes
 from modalkit.randomness import derived_seed
@@ -106,6 +106,7 @@ class MultimodalVAE(nn.Module):
         self.schemas, self.names, self.latent_dim = dict(schemas), tuple(schemas), latent_dim
         self._kinds: dict[str, Modality[Any]] = {n: registry.modality(s.kind) for n, s in schemas.items()}
         self.encoders, self.decoders = nn.ModuleDict(), nn.ModuleDict()
+        self._inputs: dict[str, int] = {}  # numbers that each decoder takes
         self.heads = nn.ModuleDict()
         for name, schema in self.schemas.items():
             self._assemble(name, schema)
@@ -153,6 +154,7 @@ class MultimodalVAE(nn.Module):
                 decoder = kind.decoder(schema, inputs)
             with torch.no_grad():
                 raw = decoder.eval()(torch.zeros(2, inputs))
+        self._inputs[name] = inputs
         with self._blame(name, "likelihood"):
             made = kind.likelihood(schema, raw)
             if (made.batch_shape, made.event_shape) != ((2,), schema.event_shape):
@@ -161,6 +163,18 @@ class MultimodalVAE(nn.Module):
                     f"they must be (2,) and {schema.event_shape}, the schema's (torch.distributions.Independent helps)"
                 )
         return decoder.train()
+
+    def center(self) -> None:
+        """Let decoders add to a constant, where their kind has a `marginal` and their output is one tensor.
+
+        Raises:
+            InputError: a plugin raised.
+        """
+        for name, decoder in self.decoders.items():
+            with self._blame(name, "decoder"), torch.no_grad():
+                one = isinstance(decoder.eval()(torch.zeros(2, self._inputs[name])), Tensor)
+            if one and self._kinds[name].marginal is not None:
+                self.decoders[name] = Centered(decoder.train(), self._inputs[name])
 
     def _blame(self, name: str, part: str) -> AbstractContextManager[None]:
         """Name the modality in whatever its plugin raises."""
@@ -392,11 +406,15 @@ def assemble(recipe: Recipe) -> MultimodalVAE:
     objective: Objective[Any] = registry.get(registry.OBJECTIVES, recipe.objective.name)
     torch.manual_seed(derived_seed(recipe.seed, "weights"))
     if objective.model is None:
-        return MultimodalVAE(recipe.modalities, recipe.model.latent_dim)
-    with guard(f"objective '{objective.name}': its model"):
-        model = objective.model(recipe.objective, recipe.modalities, recipe.model.latent_dim)
-        if not isinstance(model, MultimodalVAE):
-            raise TypeError(f"is a {type(model).__name__}, not a modalkit.model.MultimodalVAE")
+        model = MultimodalVAE(recipe.modalities, recipe.model.latent_dim)
+    else:
+        with guard(f"objective '{objective.name}': its model"):
+            made = objective.model(recipe.objective, recipe.modalities, recipe.model.latent_dim)
+            if not isinstance(made, MultimodalVAE):
+                raise TypeError(f"is a {type(made).__name__}, not a modalkit.model.MultimodalVAE")
+            model = made
+    if recipe.model.centered:
+        model.center()
     return model
 
 

@@ -406,6 +406,47 @@ class DcganDecoder(nn.Module):
         return picture
 
 
+class Centered(nn.Module):
+    """A decoder of deviations: raw parameters are a constant and what a network adds to it.
+
+    Args:
+        decoder: the network, `(rows, inputs) -> (rows, *raw)`.
+        inputs: how many numbers it takes.
+
+    Attributes:
+        constant: `(1, *raw)`, never trained; zeros until `start_at`.
+    """
+
+    constant: Tensor
+
+    def __init__(self, decoder: nn.Module, inputs: int) -> None:
+        super().__init__()
+        self.decoder, self.inputs = decoder, inputs
+        self.register_buffer("constant", torch.zeros_like(self._of(torch.zeros(1, inputs))))
+
+    @torch.no_grad()
+    def _of(self, z: Tensor) -> Tensor:
+        training = self.decoder.training
+        raw: Tensor = self.decoder.eval()(z)
+        self.decoder.train(training)
+        return raw
+
+    def start_at(self, raw: Tensor) -> None:
+        """Set the constant such that a decoder that is not trained yet gives `raw`, `(1, *raw)`, of an input of zeros.
+
+        Raises:
+            ValueError: the decoder's output has another shape.
+        """
+        if raw.shape != self.constant.shape:
+            raise ValueError(f"has shape {tuple(raw.shape)}, the decoder's output {tuple(self.constant.shape)}")
+        self.constant.copy_(raw - self._of(self.constant.new_zeros(1, self.inputs)))
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Return raw parameters."""
+        raw: Tensor = self.decoder(z) + self.constant
+        return raw
+
+
 def built_in(network: NetworkT | CustomNetwork) -> NetworkT:
     """Return a kind's own settings, which are all that a kind ever builds from.
 

@@ -181,8 +181,9 @@ class Modality(Generic[S]):
         show: `(schema, value) ->` what a person sees of one sample: a uint8 picture `(height, width[, 3])` or
             a short text.
         read: `(schema, source) ->` one value `(*event_shape)` from a path or a text, as a person has it.
-        marginal: `(schema, values) ->` the best constant prediction for `values` `(rows, *event_shape)`, a
-            Distribution with `batch_shape` `(1,)`; the baseline that translations are compared with. Optional.
+        marginal: `(schema, values) ->` raw parameters, as `likelihood` takes them, of the best constant prediction for
+            `values` `(rows, *event_shape)`, a batch of one: the baseline that translations are compared with, and
+            what centred decoders say of z = 0. Optional.
         correct: `(schema, predicted, values) ->` by name which parts of predictions `(rows, *event_shape)` are right,
             bool `(rows,)` each: the character at each place of a text, each of several attributes. Optional: for
             kinds that can be right or wrong.
@@ -196,7 +197,7 @@ class Modality(Generic[S]):
     likelihood: Callable[[S, Any], Distribution]
     show: Callable[[S, Tensor], Picture | str]
     read: Callable[[S, str], Tensor]
-    marginal: Callable[[S, Tensor], Distribution] | None = None
+    marginal: Callable[[S, Tensor], Any] | None = None
     correct: Callable[[S, Tensor, Tensor], Mapping[str, Tensor]] | None = None
 
 

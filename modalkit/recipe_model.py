@@ -183,6 +183,11 @@ class ModelSettings(Settings):
     """What the modalities share."""
 
     latent_dim: int = Field(64, ge=1, description="Number of latent dimensions.")
+    centered: bool = Field(
+        False,
+        description="Start every decoder at the best constant prediction of its modality's training rows, so that z "
+        "need only tell how a row differs from it.",
+    )
 
 
 def _as_text(value: Any) -> Any:

@@ -270,7 +270,8 @@ class _Check:
         if self.modality.marginal is None:
             return
         with self.using("marginal"):
-            baseline = self.modality.marginal(self.schema, values)
+            raw = self.modality.marginal(self.schema, values)
+            baseline = self.modality.likelihood(self.schema, raw)
             shapes, log_px = (tuple(baseline.batch_shape), tuple(baseline.event_shape)), baseline.log_prob(values)
         expected = ((1,), self.event_shape)
         self.expect("marginal", shapes == expected, f"expected batch_shape and event_shape {expected}, got {shapes}")

@@ -35,6 +35,7 @@ from modalkit.errors import InputError, RunError
 from modalkit.fabric import Loss, Step, ahead, make_fabric
 from modalkit.files import locked, write_atomic, write_json
 from modalkit.interrupts import Interrupts
+from modalkit.marginals import center
 from modalkit.metrics_log import MetricsLog
 from modalkit.model import assemble
 from modalkit.nn import share_statistics
@@ -125,6 +126,8 @@ class Trainer:
         self.state_path = run / "checkpoints" / "state.pt"
         self.first = self.processes.rank == 0  # the one that reads and writes the run folder
         begun = self.first and self.state_path.exists()
+        if recipe.model.centered and not begun:
+            center(self.model, self.dataset)
         state = load_state(self.state_path, torch.device("cpu")) if begun else self._state()
         self.loss, self.optimizer = self.fabric.setup(Loss(self.model), self.optimizer)
         self._restore(self.processes.of_first(state))

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from modalkit import registry
-from modalkit.data import Dataset, draw, evenly
+from modalkit.data import Dataset, draw
 from modalkit.engine import evaluate_plan
 from modalkit.errors import guard
 from modalkit.layout import some
+from modalkit.marginals import marginal
 from modalkit.model import MultimodalVAE
 from modalkit.plugin import Plan, Schema
 from modalkit.progress import bar
@@ -22,8 +23,6 @@ from modalkit.randomness import generator
 ALL = "all"
 MOST_TRANSLATED = 24
 """Of more modalities than this, so many are translated, from and to, evenly spaced over all."""
-_MARGINAL_ROWS = 4096
-_LEAST_ROWS = 10  # a mean and a spread of fewer are no prediction
 
 
 @dataclass(frozen=True)
@@ -122,14 +121,12 @@ def translations(
 
 def _marginal_log_px(schemas: dict[str, Schema], dataset: Dataset, rows: Tensor) -> dict[str, Tensor]:
     """Return log p of `rows` under each kind's best constant prediction for the training rows, `(rows,)`."""
-    train, baseline = dataset.rows("train"), {}
+    baseline = {}
     for name, schema in schemas.items():
-        marginal = registry.modality(schema.kind).marginal
-        fitted = evenly(train[dataset.present[train, dataset.names.index(name)]], _MARGINAL_ROWS)
-        if marginal is None or len(fitted) < _LEAST_ROWS:
+        if (raw := marginal(dataset, name, schema)) is None:
             continue
         with guard(f"modality '{name}' (kind '{schema.kind}'): its marginal"):
-            constant = marginal(schema, schema.unpack(dataset.values(name, fitted)))
+            constant = registry.modality(schema.kind).likelihood(schema, raw)
             baseline[name] = constant.log_prob(schema.unpack(dataset.values(name, rows))).double()
     return baseline
 

@@ -15,6 +15,7 @@ from modalkit.alike import can_stack
 from modalkit.data import Batch
 from modalkit.engine import evaluate_plan, means
 from modalkit.model import MultimodalVAE
+from modalkit.nn import Centered
 from modalkit.objectives.mvae import MvaeOptions, plan_mvae
 from modalkit.plugin import Draws, Plan, Schema
 
@@ -90,13 +91,19 @@ def test_loss_and_gradients_equal_the_plain_loop(targets: str, subsets: str, mis
         )
 
 
+@pytest.mark.parametrize("centered", [False, True])
 @pytest.mark.parametrize("missing", [0.0, 0.6])
-def test_modalities_that_are_alike_run_as_one_and_equal_the_plain_loop(missing: float) -> None:
+def test_modalities_that_are_alike_run_as_one_and_equal_the_plain_loop(missing: float, centered: bool) -> None:
     small = {"type": "mlp", "hidden": [6, 5], "decoder_hidden": [7]}
     made = {f"bit{i}": modalkit.schema("bit", network=small, weight=1 + i) for i in range(9)}
     made["odd"] = modalkit.schema("bit", network={"type": "mlp", "hidden": [4]})
     made |= {f"class{i}": modalkit.schema("label", classes=3, network=small) for i in range(8)}
     model = MultimodalVAE(made, LATENT)
+    if centered:
+        model.center()
+        for decoder in model.decoders.values():
+            assert isinstance(decoder, Centered)
+            decoder.start_at(torch.randn_like(decoder.constant))
     assert [len(group.names) for group in model.groups] == [9, 8]
     generator = torch.Generator().manual_seed(7)
     present = torch.rand(ROWS, len(made), generator=generator) >= missing

@@ -19,6 +19,8 @@ from torch.distributions import NegativeBinomial, Poisson
 import modalkit
 from modalkit import registry
 from modalkit.errors import InputError
+from modalkit.model import MultimodalVAE
+from modalkit.nn import Centered
 from modalkit.plugin import Modality, Schema
 from modalkit.testing import check_modality
 
@@ -78,6 +80,28 @@ def of(kind: str, **fields: Any) -> tuple[Modality[Any], Any]:
     return registry.modality(kind), registry.schema(kind, **fields)
 
 
+def baseline(modality: Modality[Any], schema: Any, values: Tensor) -> Any:
+    assert modality.marginal is not None
+    return modality.likelihood(schema, modality.marginal(schema, values))
+
+
+@pytest.mark.parametrize(("kind", "fields"), CASES, ids=[f"{k}-{i}" for i, (k, _) in enumerate(CASES)])
+def test_centred_decoders_begin_at_the_marginal(kind: str, fields: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    modality, schema = of(kind, **fields)
+    model = MultimodalVAE({"x": schema}, 3).eval()
+    with torch.no_grad():
+        values = model.likelihood("x", torch.randn(30, 3)).sample()
+        expected = baseline(modality, schema, values).log_prob(values)
+        model.center()
+        decoder = model.eval().decoders["x"]
+        assert isinstance(decoder, Centered) is (kind != "tokens")  # which writes one character after another
+        if isinstance(decoder, Centered):
+            decoder.start_at(modality.marginal(schema, values))
+            torch.testing.assert_close(model.log_px("x", torch.zeros(30, 3), values), expected, rtol=1e-4, atol=1e-4)
+            assert expected.mean() >= baseline(modality, schema, values[:15]).log_prob(values).mean()
+
+
 # Pictures
 
 
@@ -106,9 +130,8 @@ def test_the_likelihood_scores_intensities() -> None:
 
 def test_marginals_of_pictures_stay_off_0_and_1() -> None:
     image, schema = of("image", size=1, channels=1, network="mlp")
-    baseline = image.marginal(schema, torch.zeros(9, 1, 1, 1))
-    assert baseline.mean.item() == pytest.approx(0.05)
-    assert image.marginal(schema, torch.full((9999, 1, 1, 1), 0.5)).mean.item() == pytest.approx(0.5)
+    assert baseline(image, schema, torch.zeros(9, 1, 1, 1)).mean.item() == pytest.approx(0.05)
+    assert baseline(image, schema, torch.full((9999, 1, 1, 1), 0.5)).mean.item() == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize(("channels", "mode"), [(1, "L"), (3, "RGB"), (3, "L"), (1, "RGBA"), (3, "P"), (1, "1")])
@@ -181,9 +204,10 @@ def test_labels() -> None:
         schema.pack(torch.tensor([0.0, 1.5]))
 
 
-def test_marginals_of_labels() -> None:
-    label, schema = of("label", classes=3)
-    probability = label.marginal(schema, torch.tensor([0, 0, 1])).probs
+@pytest.mark.parametrize("kind", ["label", "ordinal"])
+def test_marginals_of_classes(kind: str) -> None:
+    label, schema = of(kind, classes=3)
+    probability = baseline(label, schema, torch.tensor([0, 0, 1])).probs
     torch.testing.assert_close(probability, torch.tensor([[2.5, 1.5, 0.5]]) / 4.5)
 
 
@@ -259,8 +283,8 @@ def test_probabilities_of_all_strings_add_up_to_1(seed: int, longest: int) -> No
     everything = torch.stack([tokens.read(schema, s) for s in strings("ab", longest)])
     log_px = likelihood.log_prob(everything.unsqueeze(1))  # (strings, 1, positions) against (rows,)
     torch.testing.assert_close(log_px.exp().sum(0), torch.ones(3, dtype=torch.float64))
-    baseline = tokens.marginal(schema, everything[::2])
-    torch.testing.assert_close(baseline.log_prob(everything).exp().sum(), torch.tensor(1.0))
+    made = baseline(tokens, schema, everything[::2])
+    torch.testing.assert_close(made.log_prob(everything).exp().sum(), torch.tensor(1.0))
 
 
 def test_samples_have_the_frequencies_that_log_prob_says() -> None:
@@ -361,7 +385,7 @@ def test_scales_of_vectors() -> None:
     raw = torch.full((3, 2, 2), -1000.0)
     assert vector.likelihood(learned, raw).base_dist.scale.unique().item() == pytest.approx(1e-3)
     values = torch.tensor([[0.0, 5.0], [2.0, 5.0]])
-    baselines = [vector.marginal(schema, values).base_dist for schema in (fixed, learned)]
+    baselines = [baseline(vector, schema, values).base_dist for schema in (fixed, learned)]
     assert all(b.loc.tolist() == [[1, 5]] for b in baselines)
     assert baselines[0].scale.tolist() == [[0.5, 0.5]]
     torch.testing.assert_close(baselines[1].scale, torch.tensor([[1, 1e-3]]))
@@ -400,11 +424,11 @@ def test_extreme_rates_are_finite() -> None:
 def test_marginals_of_counts() -> None:
     counts, schema = of("counts", size=1)
     values = torch.cat([torch.full((500, 1), 2), torch.full((500, 1), 10)])
-    assert counts.marginal(schema, values).mean.item() == pytest.approx(6, abs=0.01)
-    negative = counts.marginal(of("counts", size=1, likelihood="negative_binomial")[1], values)
+    assert baseline(counts, schema, values).mean.item() == pytest.approx(6, abs=0.01)
+    negative = baseline(counts, of("counts", size=1, likelihood="negative_binomial")[1], values)
     assert negative.mean.item() == pytest.approx(6, abs=0.01)
     assert negative.variance.item() == pytest.approx(16, abs=0.1)
-    assert counts.marginal(schema, torch.zeros(9, 1).long()).log_prob(torch.ones(1, 1).long()).isfinite()
+    assert baseline(counts, schema, torch.zeros(9, 1).long()).log_prob(torch.ones(1, 1).long()).isfinite()
 
 
 def test_what_is_no_count() -> None:
@@ -446,7 +470,7 @@ def test_means_of_positive_numbers_are_finite() -> None:
 def test_marginals_of_positive_numbers_fit_the_logarithms() -> None:
     positive, schema = of("positive", size=1)
     values = torch.tensor([[1.0], [math.e**2]])
-    made = positive.marginal(schema, values).base_dist
+    made = baseline(positive, schema, values).base_dist
     assert made.loc.item() == pytest.approx(1) and made.scale.item() == pytest.approx(1)
     torch.testing.assert_close(schema.columns(values), torch.tensor([[0.0], [2.0]]))
 

@@ -16,15 +16,17 @@ GROUPS = PROJECT["project"]["entry-points"]
 # Each line may know itself and the lines above it.
 ORDER = [
     ["errors"],
-    ["progress", "layout", "randomness", "processes", "functional", "alike"],
+    ["progress", "layout", "randomness", "processes", "functional"],
     ["files", "interrupts", "remote"],
     ["plugin"],
     ["nn", "distributions"],
     ["registry"],
     ["data"],
     ["testing", "new_modality", "recipe_yaml", "recipe_errors", "recipe_modalities", "recipe_model", "recipe"],
+    ["alike"],
     ["model"],
     ["engine", "objectives"],
+    ["marginals"],
     ["translation", "diagnosis"],
     ["pictures"],
     ["inspection", "checkpoint", "run_folder", "metrics_log", "fabric", "building", "planning"],

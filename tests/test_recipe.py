@@ -157,7 +157,7 @@ def test_anchors_and_merge_keys(write):
 MISTAKES = {
     "train: {learning_rte: 1}": "r.yaml:5: train.learning_rte: unknown key (did you mean 'learning_rate'?)",
     "trian: {}": "r.yaml:5: trian: unknown key (did you mean 'train'?)",
-    "model: {qqq: 1}": "r.yaml:5: model.qqq: unknown key; known here: latent_dim",
+    "model: {qqq: 1}": "r.yaml:5: model.qqq: unknown key; known here: centered, latent_dim",
     "train:\n  epochs: 5\n  epochs: 6": "r.yaml:7: train.epochs: given twice, in line 6 already",
     "train: {learning_rate: -1}": "r.yaml:5: train.learning_rate: should be a number above 0, got -1",
     "train: {learning_rate: .inf}": "r.yaml:5: train.learning_rate: should be a finite number, got .inf",

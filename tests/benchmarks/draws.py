@@ -1,0 +1,59 @@
+"""How much draws of a run's prior look like data, for modalities that are pictures.
+
+    python tests/benchmarks/draws.py runs/quickstart
+
+Of 1,000 draws, each the means of its likelihoods: how many correlate with the mean training picture (a negative does
+not), and the distance to the nearest training row, root mean square over pixels, beside that of held-out rows. A draw
+is near if that is within the 99th percentile of theirs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+
+import torch
+from torch import Tensor
+
+import modalkit
+from modalkit.data import Dataset
+
+DRAWS = 1000
+
+
+def correlation(pictures: Tensor, mean: Tensor) -> Tensor:
+    centred, about = pictures - pictures.mean(1, keepdim=True), mean - mean.mean()
+    return centred @ about / (centred.norm(dim=1) * about.norm()).clamp(min=1e-12)
+
+
+def distance(pictures: Tensor, training: Tensor) -> Tensor:
+    return torch.cdist(pictures, training).amin(1) / math.sqrt(training.shape[1])
+
+
+def share(which: Tensor) -> float:
+    return float(which.double().mean())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run")
+    model = modalkit.load(parser.parse_args().run)
+    dataset, answer = Dataset(model.recipe.data.path), model.sample(DRAWS)
+    alike, near = torch.ones(2, DRAWS, dtype=torch.bool)
+    print(f"{'':12}{'correlation > 0':>16}{'distance':>10}{'held out':>10}{'near':>8}")
+    for name, schema in model.schemas.items():
+        training, held_out = (
+            schema.unpack(dataset.values(name, rows[dataset.present[rows, dataset.names.index(name)]])).flatten(1)
+            for rows in (dataset.rows("train"), dataset.rows("test"))
+        )  # (rows, *event_shape) -> (rows, pixels)
+        drawn = answer[name].value.flatten(1)
+        positive, apart = correlation(drawn, training.mean(0)) > 0, distance(drawn, training)
+        usual = distance(held_out, training)
+        close = apart <= usual.quantile(0.99)
+        alike, near = alike & positive, near & close
+        print(f"{name:12}{share(positive):>16.1%}{apart.mean():>10.3f}{usual.mean():>10.3f}{share(close):>8.1%}")
+    print(f"{'all of them':12}{share(alike):>16.1%}{'':20}{share(near):>8.1%}")
+
+
+if __name__ == "__main__":
+    main()
