@@ -123,6 +123,13 @@ def test_rows_with_some_of_the_columns_are_counted_filled_or_split(tmp_path: Pat
     ]
 
 
+def test_columns_of_bits_are_stored_as_they_are_written(tmp_path: Path) -> None:
+    cells = [["no" if (i + j) % 3 else "yes" for j in range(4)] for i in range(30)]
+    write_csv(tmp_path / "t.csv", cells, [f"flag_{j}" for j in range(4)])
+    assert table(tmp_path, "t.csv", "--out", "data", "--yes").returncode == 0
+    assert whole(tmp_path / "data")[1]["flag"].tolist() == [[int(cell == "yes") for cell in row] for row in cells]
+
+
 def test_columns_that_are_seldom_filled_together_stay_apart(tmp_path: Path) -> None:
     rows = [[f"{i}.5" if i % 3 else "", f"{i}.25" if i % 2 else ""] for i in range(30)]
     write_csv(tmp_path / "t.csv", rows, ["x1", "x2"])

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from modalkit.data import Array
 
-VERSION = 1
+VERSION = 2
 """Raised whenever the same table would give other bytes."""
 
 

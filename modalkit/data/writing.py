@@ -85,6 +85,8 @@ def write_shard(out: Path, index: int, schemas: Mapping[str, Schema], rows: Rows
     tensors["key"] = np.zeros((len(encoded), max(map(len, encoded), default=1)), np.uint8)
     for i, key_bytes in enumerate(encoded):
         tensors["key"][i, : len(key_bytes)] = np.frombuffer(key_bytes, np.uint8)
+    # safetensors writes an array's memory as it lies, whatever its strides say.
+    tensors = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
     about = json.dumps({"modalities": list(schemas), "rows": len(rows.keys), "set_aside": rows.set_aside})
     # One metadata key: the library writes several in no fixed order.
     write_atomic(shard_path(out, index), lambda path: save_file(tensors, path, metadata={"modalkit": about}))
