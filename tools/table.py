@@ -155,14 +155,14 @@ def _numbers(name: str, group: Group, columns: Sequence[Column], train: npt.NDAr
         _refuse(column, np.isinf(numbers), "infinite")
         if group.kind == "counts":
             _refuse(column, (numbers < 0) | (numbers % 1 > 0), "no whole number from 0 (`kind: vector` takes it)")
-    values, present = whole_rows(name, np.stack([c.numbers for c in columns], 1), train, incomplete)
+    values, present, known = whole_rows(name, np.stack([c.numbers for c in columns], 1), train, incomplete)
     entry: dict[str, Any] = {"size": len(columns), "names": list(group.columns)} | group.own
     if group.kind == "counts":
         values = np.round(values)  # gaps may have been filled with means
     elif "standardize" not in entry:
         entry["standardize"] = standardization(name, values, train & present, group.columns)
     made = schema(str(group.kind), **entry)
-    return Made(made, values.astype(made.dtype), present)
+    return Made(made, values.astype(made.dtype), present, known)
 
 
 def _bits(name: str, group: Group, columns: Sequence[Column], train: npt.NDArray[np.bool_], incomplete: str) -> Made:
@@ -175,10 +175,10 @@ def _bits(name: str, group: Group, columns: Sequence[Column], train: npt.NDArray
         wrong = np.array([text.casefold() not in meaning for text in column.texts])
         _refuse(column, wrong, "no bit (1 or 0, true or false, yes or no)")
     cells = np.array([[meaning[text.casefold()] for text in column.texts] for column in columns]).T  # (rows, columns)
-    values, present = whole_rows(name, cells, train, incomplete)
+    values, present, known = whole_rows(name, cells, train, incomplete)
     bits = np.round(values).astype(np.uint8)
     if group.kind == "attributes":
-        return Made(schema("attributes", **({"names": list(group.columns)} | group.own)), bits, present)
+        return Made(schema("attributes", **({"names": list(group.columns)} | group.own)), bits, present, known)
     if len(columns) > 1:
         raise InputError(f"modality '{name}': a bit is one column, not {len(columns)}; say `kind: attributes`")
     return Made(schema("bit", **group.own), bits[:, 0], present)

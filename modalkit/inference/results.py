@@ -55,15 +55,18 @@ class Imputed:
     Attributes:
         batch: the rows as a dataset stores them.
         imputed: which entries were filled, bool `(rows, modalities)`.
+        known: by modality which numbers of filled entries are as they were given, bool `(rows, *event_shape)`, where
+            the dataset knows parts of absent entries (`modalkit.Dataset.known`).
         given: what each row's were inferred from, bool `(rows, modalities)`; where the model has no posterior of all
             that a row has, the first modality of which it has one alone.
         scale: by modality the standard deviation of what was filled, `(rows, *event_shape)`, NaN elsewhere; see
             `Prediction`.
-        probability: by modality the probability of what was filled, the same.
+        probability: by modality the probability of what was filled, the same: of classes, texts and bits.
     """
 
     batch: Batch
     imputed: Tensor
+    known: dict[str, Tensor]
     given: Tensor
     scale: dict[str, Tensor]
     probability: dict[str, Tensor]

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -81,7 +82,8 @@ def impute_dataset(
     The dataset is as any other, its rows, keys and splits the same. ``out/imputed`` is a table in Parquet, a file for
     each shard, with a line for each row: ``key``, ``split``, for each modality ``NAME.imputed``, and for those that are
     no pictures their values, ``NAME`` or ``NAME.0`` …, with ``NAME.scale`` or ``NAME.probability`` where they were
-    imputed. Killed, it goes on when it is called again.
+    imputed. Where only some of a modality's numbers were known in a row, these stay, and ``NAME.imputed.0`` … say
+    which were filled. Killed, it goes on when it is called again.
 
     Args:
         model: see `TrainedModel.impute`, also for what else there is.
@@ -118,7 +120,7 @@ def impute_dataset(
                     dataset, rows, sample=sample, draws=draws, seed=derived_seed(seed, "impute shard", index)
                 )
                 keys = [dataset.key(int(row)) for row in rows]
-                table = {"key": keys, "split": _splits(dataset, rows)} | _table(model, filled)
+                table = {"key": keys, "split": _splits(dataset, rows)} | _table(model, dataset, filled)
                 # The table first: a shard that is there says that its part of the work is done.
                 write_table(out / "imputed" / f"{index:05d}.parquet", iter([table]))
                 write_shard(out, index, schemas, _complete(dataset, rows, filled, keys))
@@ -135,13 +137,20 @@ def _complete(dataset: Dataset, rows: Tensor, filled: Imputed, keys: list[str]) 
     values = {n: (filled.batch.values[n] if n in names else v).numpy() for n, v in batch.values.items()}
     present = dict(zip(dataset.names, batch.present.unbind(1), strict=True))
     present |= dict(zip(names, filled.batch.present.unbind(1), strict=True))
-    split = dataset.split[rows].numpy()
-    return Rows(values, {name: there.numpy() for name, there in present.items()}, split, keys)
+    known = {}
+    for name in dataset.names:
+        if dataset.manifest.modalities[name].partly:  # what is not filled is known in part as before
+            here, own = dataset.known(name, rows)
+            known[name] = here.numpy()
+            values[name] = np.where(here, own, values[name])
+    there = {name: column.numpy() for name, column in present.items()}
+    return Rows(values, there, dataset.split[rows].numpy(), keys, known=known)
 
 
-def _table(model: TrainedModel, filled: Imputed) -> Columns:
+def _table(model: TrainedModel, dataset: Dataset, filled: Imputed) -> Columns:
     """Return what the table of imputed values says of some rows; see `impute_dataset`."""
     columns: Columns = {}
+    partly = [name for name in model.schemas if dataset.manifest.modalities[name].partly]
     for column, (name, schema) in enumerate(model.schemas.items()):
         value, there = schema.unpack(filled.batch.values[name]), filled.batch.present[:, column]
         measure = model.measures.get(name)
@@ -158,8 +167,14 @@ def _table(model: TrainedModel, filled: Imputed) -> Columns:
                 columns |= _numbered(f"{name}.scale", width, ".")
             elif measure == "probability":
                 sure = filled.probability.get(name, torch.full(value.shape, math.nan))
-                columns[f"{name}.probability"] = sure.flatten(1).amin(1).numpy() if sure.ndim > 1 else sure.numpy()
-        columns[f"{name}.imputed"] = filled.imputed[:, column].numpy()
+                if not value.is_floating_point() and sure.ndim > 1:  # a text's least sure place
+                    sure = sure.flatten(1).amin(1)
+                columns |= _numbered(f"{name}.probability", sure, ".")
+        imputed = filled.imputed[:, column]
+        columns[f"{name}.imputed"] = imputed.numpy()
+        if name in partly:
+            cells = _like(imputed, value) & ~filled.known.get(name, torch.zeros(value.shape, dtype=torch.bool))
+            columns |= _numbered(f"{name}.imputed", cells, ".")
     return columns
 
 
