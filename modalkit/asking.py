@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
@@ -90,7 +91,9 @@ def sample(
 
 def impute(
     run: Run,
-    out: Annotated[Path, typer.Option("--out", "-o", help="The dataset's folder to make.")],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="FILE.csv, .tsv or .parquet for a table; or a folder for a dataset.")
+    ],
     dataset: Data = None,
     sample: Annotated[
         bool, typer.Option("--sample", help="Fill with draws from the predictive distribution, not with its mean.")
@@ -99,29 +102,40 @@ def impute(
     seed: Seed = 0,
     device: Device = "cpu",
 ) -> None:
-    """Write a dataset in which whatever was absent is filled in from what its row has.
+    """Fill in whatever is absent from what its row has.
 
-    OUT is a dataset like any other; OUT/imputed is a Parquet table (a file a shard) that says what was imputed, with
-    values and their uncertainty where they are no pictures. Interrupted, the same command goes on.
+    As a table: of a dataset that was built from your own, that table, its columns, rows and known cells as they were,
+    and beside it FILE-uncertainty, which says what was filled and how sure that is. As a dataset like any other in a
+    folder: OUT/imputed is a Parquet table (a file a shard) that says the same, and interrupted, the same command goes
+    on.
 
-    Example: modalkit impute runs/circle data/circle -o data/circle-complete
+    Example: modalkit impute runs/patients data/patients -o filled.csv
     """
     from modalkit.data import Dataset
     from modalkit.inference import load
-    from modalkit.inference.tables import impute_dataset
+    from modalkit.inference.imputing import impute_dataset, impute_table
+    from modalkit.inference.tables import check_table
 
+    as_table = not out.is_dir() and re.fullmatch(r"\.[A-Za-z]\w*", out.suffix) is not None  # data/v1.2 is a folder
+    if as_table:
+        check_table(out)
     model = load(run, device=device)
     opened = Dataset(dataset or model.recipe.data.path, in_memory=False)
-    found = impute_dataset(model, opened, out, sample=sample, draws=draws, seed=seed)
+    if as_table:
+        found, files = impute_table(model, opened, out, sample=sample, draws=draws, seed=seed)
+        beside = "".join(f"; how sure each is: {path}" for path in files[1:])
+    else:
+        found = impute_dataset(model, opened, out, sample=sample, draws=draws, seed=seed)
+        beside = f"; table: {out / 'imputed'}"
     filled = ", ".join(f"{name} {count:,}" for name, (count, _) in found.items() if count) or "none was absent"
-    typer.echo(f"{out}: {len(opened):,} rows; entries filled: {filled}; table: {out / 'imputed'}")
+    typer.echo(f"{out}: {len(opened):,} rows; entries filled: {filled}{beside}")
     if left := ", ".join(f"{name} {count:,}" for name, (_, count) in found.items() if count):
         typer.echo(f"still absent, for this run's objective has no posterior given what those rows have: {left}")
 
 
 def embed(
     run: Run,
-    out: Annotated[Path, typer.Option("--out", "-o", help="The table to write: FILE.parquet or FILE.csv.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The table to write: FILE.csv, .tsv or .parquet.")],
     dataset: Data = None,
     given: Annotated[
         str | None, typer.Option(help="From which modalities, separated by commas; by default all that a row has.")

@@ -400,7 +400,7 @@ def test_impute_writes_a_complete_dataset_and_a_table(work: Path) -> None:
 
 
 def test_an_interrupted_imputation_goes_on_to_the_same_bytes(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("modalkit.inference.tables._ROWS", 50)
+    monkeypatch.setattr("modalkit.inference.imputing.ROWS", 50)
     assert here("impute", "run", "-o", "whole", "--sample", cwd=work).returncode == 0
     real, calls = TrainedModel.impute, iter(range(9))
 
@@ -432,7 +432,7 @@ def test_embed_writes_a_table(work: Path, model: TrainedModel) -> None:
     assert here("embed", "run", "-o", "e.csv", cwd=work).returncode == 0
     assert csv.read_csv(work / "e.csv").num_rows == len(dataset)
     wrong = here("embed", "run", "-o", "e.xlsx", cwd=work)
-    assert wrong.returncode == 2 and "FILE.parquet or FILE.csv" in wrong.stderr
+    assert wrong.returncode == 2 and "FILE.csv, FILE.tsv or FILE.parquet" in wrong.stderr
 
 
 def test_a_dataset_that_does_not_fit_is_refused(work: Path) -> None:

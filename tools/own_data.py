@@ -167,8 +167,17 @@ def standardization(
     return {"loc": loc.tolist(), "scale": np.where(constant, 1.0, scale).tolist()}
 
 
-def write_made(out: Path, about: Mapping[str, Any], made: Mapping[str, Made], split: Array, keys: Sequence[str]) -> str:
+def write_made(
+    out: Path,
+    about: Mapping[str, Any],
+    made: Mapping[str, Made],
+    split: Array,
+    keys: Sequence[str],
+    beside: Mapping[str, bytes] | None = None,
+) -> str:
     """Check every value, then write the dataset; nothing is written if one does not fit.
+
+    `beside` has the content of further files by name; see `write`.
 
     Raises:
         InputError: a value does not fit, or `out` holds something else.
@@ -184,7 +193,7 @@ def write_made(out: Path, about: Mapping[str, Any], made: Mapping[str, Made], sp
     check_values(schemas, rows)
     if nothing := int((~np.any([one.present for one in made.values()], axis=0)).sum()):
         say(f"{nothing} rows have no modality at all; they are kept, and training skips them")
-    return write(out, about, schemas, len(keys), rows.part, what="rows")
+    return write(out, about, schemas, len(keys), rows.part, what="rows", beside=beside)
 
 
 def described(entries: Mapping[str, Mapping[str, Any]], of: str) -> str:

@@ -14,6 +14,7 @@ from modalkit.plugin import Builder
 from modalkit.progress import say
 
 from .cells import Column, Table, read_table
+from .filling import copy_of, fill
 from .grouping import NO, NUMERIC, SPLITS, YES, Group, Grouping, apart, infer, read_grouping, resolve, shown
 from .own_data import Made, OwnDataOptions, confirm, standardization, whole_rows, write_made
 
@@ -77,14 +78,15 @@ def build(options: TableOptions, out: Path) -> str:
     made, resolved = {}, {}
     for name, group in grouping.modalities.items():
         made[name], resolved[name] = _make(name, group, table, train, options.incomplete)
+    content = options.file.read_bytes()
     about = {
         "name": "table",
         "version": VERSION,
-        "file": {"name": options.file.name, "sha256": hashlib.sha256(options.file.read_bytes()).hexdigest()},
+        "file": {"name": options.file.name, "sha256": hashlib.sha256(content).hexdigest()},
         **options.model_dump(mode="json", include={"seed", "train", "valid", "incomplete", "missing"}),
         "columns": grouping.model_copy(update={"modalities": resolved}).model_dump(mode="json"),
     }
-    return write_made(out, about, made, split, keys)
+    return write_made(out, about, made, split, keys, {copy_of(options.file.name): content})
 
 
 def _holes(table: Table, group: Group) -> bool:
@@ -230,4 +232,5 @@ BUILDER = Builder(
     options=TableOptions,
     build=build,
     argument="file",
+    fill=fill,
 )
