@@ -44,13 +44,14 @@ def translate(
 ) -> None:
     """Predict modalities from others: any from any.
 
-    Writes the mean (of classes and texts the mode) and samples of each as files that open anywhere, sheet.png with all
-    of them side by side, and answer.json with the figures. Without --want, all that is not given is predicted.
+    Prints the answer, and writes the mean (of classes and texts the mode) and samples of each as files that open
+    anywhere, sheet.png with all side by side where there are pictures, and answer.json with the figures. Without
+    --want, all that is not given is predicted.
 
     Example: modalkit translate runs/quickstart --given gray=photo.jpg --want image,edges -o out
     """
     from modalkit.inference import as_batch, load
-    from modalkit.inference.answers import answer, earlier_files, write_answer
+    from modalkit.inference.answers import answer, earlier_files, told, write_answer
 
     earlier_files(out)
     known = _values(given)
@@ -60,11 +61,9 @@ def translate(
     files, figures = answer(model.schemas, batch, found)
     posterior = {"loc": found.posterior.loc[0].tolist(), "scale": found.posterior.scale[0].tolist()}
     about = {"run": str(run), "weights": model.weights, "given": known, "seed": seed, "draws": max(draws, samples)}
-    _say(write_answer(out, files, {**about, "posterior": posterior, "predictions": figures}))
-    for name, said in figures.items():
-        if "text" in said:
-            sure = f"  (probability {said['probability']:.3f})" if isinstance(said.get("probability"), float) else ""
-            typer.echo(f"{name}: {said['text']}{sure}")
+    written = write_answer(out, files, {**about, "posterior": posterior, "predictions": figures})
+    for line in told(figures, written):
+        typer.echo(line)
 
 
 def sample(
@@ -81,12 +80,13 @@ def sample(
     Example: modalkit sample runs/quickstart -n 16 -o drawn
     """
     from modalkit.inference import load
-    from modalkit.inference.answers import earlier_files, samples, write_answer
+    from modalkit.inference.answers import earlier_files, samples, where, write_answer
 
     earlier_files(out)
     model = load(run, device=device)
     files, figures = samples(model.sample(n, _names(want), noise=noise, seed=seed))
-    _say(write_answer(out, files, {"run": str(run), "weights": model.weights, "seed": seed, "drawn": figures}))
+    about = {"run": str(run), "weights": model.weights, "seed": seed, "drawn": figures}
+    typer.echo(where(write_answer(out, files, about)))
 
 
 def impute(
@@ -204,11 +204,6 @@ def _values(given: Iterable[str]) -> dict[str, str]:
 def _names(text: str | None) -> list[str] | None:
     """Return modalities that are separated by commas."""
     return None if text is None else list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
-
-
-def _say(paths: Iterable[Path]) -> None:
-    for path in paths:
-        typer.echo(path)
 
 
 COMMANDS = (translate, sample, impute, embed, serve)

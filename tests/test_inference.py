@@ -285,6 +285,16 @@ def test_every_kind_says_how_sure_it_is(model: TrainedModel) -> None:
     assert model.measures == {"image": "scale", "position": "scale", "class": "probability", "counts": "scale"}
 
 
+def test_what_is_found_is_told_in_a_line(model: TrainedModel) -> None:
+    found = model.infer({"position": [[0.5, 0.5]] * 2}, ["image", "class"], samples=5)
+    assert repr(found) == "<Inference: 2 rows of image, class>"
+    assert repr(found["image"]) == "<Prediction of kind 'image' (1 x 12 x 12), 2 rows, 5 samples>"
+    several = model.infer({"position": [0.5, 0.5]})
+    one = several["class"]
+    assert all(len(repr(prediction)) < 99 for prediction in several.values())
+    assert repr(one) == f"<Prediction of kind 'label' (one value), 1 row, 0 samples: {one.show()}>"
+
+
 def test_answers_depend_on_the_seed_alone(model: TrainedModel) -> None:
     given = {"position": torch.randn(300, 2)}  # more than one chunk
     first = model.infer(given, ["class"], 2, noise=True, seed=3)["class"]
@@ -329,13 +339,18 @@ def test_translate_writes_what_opens_anywhere(work: Path) -> None:
     assert done.returncode == 0, done.stderr
     expected = {"position-mean.txt", "position-1.npy", "counts-mode.txt", "counts-0.txt", "sheet.png", "answer.json"}
     assert expected <= {path.name for path in (work / "out").iterdir()}
-    assert all(str(Path("out") / name) in done.stdout for name in expected)
+    answer, files = done.stdout.splitlines()[:-1], done.stdout.splitlines()[-1]
+    assert [line.split(":")[0] for line in answer] == ["position", "counts"] and "standard deviation" in answer[0]
+    assert files == f"{len(list((work / 'out').iterdir()))} files in out; all side by side: {Path('out/sheet.png')}"
     about = json.loads((work / "out" / "answer.json").read_text())
     said = about["predictions"]["position"]
     assert said["value"] == pytest.approx(np.load(work / "out" / "position-mean.npy").tolist())
     assert len(said["samples"]) == 2 and len(said["scale"]) == 2 and len(about["posterior"]["loc"]) == 4
     pictures = here("translate", "run", "--given", "position=0.5, 1", "--want", "image,class", "-o", "out", cwd=work)
     assert pictures.returncode == 0 and "class: " in pictures.stdout and "probability" in pictures.stdout
+    assert pictures.stdout.startswith(f"image: {Path('out/image-mean.png')}\n")
+    numbers = here("translate", "run", "--given", "position=0.5, 1", "--want", "class", "-o", "texts", cwd=work)
+    assert numbers.stdout.endswith("10 files in texts\n") and not (work / "texts/sheet.png").exists(), numbers.stdout
     with Image.open(work / "out" / "image-mean.png") as picture:
         assert picture.size == (12, 12)
     assert {path.name.split("-")[0] for path in (work / "out").iterdir()} == {

@@ -17,7 +17,7 @@ _NUMBERS = 1 << 21  # of a modality, decoded at once: 8 MiB a tensor
 _HIDDEN = 512  # a decoder's layers are about so wide, however small what it gives
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Prediction:
     r"""The predictive distribution :math:`p(x_m | x_{given}) = E_{q(z|x_{given})} p(x_m|z)` of one modality.
 
@@ -44,6 +44,15 @@ class Prediction:
     spread: Tensor | None = None
     probability: Tensor | None = None
     probabilities: Tensor | None = None
+
+    def __repr__(self) -> str:
+        rows, shape = len(self.value), " x ".join(map(str, self.schema.event_shape)) or "one value"
+        shown = self.show() if rows == 1 else ""
+        said = f": {shown}" if isinstance(shown, str) and shown else ""
+        many = (
+            f"{rows} row{'' if rows == 1 else 's'}, {len(self.samples)} sample{'' if len(self.samples) == 1 else 's'}"
+        )
+        return f"<Prediction of kind '{self.schema.kind}' ({shape}), {many}{said}>"
 
     def in_units(self, values: Tensor) -> Tensor:
         """Return values or samples in the units in which a person gives them: standardised numbers in their own."""

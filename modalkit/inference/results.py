@@ -26,7 +26,7 @@ class Embedding:
     scale: Tensor
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Inference(Mapping[str, Prediction]):
     """What a model says of several modalities; a mapping of their names to predictions.
 
@@ -46,6 +46,10 @@ class Inference(Mapping[str, Prediction]):
 
     def __len__(self) -> int:
         return len(self.predictions)
+
+    def __repr__(self) -> str:
+        rows = len(self.posterior.loc)
+        return f"<Inference: {rows} row{'' if rows == 1 else 's'} of {', '.join(self)}>"
 
 
 @dataclass(frozen=True)
