@@ -22,7 +22,7 @@ from modalkit.translation import single_and_all_plan
 
 Cell = Picture | str | None
 _CELL, _GAP, _LABEL, _PAPER, _INK, _ABSENT = 96, 4, 92, (255, 255, 255), (30, 30, 30), (225, 225, 225)
-_LINES = 7
+_LINES = 6
 MOST_COLUMNS = 12
 """Modalities that a sheet has room for; of more, so many, evenly spaced."""
 
