@@ -239,8 +239,8 @@ WRONG = {
     "shape": ({"position": [1.0, 2.0, 3.0]}, r"modality 'position': got the shape \(3,\); give \(2,\) for one"),
     "nan": ({"position": [1.0, math.nan]}, "modality 'position': .*NaN or out of range"),
     "fraction": ({"counts": [0.5, 1.0]}, "modality 'counts': 0.5 is no whole number"),
-    "unreadable": ({"image": "nowhere.png"}, "modality 'image': nowhere.png: cannot be read as a picture"),
-    "missing": ({"position": "nowhere.npy"}, "modality 'position': nowhere.npy: no such file"),
+    "unreadable": ({"image": "nowhere.png"}, "modality 'image': nowhere.png: there is no such file"),
+    "missing": ({"position": "nowhere.npy"}, "modality 'position': nowhere.npy: there is no such file"),
     "range": ({"image": np.full((40, 40), 7.0)}, r"modality 'image': intensities must lie in \[0, 1\]"),
     "picture": ({"image": np.zeros((2, 40, 40))}, "no picture's"),
     "object": ({"position": {"x": 1}}, "modality 'position': a dict is no value"),
@@ -367,6 +367,8 @@ REFUSED = {
     "twice": (("--given", "class=1", "--given", "class=2"), "'class' is given twice"),
     "want": (("--given", "class=1", "--want", "postion"), "did you mean 'position'"),
     "picture": (("--given", "image=circle.yaml"), "circle.yaml: cannot be read as a picture"),
+    "missing": (("--given", "image=nowhere.jpg"), "error: modality 'image': nowhere.jpg: there is no such file\n"),
+    "folder": (("--given", "image=circle"), "circle: is a folder, not a picture"),
 }
 
 

@@ -157,13 +157,15 @@ def _make(
             try:
                 values[row] = made.pack(modality(made.kind).read(made, str(array[row]))[None])[0].numpy()
             except (InputError, ValueError) as error:
-                raise InputError(f"'{name}', row {row + 1}: {error}") from None
+                raise InputError(f"'{name}', row {row + 1} (counted from 1): {error}") from None
         return Made(made, values, present)
     known = None
     if array.dtype.kind == "f":
         if np.isinf(array[present]).any():
             wrong = np.isinf(array).reshape(len(array), -1).any(1) & present
-            raise InputError(f"'{name}', row {int(wrong.argmax()) + 1}: is infinite; make it NaN if it is missing")
+            raise InputError(
+                f"'{name}', row {int(wrong.argmax()) + 1} (counted from 1): is infinite; make it NaN if it is missing"
+            )
         flat = np.where(present[:, None], array.reshape(len(array), -1).astype(np.float64), np.nan)
         filled, present, known = whole_rows(name, flat, train, incomplete)
         array = filled.reshape(array.shape)
@@ -191,7 +193,9 @@ def _splits(path: Path, splits: Array) -> Array:
     words = [str(word).casefold() for word in splits]
     for row, word in enumerate(words):
         if word not in SPLITS:
-            raise InputError(f"{path}: split, row {row + 1}: '{word}' is no split; give train, valid or test")
+            raise InputError(
+                f"{path}: split, row {row + 1} (counted from 1): '{word}' is no split; give train, valid or test"
+            )
     return assign_splits(len(words), [SPLITS[word] for word in words], 0)
 
 

@@ -134,7 +134,7 @@ def _read_csv(path: Path) -> Read:
             for row in lines:
                 if row and len(row) != len(names):
                     raise InputError(
-                        f"{path}:{lines.line_num}: has {len(row)} cells, the header {len(names)}; correct this line "
+                        f"{path}:{begin}: has {len(row)} cells, the header {len(names)}; correct this line "
                         f"(a cell that holds a separator stands in double quotes)"
                     )
                 if row:

@@ -239,8 +239,8 @@ def _refuse_mixed(table: Table, column: Column) -> None:
     if words and numbers > len(words):
         raise InputError(
             f"{table.path}: column '{column.name}' holds {numbers} numbers, and {len(words)} cells that are none; the "
-            f"first: '{column.texts[words[0]]}' in row {words[0] + 1}. Correct them, or if they mean an empty cell say "
-            f"--missing '{column.texts[words[0]]}'"
+            f"first: '{column.texts[words[0]]}' in {table.at(words[0])}. Correct them, or if they mean an empty cell "
+            f"say --missing '{column.texts[words[0]]}'"
         )
 
 

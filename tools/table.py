@@ -103,11 +103,13 @@ def _keys(table: Table, grouping: Grouping) -> Sequence[str]:
     column, seen = table.columns[grouping.ids], dict[str, int]()
     for row, key in enumerate(column.texts):
         if not key:
-            raise InputError(f"{table.path}: row {row + 1} has no '{column.name}'; give it one, or choose other --ids")
+            raise InputError(
+                f"{table.path}: {table.at(row)} has no '{column.name}'; give it one, or choose other --ids"
+            )
         if key in seen:
             raise InputError(
-                f"{table.path}: rows {seen[key] + 1} and {row + 1} have the same '{column.name}', '{key}'; ids name "
-                f"each row once: correct one, or choose other --ids"
+                f"{table.path}: {table.at(seen[key])} and {table.at(row)} have the same '{column.name}', '{key}'; ids "
+                f"name each row once: correct one, or choose other --ids"
             )
         seen[key] = row
     return column.texts
@@ -122,7 +124,7 @@ def _splits(table: Table, grouping: Grouping, options: TableOptions) -> Array:
     for row, text in enumerate(column.texts):
         if text.casefold() not in SPLITS:
             what = f"'{text}'" if text else "nothing"
-            where = f"{table.path}: column '{column.name}', row {row + 1}"
+            where = f"{table.path}: column '{column.name}', {table.at(row)}"
             raise InputError(f"{where}: {what} is no split; give train, valid or test")
     return assign_splits(table.rows, [SPLITS[text.casefold()] for text in column.texts], options.seed)
 
@@ -132,31 +134,35 @@ def _make(name: str, group: Group, table: Table, train: npt.NDArray[np.bool_], i
     columns = [table.columns.get(column) or Column(column, [""] * table.rows) for column in group.columns]
     try:
         if group.kind in NUMERIC:
-            return _numbers(name, group, columns, train, incomplete), group
+            return _numbers(name, group, table, columns, train, incomplete), group
         if group.kind in ("bit", "attributes"):
-            return _bits(name, group, columns, train, incomplete), group
+            return _bits(name, group, table, columns, train, incomplete), group
         if len(columns) > 1:
             raise InputError(
                 f"modality '{name}': kind '{group.kind}' is one column, not {len(columns)}; make a modality of each"
             )
         if group.kind == "label" and not {"names", "classes"} & group.own.keys():
             group = group.model_copy(update={"names": _categories(name, columns[0], train)})
-        return _words(group, columns[0]), group
+        return _words(group, table, columns[0]), group
     except InputError as error:
         raise InputError(f"{table.path}: {error}") from None
 
 
-def _numbers(name: str, group: Group, columns: Sequence[Column], train: npt.NDArray[np.bool_], incomplete: str) -> Made:
+def _numbers(
+    name: str, group: Group, table: Table, columns: Sequence[Column], train: npt.NDArray[np.bool_], incomplete: str
+) -> Made:
     import numpy as np
 
     from modalkit.registry import schema
 
     for column in columns:
         numbers = column.numbers
-        _refuse(column, np.isnan(numbers) & ~column.empty, "no number")
-        _refuse(column, np.isinf(numbers), "infinite")
+        _refuse(table, column, np.isnan(numbers) & ~column.empty, "no number")
+        _refuse(table, column, np.isinf(numbers), "infinite")
         if group.kind == "counts":
-            _refuse(column, (numbers < 0) | (numbers % 1 > 0), "no whole number from 0 (`kind: vector` takes it)")
+            _refuse(
+                table, column, (numbers < 0) | (numbers % 1 > 0), "no whole number from 0 (`kind: vector` takes it)"
+            )
     values, present, known = whole_rows(name, np.stack([c.numbers for c in columns], 1), train, incomplete)
     entry: dict[str, Any] = {"size": len(columns), "names": list(group.columns)} | group.own
     if group.kind == "counts":
@@ -167,7 +173,9 @@ def _numbers(name: str, group: Group, columns: Sequence[Column], train: npt.NDAr
     return Made(made, values.astype(made.dtype), present, known)
 
 
-def _bits(name: str, group: Group, columns: Sequence[Column], train: npt.NDArray[np.bool_], incomplete: str) -> Made:
+def _bits(
+    name: str, group: Group, table: Table, columns: Sequence[Column], train: npt.NDArray[np.bool_], incomplete: str
+) -> Made:
     import numpy as np
 
     from modalkit.registry import schema
@@ -175,7 +183,7 @@ def _bits(name: str, group: Group, columns: Sequence[Column], train: npt.NDArray
     meaning = dict.fromkeys(YES, 1.0) | dict.fromkeys(NO, 0.0) | {"": np.nan}
     for column in columns:
         wrong = np.array([text.casefold() not in meaning for text in column.texts])
-        _refuse(column, wrong, "no bit (1 or 0, true or false, yes or no)")
+        _refuse(table, column, wrong, "no bit (1 or 0, true or false, yes or no)")
     cells = np.array([[meaning[text.casefold()] for text in column.texts] for column in columns]).T  # (rows, columns)
     values, present, known = whole_rows(name, cells, train, incomplete)
     bits = np.round(values).astype(np.uint8)
@@ -195,7 +203,7 @@ def _categories(name: str, column: Column, train: npt.NDArray[np.bool_]) -> list
     return column.distinct
 
 
-def _words(group: Group, column: Column) -> Made:
+def _words(group: Group, table: Table, column: Column) -> Made:
     """Return a modality whose cells its kind reads, as a person writes them: classes, strings, paths."""
     import numpy as np
 
@@ -211,18 +219,18 @@ def _words(group: Group, column: Column) -> Made:
             try:
                 read[text] = made.pack(reader(made, text)[None])[0].numpy()
             except (InputError, ValueError) as error:
-                where = f"column '{column.name}', row {row + 1}"
+                where = f"column '{column.name}', {table.at(row)}"
                 raise InputError(f"{where}: {error}; correct the cell, or empty it (--missing {text!r})") from None
         values[row] = read[text]
     return Made(made, values, present)
 
 
-def _refuse(column: Column, wrong: npt.NDArray[np.bool_], what: str) -> None:
+def _refuse(table: Table, column: Column, wrong: npt.NDArray[np.bool_], what: str) -> None:
     """Raise `InputError` for a column's first wrong cell."""
     if wrong.any():
         row = int(wrong.argmax())
         raise InputError(
-            f"column '{column.name}', row {row + 1}: '{column.texts[row]}' is {what}; correct the cell, or empty it"
+            f"column '{column.name}', {table.at(row)}: '{column.texts[row]}' is {what}; correct the cell, or empty it"
         )
 
 
