@@ -180,6 +180,9 @@ def test_semicolons_marks_of_excel_and_own_words_for_nothing_stay(work: Path) ->
     first, second = (line.split(";") for line in raw.decode("utf-8-sig").splitlines()[1:])
     assert first[0] == "x" and first[1] != "-999" and first[2:5] == [" 2.5 ", "3", "no"]
     assert second[:2] == ["y", "101.5"] and "?" not in second and second[4] in ("yes", "no")
+    # What the new rows do not tell is written as the table that the model knows writes it.
+    assert second[5].isdigit() and second[6] in ("TRUE", "FALSE") and second[8] in ("I", "II", "III")
+    assert len(second[2].partition(".")[2]) > 1
 
 
 def test_gaps_that_were_filled_with_means_are_as_unsure_as_their_column(work: Path) -> None:

@@ -132,9 +132,10 @@ def _gaps(group: Group, table: Table, filled: Filled) -> dict[str, Gaps]:
         return {columns[0].name: _words(columns[0], filled)}
     found = {}
     flat = (one.reshape(len(there), -1) for one in (filled.values, filled.uncertainty))  # (rows, …) -> (rows, columns)
-    for column, *of_column in zip(columns, *(one.unbind(1) for one in flat), strict=True):
+    habits = group.written or habits_of(group, columns)
+    for column, habit, *of_column in zip(columns, habits, *(one.unbind(1) for one in flat), strict=True):
         values, unsure = (one.tolist() for one in of_column)
-        text = _number_writer(column) if numbers else _bit_writer(column)
+        text = _writer(habit)
         usual = _spread(column) if numbers else _share(column)
         rows = [row for row, known in enumerate(column.texts) if not known and there[row]]
         # What a builder filled with means has no uncertainty of a model's; there the column's own stands for it.
@@ -160,31 +161,41 @@ def _words(column: Column, filled: Filled) -> Gaps:
     return found
 
 
-def _number_writer(column: Column) -> Callable[[float], str]:
-    """Return what writes a number with no more decimals than a column's numbers have, nor than single precision has."""
+def habits_of(group: Group, columns: Sequence[Column]) -> tuple[int | tuple[str, str] | None, ...]:
+    """Return how columns write what they hold: `Group.written`; None where a column does not tell."""
+    if group.kind in ("bit", "attributes"):
+        return tuple(_words_of_bits(column) for column in columns)
+    return tuple(_decimals(column) if column.numeric else None for column in columns)
+
+
+def _decimals(column: Column) -> int:
+    return max(0, *(-int(Decimal(text).as_tuple().exponent) for text in column.distinct))
+
+
+def _words_of_bits(column: Column) -> tuple[str, str] | None:
+    """Return a column's most frequent words for 0 and 1; where it has one alone, the other is written alike."""
+    held = [Counter(text for text in column.texts if text.casefold() in words).most_common(1) for words in (NO, YES)]
+    no, yes = (words[0][0] if words else "" for words in held)
+    return (no or _opposite(yes), yes or _opposite(no)) if no or yes else None
+
+
+def _opposite(word: str) -> str:
+    other = _OPPOSITE[word.casefold()]
+    return other.upper() if word.isupper() else other.title() if word.istitle() else other
+
+
+def _writer(habit: int | tuple[str, str] | None) -> Callable[[float], str]:
+    """Return what writes numbers as a column does; without a habit, all digits that single precision has."""
     import numpy as np
 
-    decimals = max((-int(Decimal(text).as_tuple().exponent) for text in column.distinct), default=99)
-
     def write(number: float) -> str:
-        rounded = round(float(str(np.float32(number))), max(0, decimals)) + 0.0  # no -0.0
-        return str(int(rounded)) if decimals <= 0 or isinstance(number, int) else repr(rounded)
+        if isinstance(habit, tuple):
+            return habit[round(number)]
+        exact = float(str(np.float32(number)))
+        rounded = (exact if habit is None else round(exact, habit)) + 0.0  # no -0.0
+        return str(int(rounded)) if habit == 0 or isinstance(number, int) else repr(rounded)
 
     return write
-
-
-def _bit_writer(column: Column) -> Callable[[float], str]:
-    """Return what writes a bit with the word that a column has for it, 1 and 0 where it has none."""
-    found: dict[int, str] = {}
-    for bit, words in ((1, YES), (0, NO)):
-        if held := Counter(text for text in column.texts if text.casefold() in words):
-            found[bit] = held.most_common(1)[0][0]
-    for bit in (0, 1):
-        if bit not in found and 1 - bit in found:  # the other word, written alike
-            known = found[1 - bit]
-            word = _OPPOSITE[known.casefold()]
-            found[bit] = word.upper() if known.isupper() else word.title() if known.istitle() else word
-    return lambda bit: found.get(round(bit), str(round(bit)))
 
 
 def _spread(column: Column) -> Callable[[float], float]:

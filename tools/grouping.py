@@ -41,6 +41,11 @@ class Group(Settings):
         tuple[str, ...], BeforeValidator(lambda given: (given,) if isinstance(given, str) else as_tuple(given))
     ] = Field(min_length=1, description="Names of columns; * and ? stand for any letters.")
     kind: str | None = Field(None, description="vector, counts, label, bit, attributes, tokens, …; null: inferred.")
+    written: tuple[int | tuple[str, str] | None, ...] | None = Field(
+        None,
+        description="How each column writes what it holds: numbers with at most so many decimals, bits with these two "
+        "words for 0 and 1; null: as the table does.",
+    )
 
     @property
     def own(self) -> dict[str, Any]:

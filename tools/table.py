@@ -14,7 +14,7 @@ from modalkit.plugin import Builder
 from modalkit.progress import say
 
 from .cells import Column, Table, read_table
-from .filling import copy_of, fill
+from .filling import copy_of, fill, habits_of
 from .grouping import NO, NUMERIC, SPLITS, YES, Group, Grouping, apart, infer, read_grouping, resolve, shown
 from .own_data import Made, OwnDataOptions, confirm, standardization, whole_rows, write_made
 
@@ -77,7 +77,8 @@ def build(options: TableOptions, out: Path) -> str:
         )
     made, resolved = {}, {}
     for name, group in grouping.modalities.items():
-        made[name], resolved[name] = _make(name, group, table, train, options.incomplete)
+        made[name], found = _make(name, group, table, train, options.incomplete)
+        resolved[name] = found.model_copy(update={"written": _written(found, table)})
     content = options.file.read_bytes()
     about = {
         "name": "table",
@@ -87,6 +88,16 @@ def build(options: TableOptions, out: Path) -> str:
         "columns": grouping.model_copy(update={"modalities": resolved}).model_dump(mode="json"),
     }
     return write_made(out, about, made, split, keys, {copy_of(options.file.name): content})
+
+
+def _written(group: Group, table: Table) -> tuple[int | tuple[str, str] | None, ...]:
+    """Return how each column is written: as the table does, and where that does not tell, as the grouping says."""
+    columns = [table.columns.get(name) or Column(name, [""] * table.rows) for name in group.columns]
+    before = group.written or (None,) * len(columns)
+    return tuple(
+        max(here, known) if isinstance(here, int) and isinstance(known, int) else here if here is not None else known
+        for here, known in zip(habits_of(group, columns), before, strict=True)
+    )
 
 
 def _holes(table: Table, group: Group) -> bool:
