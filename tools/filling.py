@@ -191,9 +191,11 @@ def _writer(habit: int | tuple[str, str] | None) -> Callable[[float], str]:
     def write(number: float) -> str:
         if isinstance(habit, tuple):
             return habit[round(number)]
+        if isinstance(number, int):
+            return str(number)
         exact = float(str(np.float32(number)))
         rounded = (exact if habit is None else round(exact, habit)) + 0.0  # no -0.0
-        return str(int(rounded)) if habit == 0 or isinstance(number, int) else repr(rounded)
+        return str(int(rounded)) if habit == 0 else repr(rounded)
 
     return write
 

@@ -126,6 +126,26 @@ def predict(model: MultimodalVAE, name: str, inputs: Tensor, samples: int, *, no
     return Prediction(schema, value, kept, probability=agreement)
 
 
+def stores_bits(schema: Schema) -> bool:
+    """Tell whether a schema stores zeros and ones, of which a mean is the probability of 1."""
+    if schema.dtype == "float32":
+        return False
+    numbers = torch.arange(3, dtype=getattr(torch, schema.dtype)).reshape(-1, *[1] * len(schema.event_shape))
+    every = numbers.expand(-1, *schema.event_shape)
+    valid: list[bool] = schema.valid(every).tolist()
+    return valid == [True, True, False] and schema.unpack(every[:2]).is_floating_point()
+
+
+def probability_of(prediction: Prediction, filled: Tensor) -> Tensor | None:
+    """Return the probability of what is filled, as stored, or None where a scale says how sure it is."""
+    if prediction.probabilities is not None:
+        index = prediction.schema.unpack(filled).long().unsqueeze(1)
+        return prediction.probabilities.gather(1, index).squeeze(1)  # (rows, classes) -> (rows,)
+    if stores_bits(prediction.schema):
+        return 1 - (prediction.schema.unpack(filled) - prediction.value).abs()
+    return prediction.probability
+
+
 def _moments(likelihood: Distribution) -> tuple[Tensor, Tensor] | None:
     """Return a likelihood's mean and variance, or None where it does not say them."""
     try:

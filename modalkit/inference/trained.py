@@ -19,7 +19,7 @@ from modalkit.evaluation import likelihood
 from modalkit.evaluation.likelihood import Estimate
 from modalkit.evaluation.loading import load_model
 from modalkit.evaluation.questions import Question, allows, check
-from modalkit.inference.prediction import Prediction, predict
+from modalkit.inference.prediction import Prediction, predict, probability_of, stores_bits
 from modalkit.inference.results import Embedding, Imputed, Inference, joined_embeddings, joined_predictions, moments
 from modalkit.inference.scoring import score
 from modalkit.inference.values import Given, as_batch, check_names
@@ -234,7 +234,7 @@ class TrainedModel:
         for name, prediction in predictions.items():
             schema, filling = self.schemas[name], fill[:, self.modalities.index(name)]
             filled = storable(schema, prediction.samples[0] if sample else prediction.value)
-            sure = _probability(prediction, filled)
+            sure = probability_of(prediction, filled)
             into, sure = (probability, sure) if sure is not None else (scale, prediction.scale)
             at = filling.nonzero().squeeze(1)
             values[name] = values[name].index_copy(0, at, filled)
@@ -413,26 +413,6 @@ def storable(schema: Schema, value: Tensor) -> Tensor:
         return torch.from_numpy(packed(schema, value))
     except ValueError:
         return torch.from_numpy(packed(schema, value.round()))
-
-
-def stores_bits(schema: Schema) -> bool:
-    """Tell whether a schema stores zeros and ones, of which a mean is the probability of 1."""
-    if schema.dtype == "float32":
-        return False
-    numbers = torch.arange(3, dtype=getattr(torch, schema.dtype)).reshape(-1, *[1] * len(schema.event_shape))
-    every = numbers.expand(-1, *schema.event_shape)
-    valid: list[bool] = schema.valid(every).tolist()
-    return valid == [True, True, False] and schema.unpack(every[:2]).is_floating_point()
-
-
-def _probability(prediction: Prediction, filled: Tensor) -> Tensor | None:
-    """Return the probability of what is filled, as stored, or None where a scale says how sure it is."""
-    if prediction.probabilities is not None:
-        index = prediction.schema.unpack(filled).long().unsqueeze(1)
-        return prediction.probabilities.gather(1, index).squeeze(1)  # (rows, classes) -> (rows,)
-    if stores_bits(prediction.schema):
-        return 1 - (prediction.schema.unpack(filled) - prediction.value).abs()
-    return prediction.probability
 
 
 def _only(batch: Batch, names: Mapping[str, Schema]) -> Batch:
