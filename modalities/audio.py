@@ -10,7 +10,7 @@ import torch
 from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
 
-from modalkit.errors import InputError
+from modalkit.errors import InputError, unreadable
 from modalkit.nn import Dcgan, ImageNetwork, Reshape, stages
 from modalkit.nn import decoder as make_decoder
 from modalkit.nn import encoder as make_encoder
@@ -131,7 +131,7 @@ def read(schema: AudioSchema, source: str) -> Tensor:
             rate: int = file.samplerate
             sound = file.read(math.ceil(schema.samples * rate / schema.sample_rate), always_2d=True)  # (time, channels)
     except (OSError, RuntimeError, TypeError) as error:  # libsndfile's own are RuntimeErrors
-        raise InputError(f"{source}: cannot be read as sound: {error}") from error
+        raise unreadable(source, "sound", error) from error
     if not len(sound) or not math.isfinite(float(abs(sound).sum())):
         raise InputError(f"{source}: holds {'NaN or infinity' if len(sound) else 'no sound'}")
     common = math.gcd(rate, schema.sample_rate)

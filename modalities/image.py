@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from modalkit.distributions import Bernoullis
-from modalkit.errors import InputError
+from modalkit.errors import InputError, unreadable
 from modalkit.nn import Dcgan, ImageNetwork, stages
 from modalkit.nn import decoder as make_decoder
 from modalkit.nn import encoder as make_encoder
@@ -127,7 +127,7 @@ def read(schema: ImageSchema, source: str) -> Tensor:
             upright = ImageOps.exif_transpose(picture).convert(mode)
             fitted = ImageOps.fit(upright, (width, height), Image.Resampling.BILINEAR)
     except (OSError, ValueError, Image.DecompressionBombError) as error:  # PIL's own errors are OSErrors
-        raise InputError(f"{source}: cannot be read as a picture: {error}") from error
+        raise unreadable(source, "a picture", error) from error
     pixels = torch.from_numpy(np.array(fitted)).reshape(height, width, schema.channels)  # (h, w[, 3]) -> (h, w, c)
     return schema.unpack(pixels.permute(2, 0, 1))
 

@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 from pydantic import BeforeValidator, Field, PositiveInt, model_validator
 from torch import Tensor, nn
 
-from modalkit.errors import InputError
+from modalkit.errors import InputError, unreadable
 from modalkit.nn import Mlp, Reshape, Widths, by_name, mlp
 from modalkit.nn import decoder as make_decoder
 from modalkit.nn import encoder as make_encoder
@@ -128,7 +128,7 @@ def read(schema: SeriesSchema, source: str) -> Tensor:
     try:
         array = _read_csv(path, schema.channels) if path.suffix.lower() == ".csv" else _read_npy(path)
     except (OSError, ValueError, csv.Error) as error:
-        raise InputError(f"{source}: cannot be read as a series, .npy or .csv: {error}") from error
+        raise unreadable(source, "a series, .npy or .csv", error) from error
     array = array[None] if array.ndim == 1 and schema.channels == 1 else array
     if array.shape != shape:
         turned = "; it is transposed" if array.shape == shape[::-1] else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
@@ -43,13 +44,14 @@ def translate(
 ) -> None:
     """Predict modalities from others: any from any.
 
-    Writes the mean (of classes and texts the mode) and samples of each as files that open anywhere, sheet.png with all
-    of them side by side, and answer.json with the figures. Without --want, all that is not given is predicted.
+    Prints the answer, and writes the mean (of classes and texts the mode) and samples of each as files that open
+    anywhere, sheet.png with all side by side where there are pictures, and answer.json with the figures. Without
+    --want, all that is not given is predicted.
 
     Example: modalkit translate runs/quickstart --given gray=photo.jpg --want image,edges -o out
     """
     from modalkit.inference import as_batch, load
-    from modalkit.inference.answers import answer, earlier_files, write_answer
+    from modalkit.inference.answers import answer, earlier_files, told, write_answer
 
     earlier_files(out)
     known = _values(given)
@@ -59,11 +61,9 @@ def translate(
     files, figures = answer(model.schemas, batch, found)
     posterior = {"loc": found.posterior.loc[0].tolist(), "scale": found.posterior.scale[0].tolist()}
     about = {"run": str(run), "weights": model.weights, "given": known, "seed": seed, "draws": max(draws, samples)}
-    _say(write_answer(out, files, {**about, "posterior": posterior, "predictions": figures}))
-    for name, said in figures.items():
-        if "text" in said:
-            sure = f"  (probability {said['probability']:.3f})" if isinstance(said.get("probability"), float) else ""
-            typer.echo(f"{name}: {said['text']}{sure}")
+    written = write_answer(out, files, {**about, "posterior": posterior, "predictions": figures})
+    for line in told(figures, written):
+        typer.echo(line)
 
 
 def sample(
@@ -80,17 +80,20 @@ def sample(
     Example: modalkit sample runs/quickstart -n 16 -o drawn
     """
     from modalkit.inference import load
-    from modalkit.inference.answers import earlier_files, samples, write_answer
+    from modalkit.inference.answers import earlier_files, samples, where, write_answer
 
     earlier_files(out)
     model = load(run, device=device)
     files, figures = samples(model.sample(n, _names(want), noise=noise, seed=seed))
-    _say(write_answer(out, files, {"run": str(run), "weights": model.weights, "seed": seed, "drawn": figures}))
+    about = {"run": str(run), "weights": model.weights, "seed": seed, "drawn": figures}
+    typer.echo(where(write_answer(out, files, about)))
 
 
 def impute(
     run: Run,
-    out: Annotated[Path, typer.Option("--out", "-o", help="The dataset's folder to make.")],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="FILE.csv, .tsv or .parquet for a table; or a folder for a dataset.")
+    ],
     dataset: Data = None,
     sample: Annotated[
         bool, typer.Option("--sample", help="Fill with draws from the predictive distribution, not with its mean.")
@@ -99,29 +102,40 @@ def impute(
     seed: Seed = 0,
     device: Device = "cpu",
 ) -> None:
-    """Write a dataset in which whatever was absent is filled in from what its row has.
+    """Fill in whatever is absent from what its row has.
 
-    OUT is a dataset like any other; OUT/imputed is a Parquet table (a file a shard) that says what was imputed, with
-    values and their uncertainty where they are no pictures. Interrupted, the same command goes on.
+    As a table: of a dataset that was built from your own, that table, its columns, rows and known cells as they were,
+    and beside it FILE-uncertainty, which says what was filled and how sure that is. As a dataset like any other in a
+    folder: OUT/imputed is a Parquet table (a file a shard) that says the same, and interrupted, the same command goes
+    on.
 
-    Example: modalkit impute runs/circle data/circle -o data/circle-complete
+    Example: modalkit impute runs/patients data/patients -o filled.csv
     """
     from modalkit.data import Dataset
     from modalkit.inference import load
-    from modalkit.inference.tables import impute_dataset
+    from modalkit.inference.imputing import impute_dataset, impute_table
+    from modalkit.inference.tables import check_table
 
+    as_table = not out.is_dir() and re.fullmatch(r"\.[A-Za-z]\w*", out.suffix) is not None  # data/v1.2 is a folder
+    if as_table:
+        check_table(out)
     model = load(run, device=device)
     opened = Dataset(dataset or model.recipe.data.path, in_memory=False)
-    found = impute_dataset(model, opened, out, sample=sample, draws=draws, seed=seed)
+    if as_table:
+        found, files = impute_table(model, opened, out, sample=sample, draws=draws, seed=seed)
+        beside = "".join(f"; how sure each is: {path}" for path in files[1:])
+    else:
+        found = impute_dataset(model, opened, out, sample=sample, draws=draws, seed=seed)
+        beside = f"; table: {out / 'imputed'}"
     filled = ", ".join(f"{name} {count:,}" for name, (count, _) in found.items() if count) or "none was absent"
-    typer.echo(f"{out}: {len(opened):,} rows; entries filled: {filled}; table: {out / 'imputed'}")
+    typer.echo(f"{out}: {len(opened):,} rows; entries filled: {filled}{beside}")
     if left := ", ".join(f"{name} {count:,}" for name, (_, count) in found.items() if count):
         typer.echo(f"still absent, for this run's objective has no posterior given what those rows have: {left}")
 
 
 def embed(
     run: Run,
-    out: Annotated[Path, typer.Option("--out", "-o", help="The table to write: FILE.parquet or FILE.csv.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The table to write: FILE.csv, .tsv or .parquet.")],
     dataset: Data = None,
     given: Annotated[
         str | None, typer.Option(help="From which modalities, separated by commas; by default all that a row has.")
@@ -190,11 +204,6 @@ def _values(given: Iterable[str]) -> dict[str, str]:
 def _names(text: str | None) -> list[str] | None:
     """Return modalities that are separated by commas."""
     return None if text is None else list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
-
-
-def _say(paths: Iterable[Path]) -> None:
-    for path in paths:
-        typer.echo(path)
 
 
 COMMANDS = (translate, sample, impute, embed, serve)

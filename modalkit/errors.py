@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 
 class ModalkitError(Exception):
@@ -46,6 +47,20 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     """
     close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
     return f" (did you mean '{close[0]}'?)" if close else ""
+
+
+def unreadable(path: str, what: str, error: BaseException) -> InputError:
+    """Return the error of a file that cannot be read, in plain words.
+
+    >>> str(unreadable("nowhere.png", "a picture", FileNotFoundError(2, "No such file")))
+    'nowhere.png: there is no such file'
+    """
+    with suppress(OSError, ValueError):  # a name may be too long for one
+        if not Path(path).exists():
+            return InputError(f"{path}: there is no such file")
+        if Path(path).is_dir():
+            return InputError(f"{path}: is a folder, not {what}")
+    return InputError(f"{path}: cannot be read as {what}: {getattr(error, 'strerror', None) or error}")
 
 
 def is_out_of_memory(error: BaseException) -> bool:

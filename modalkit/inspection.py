@@ -90,6 +90,8 @@ def describe(dataset: Dataset, *, verify: bool = False) -> str:
         shape = "x".join(map(str, facts["event_shape"])) or "one"
         per_split = ", ".join(f"{s} {int(c[column])}" for s, c in splits.items())
         share = f"{count} ({100 * count / max(1, manifest.rows):.1f} %: {per_split})"
+        if partly := manifest.modalities[name].partly:
+            share += f", {partly} more in part"
         lines.append(name.ljust(width) + facts["kind"].ljust(12) + shape.ljust(14) + facts["dtype"].ljust(9) + share)
     if len(some(dataset.names)) < len(dataset.names):
         lines.append(f"({len(some(dataset.names))} of {len(dataset.names)} modalities, evenly spaced)")

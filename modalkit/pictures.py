@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Sequence
 
@@ -21,6 +22,7 @@ from modalkit.translation import single_and_all_plan
 
 Cell = Picture | str | None
 _CELL, _GAP, _LABEL, _PAPER, _INK, _ABSENT = 96, 4, 92, (255, 255, 255), (30, 30, 30), (225, 225, 225)
+_LINES = 6
 MOST_COLUMNS = 12
 """Modalities that a sheet has room for; of more, so many, evenly spaced."""
 
@@ -66,12 +68,23 @@ def _paint(
         draw.rectangle((*corner, corner[0] + _CELL, corner[1] + _CELL), fill=_ABSENT)
         draw.text((corner[0] + 26, corner[1] + 40), "absent", (120, 120, 120), font)
     elif isinstance(cell, str):
-        draw.multiline_text((corner[0] + 3, corner[1] + 3), "\n".join(textwrap.wrap(cell, 14)[:7]), _INK, font)
+        draw.multiline_text((corner[0] + 3, corner[1] + 3), "\n".join(_lines(cell)), _INK, font)
     else:
         picture = Image.fromarray(np.ascontiguousarray(cell)).convert("RGB")
         factor = _CELL / max(picture.size)
         size = (max(1, round(picture.width * factor)), max(1, round(picture.height * factor)))
         page.paste(picture.resize(size, Image.Resampling.NEAREST if factor >= 1 else Image.Resampling.BOX), corner)
+
+
+def _lines(text: str) -> list[str]:
+    """Return a text in lines that a cell has room for; several numbers are a line each.
+
+    >>> _lines("1.5 -2 3e-05"), _lines("a text of two lines")
+    (['1.5', '-2', '3e-05'], ['a text of two', 'lines'])
+    """
+    numbers = re.fullmatch(r"([-+.0-9e]+ )+[-+.0-9e…]+( \(.*\))?", text)
+    lines = text.split(" ") if numbers else textwrap.wrap(text, 14)
+    return lines if len(lines) <= _LINES else [*lines[: _LINES - 1], "…"]
 
 
 def truth(schemas: dict[str, Schema], batch: Batch, row: int, names: Sequence[str]) -> list[Cell]:

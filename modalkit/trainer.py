@@ -48,6 +48,8 @@ from modalkit.recipe import Recipe
 from modalkit.run_folder import check_claim, claim
 from modalkit.translation import Translation, translations
 
+_EPOCHS_APART = 5.0
+"""Seconds between two lines that say how an epoch ended; of short ones the log has all."""
 EVALUATED_ROWS = 500
 """At most this many held-out rows are translated at the end of a run."""
 
@@ -101,6 +103,7 @@ class Trainer:
 
     def __init__(self, recipe: Recipe, run: Path) -> None:
         self.recipe, self.run, self.progress = recipe, run, Progress()
+        self.epoch_line, self.epoch_said = "", -math.inf
         self.fabric = make_fabric(recipe.train)
         self.fabric.launch()
         self.processes = Processes()
@@ -180,6 +183,7 @@ class Trainer:
                 self.save()
                 self._draw_epoch()
                 signal = self._agreed(interrupts)
+        self._say_epoch(0)
         if not self.ended():
             return Result(progress, "", signal=signal)
         return self.conclude()
@@ -376,12 +380,21 @@ class Trainer:
         metrics = self.validate()
         if metrics and self.first:
             log("valid", progress.step, progress.epoch, metrics)
-            say(f"epoch {progress.epoch}: validation ELBO {metrics['elbo']:.2f} nats a row (all terms, beta 1)")
+            self.epoch_line = (
+                f"epoch {progress.epoch}: validation ELBO {metrics['elbo']:.2f} nats a row (all terms, beta 1)"
+            )
+            self._say_epoch(_EPOCHS_APART)
         # Without validation rows the last weights are the best there are.
         if not metrics or metrics["elbo"] > progress.best:
             progress.best, progress.best_epoch = metrics.get("elbo", progress.best), progress.epoch
             if self.first:
                 save_weights(self.run / "checkpoints" / "best.safetensors", self.model)
+
+    def _say_epoch(self, apart: float) -> None:
+        """Say how the last epoch ended, unless it has been said, or another was said less than some seconds ago."""
+        if self.epoch_line and time.monotonic() - self.epoch_said >= apart:
+            say(self.epoch_line)
+            self.epoch_line, self.epoch_said = "", time.monotonic()
 
     def _draw_epoch(self) -> None:
         """Draw the sheet of an epoch that has just ended, if one is due."""

@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 from documents import shown_file
-from toys import RECIPE, write_circle, write_recipe
+from toys import RECIPE, here, write_circle, write_recipe
+
+from modalkit import __version__
 
 
 def modalkit(*arguments: object, cwd: Path, path: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -211,3 +213,8 @@ def test_the_keys_of_one_plugin(work: Path) -> None:
     image = modalkit("list", "kinds", "image", cwd=work)
     assert "size: integer or list of 2; required" in image.stdout and "channels: integer; default 3" in image.stdout
     refused(modalkit("list", "kinds", "imgae", cwd=work), "did you mean 'image'")
+
+
+def test_the_version_is_told(tmp_path: Path) -> None:
+    done = here("--version", cwd=tmp_path)
+    assert done.returncode == 0 and done.stdout == f"modalkit {__version__}\n"

@@ -258,3 +258,12 @@ def test_shards_check_their_lengths(tmp_path: Path) -> None:
     for split in (np.zeros(2, np.uint8), np.full(3, 7, np.uint8)):
         with pytest.raises(InputError, match="split: expected 3 numbers from 0 to 2"):
             write_shard(tmp_path, 0, {"x": SCHEMAS["x"]}, Rows(x, there, split, ["a", "b", "c"]))
+
+
+def test_arrays_are_stored_as_they_read_however_they_lie_in_memory(tmp_path: Path) -> None:
+    values = np.arange(12, dtype=np.float32).reshape(3, 4).T
+    schemas = {"x": modalkit.schema("vector", size=3)}
+    writer = DatasetWriter(tmp_path / "d", schemas, {"name": "test"}, 1)
+    write_shard(tmp_path / "d", 0, schemas, Rows({"x": values}, {"x": np.ones(4)}, np.zeros(4), list("abcd")))
+    writer.finish()
+    assert Dataset(tmp_path / "d").values("x", torch.arange(4)).tolist() == values.tolist()

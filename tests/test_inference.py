@@ -239,8 +239,8 @@ WRONG = {
     "shape": ({"position": [1.0, 2.0, 3.0]}, r"modality 'position': got the shape \(3,\); give \(2,\) for one"),
     "nan": ({"position": [1.0, math.nan]}, "modality 'position': .*NaN or out of range"),
     "fraction": ({"counts": [0.5, 1.0]}, "modality 'counts': 0.5 is no whole number"),
-    "unreadable": ({"image": "nowhere.png"}, "modality 'image': nowhere.png: cannot be read as a picture"),
-    "missing": ({"position": "nowhere.npy"}, "modality 'position': nowhere.npy: no such file"),
+    "unreadable": ({"image": "nowhere.png"}, "modality 'image': nowhere.png: there is no such file"),
+    "missing": ({"position": "nowhere.npy"}, "modality 'position': nowhere.npy: there is no such file"),
     "range": ({"image": np.full((40, 40), 7.0)}, r"modality 'image': intensities must lie in \[0, 1\]"),
     "picture": ({"image": np.zeros((2, 40, 40))}, "no picture's"),
     "object": ({"position": {"x": 1}}, "modality 'position': a dict is no value"),
@@ -283,6 +283,16 @@ def test_every_kind_says_how_sure_it_is(model: TrainedModel) -> None:
     shown = picture.show(0, 4)
     assert isinstance(shown, np.ndarray) and shown.shape == (12, 12) and label.show() in "012"
     assert model.measures == {"image": "scale", "position": "scale", "class": "probability", "counts": "scale"}
+
+
+def test_what_is_found_is_told_in_a_line(model: TrainedModel) -> None:
+    found = model.infer({"position": [[0.5, 0.5]] * 2}, ["image", "class"], samples=5)
+    assert repr(found) == "<Inference: 2 rows of image, class>"
+    assert repr(found["image"]) == "<Prediction of kind 'image' (1 x 12 x 12), 2 rows, 5 samples>"
+    several = model.infer({"position": [0.5, 0.5]})
+    one = several["class"]
+    assert all(len(repr(prediction)) < 99 for prediction in several.values())
+    assert repr(one) == f"<Prediction of kind 'label' (one value), 1 row, 0 samples: {one.show()}>"
 
 
 def test_answers_depend_on_the_seed_alone(model: TrainedModel) -> None:
@@ -329,13 +339,18 @@ def test_translate_writes_what_opens_anywhere(work: Path) -> None:
     assert done.returncode == 0, done.stderr
     expected = {"position-mean.txt", "position-1.npy", "counts-mode.txt", "counts-0.txt", "sheet.png", "answer.json"}
     assert expected <= {path.name for path in (work / "out").iterdir()}
-    assert all(str(Path("out") / name) in done.stdout for name in expected)
+    answer, files = done.stdout.splitlines()[:-1], done.stdout.splitlines()[-1]
+    assert [line.split(":")[0] for line in answer] == ["position", "counts"] and "standard deviation" in answer[0]
+    assert files == f"{len(list((work / 'out').iterdir()))} files in out; all side by side: {Path('out/sheet.png')}"
     about = json.loads((work / "out" / "answer.json").read_text())
     said = about["predictions"]["position"]
     assert said["value"] == pytest.approx(np.load(work / "out" / "position-mean.npy").tolist())
     assert len(said["samples"]) == 2 and len(said["scale"]) == 2 and len(about["posterior"]["loc"]) == 4
     pictures = here("translate", "run", "--given", "position=0.5, 1", "--want", "image,class", "-o", "out", cwd=work)
     assert pictures.returncode == 0 and "class: " in pictures.stdout and "probability" in pictures.stdout
+    assert pictures.stdout.startswith(f"image: {Path('out/image-mean.png')}\n")
+    numbers = here("translate", "run", "--given", "position=0.5, 1", "--want", "class", "-o", "texts", cwd=work)
+    assert numbers.stdout.endswith("10 files in texts\n") and not (work / "texts/sheet.png").exists(), numbers.stdout
     with Image.open(work / "out" / "image-mean.png") as picture:
         assert picture.size == (12, 12)
     assert {path.name.split("-")[0] for path in (work / "out").iterdir()} == {
@@ -352,6 +367,8 @@ REFUSED = {
     "twice": (("--given", "class=1", "--given", "class=2"), "'class' is given twice"),
     "want": (("--given", "class=1", "--want", "postion"), "did you mean 'position'"),
     "picture": (("--given", "image=circle.yaml"), "circle.yaml: cannot be read as a picture"),
+    "missing": (("--given", "image=nowhere.jpg"), "error: modality 'image': nowhere.jpg: there is no such file\n"),
+    "folder": (("--given", "image=circle"), "circle: is a folder, not a picture"),
 }
 
 
@@ -400,7 +417,7 @@ def test_impute_writes_a_complete_dataset_and_a_table(work: Path) -> None:
 
 
 def test_an_interrupted_imputation_goes_on_to_the_same_bytes(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("modalkit.inference.tables._ROWS", 50)
+    monkeypatch.setattr("modalkit.inference.imputing.ROWS", 50)
     assert here("impute", "run", "-o", "whole", "--sample", cwd=work).returncode == 0
     real, calls = TrainedModel.impute, iter(range(9))
 
@@ -432,7 +449,7 @@ def test_embed_writes_a_table(work: Path, model: TrainedModel) -> None:
     assert here("embed", "run", "-o", "e.csv", cwd=work).returncode == 0
     assert csv.read_csv(work / "e.csv").num_rows == len(dataset)
     wrong = here("embed", "run", "-o", "e.xlsx", cwd=work)
-    assert wrong.returncode == 2 and "FILE.parquet or FILE.csv" in wrong.stderr
+    assert wrong.returncode == 2 and "FILE.csv, FILE.tsv or FILE.parquet" in wrong.stderr
 
 
 def test_a_dataset_that_does_not_fit_is_refused(work: Path) -> None:

@@ -167,8 +167,12 @@ def test_other_channels_are_shown_side_by_side_and_not_read(tmp_path: Path) -> N
 def test_a_file_that_is_no_picture(tmp_path: Path) -> None:
     image, schema = of("image", size=8)
     (tmp_path / "x.png").write_text("no picture")
-    for source in (tmp_path / "x.png", tmp_path / "absent.png", tmp_path):
-        with pytest.raises(InputError, match=f"{source}: cannot be read as a picture"):
+    for source, why in (
+        (tmp_path / "x.png", "cannot be read as a picture"),
+        (tmp_path / "absent.png", "there is no such file"),
+        (tmp_path, "is a folder, not a picture"),
+    ):
+        with pytest.raises(InputError, match=f"{source}: {why}"):
             image.read(schema, str(source))
 
 

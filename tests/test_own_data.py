@@ -123,6 +123,13 @@ def test_rows_with_some_of_the_columns_are_counted_filled_or_split(tmp_path: Pat
     ]
 
 
+def test_columns_of_bits_are_stored_as_they_are_written(tmp_path: Path) -> None:
+    cells = [["no" if (i + j) % 3 else "yes" for j in range(4)] for i in range(30)]
+    write_csv(tmp_path / "t.csv", cells, [f"flag_{j}" for j in range(4)])
+    assert table(tmp_path, "t.csv", "--out", "data", "--yes").returncode == 0
+    assert whole(tmp_path / "data")[1]["flag"].tolist() == [[int(cell == "yes") for cell in row] for row in cells]
+
+
 def test_columns_that_are_seldom_filled_together_stay_apart(tmp_path: Path) -> None:
     rows = [[f"{i}.5" if i % 3 else "", f"{i}.25" if i % 2 else ""] for i in range(30)]
     write_csv(tmp_path / "t.csv", rows, ["x1", "x2"])
@@ -165,7 +172,7 @@ def test_new_rows_are_built_as_the_rows_a_model_knows(tmp_path: Path) -> None:
     assert schemas(data)["blood"] == schemas(Dataset(tmp_path / "data"))["blood"]
     write_csv(tmp_path / "new.csv", [["q", "IV"]], ["patient", "stage"])
     wrong = table(tmp_path, "new.csv", "--out", "new2", *new[3:])
-    assert wrong.returncode == 2 and "column 'stage', row 1: 'IV' is no class" in wrong.stderr
+    assert wrong.returncode == 2 and "column 'stage', line 2: 'IV' is no class" in wrong.stderr
     assert not (tmp_path / "new2").exists()
 
 
@@ -178,12 +185,12 @@ def with_cell(row: int, column: int, text: str) -> list[list[str]]:
 WRONG: dict[str, tuple[Callable[[], list[list[str]]], tuple[object, ...], str]] = {
     "one row": (lambda: patients(1)[:1], (), "no column can be used"),
     "no rows": (lambda: [], (), "has no rows below its header"),
-    "a word among numbers": (lambda: with_cell(6, 1, "high"), (), "'high' in row 7"),
-    "infinite": (lambda: with_cell(6, 1, "-inf"), (), "column 'blood_1', row 7: '-inf' is infinite"),
-    "duplicate ids": (lambda: with_cell(6, 0, "p2"), ("--ids", "patient"), "rows 3 and 7 have the same 'patient'"),
-    "no id": (lambda: with_cell(6, 0, ""), ("--ids", "patient"), "row 7 has no 'patient'"),
+    "a word among numbers": (lambda: with_cell(6, 1, "high"), (), "'high' in line 8"),
+    "infinite": (lambda: with_cell(6, 1, "-inf"), (), "column 'blood_1', line 8: '-inf' is infinite"),
+    "duplicate ids": (lambda: with_cell(6, 0, "p2"), ("--ids", "patient"), "line 4 and line 8 have the same 'patient'"),
+    "no id": (lambda: with_cell(6, 0, ""), ("--ids", "patient"), "line 8 has no 'patient'"),
     "an unknown id column": (patients, ("--ids", "patent"), "no column 'patent' (did you mean 'patient'?)"),
-    "a wrong split": (patients, ("--split", "stage"), "row 1: 'I' is no split; give train, valid or test"),
+    "a wrong split": (patients, ("--split", "stage"), "line 2: 'I' is no split; give train, valid or test"),
     "ragged": (lambda: [*patients(), ["p99", "1"]], (), "t.csv:42: has 2 cells, the header 6"),
     "all missing": (lambda: [["", "", "", "", "", ""]] * 5, (), "blood_1: empty in every row"),
     "parts": (patients, ("--train", "0.9", "--valid", "0.2"), "add up to 1.1"),
@@ -204,10 +211,10 @@ GROUPINGS = {
     "a: blood_*\n  b: blood_1\n": "the column 'blood_1' is in 'a' already",
     "train: blood_1\n": "c.yaml:2: modalities.train: 'train' is a word that networks use",
     "a: {columns: blood_1, kind: wat}\n": "unknown kind 'wat'",
-    "a: {columns: stage, kind: vector}\n": "column 'stage', row 1: 'I' is no number",
-    "a: {columns: blood_1, kind: counts}\n": "column 'blood_1', row 1: '100.25' is no whole number",
-    "a: {columns: stage, kind: bit}\n": "column 'stage', row 1: 'I' is no bit",
-    "a: {columns: stage, kind: label, names: [I, II]}\n": "column 'stage', row 6: 'III' is no class",
+    "a: {columns: stage, kind: vector}\n": "column 'stage', line 2: 'I' is no number",
+    "a: {columns: blood_1, kind: counts}\n": "column 'blood_1', line 2: '100.25' is no whole number",
+    "a: {columns: stage, kind: bit}\n": "column 'stage', line 2: 'I' is no bit",
+    "a: {columns: stage, kind: label, names: [I, II]}\n": "column 'stage', line 7: 'III' is no class",
     "a: {columns: [smoker, stage], kind: label}\n": "kind 'label' is one column, not 2",
     "a: {kind: vector}\n": "c.yaml:2: modalities.a.columns: Field required",
 }
@@ -220,6 +227,29 @@ def test_a_wrong_grouping_is_refused_with_its_place(text: str, tmp_path: Path) -
     done = table(tmp_path, "t.csv", "--out", "data", "--columns", "c.yaml")
     assert done.returncode == 2 and GROUPINGS[text] in done.stderr, done.stderr
     assert not (tmp_path / "data").exists()
+
+
+def test_a_wrong_cell_is_found_by_the_line_that_an_editor_shows(tmp_path: Path) -> None:
+    lines = [
+        "id,note,x",
+        'a,"two',
+        'lines",1.5',
+        "",
+        "b,one,2.5",
+        "c,one,high",
+        *(f"d{i},one,{i}.5" for i in range(20)),
+    ]
+    (tmp_path / "t.csv").write_text("\n".join(lines))
+    assert "'high' in line 6. Correct" in table(tmp_path, "t.csv", "--out", "data", "--yes").stderr
+    (tmp_path / "t.csv").write_text("\n".join([*lines[:5], 'c,"torn', 'apart"']))
+    assert "t.csv:6: has 2 cells" in table(tmp_path, "t.csv", "--out", "data", "--yes").stderr
+    import pyarrow
+    from pyarrow import parquet
+
+    parquet.write_table(
+        pyarrow.table({"y": [0.5, 1, 2, 3], "x": ["1.5", "high", "2.5", "3.5"]}), tmp_path / "t.parquet"
+    )
+    assert "'high' in row 2. Correct" in table(tmp_path, "t.parquet", "--out", "data", "--yes").stderr
 
 
 def test_files_that_are_no_tables_are_refused(tmp_path: Path) -> None:
@@ -336,9 +366,12 @@ def test_arrays_with_nan_rows_and_masks(tmp_path: Path) -> None:
     for change, message in (
         ({"state": np.arange(29) % 3}, "'state' has 29 rows, 'spectrum' 30"),
         ({"ids": np.array(["x"] * 30)}, "ids: 'x' is there twice"),
-        ({"spectrum": np.where(np.isnan(spectrum), np.inf, spectrum)}, "'spectrum', row 4: is infinite"),
+        (
+            {"spectrum": np.where(np.isnan(spectrum), np.inf, spectrum)},
+            "'spectrum', row 4 (counted from 1): is infinite",
+        ),
         ({"state_present": np.arange(30)}, "should be 30 booleans"),
-        ({"split": np.array(["tain"] * 30)}, "split, row 1: 'tain' is no split"),
+        ({"split": np.array(["tain"] * 30)}, "split, row 1 (counted from 1): 'tain' is no split"),
     ):
         np.savez(tmp_path / "b.npz", **(arrays | change))
         wrong = here("build-dataset", "arrays", "b.npz", "--out", "wrong", "--yes", cwd=tmp_path)

@@ -88,7 +88,7 @@ def test_what_is_no_series(tmp_path: Path) -> None:
     refused(SERIES, schema, tmp_path / "words.npy", "no array of real numbers")
     np.save(tmp_path / "pickle.npy", np.array([{}]), allow_pickle=True)
     refused(SERIES, schema, tmp_path / "pickle.npy", "allow_pickle=False")
-    refused(SERIES, schema, tmp_path / "absent.csv", "No such file")
+    refused(SERIES, schema, tmp_path / "absent.csv", "there is no such file")
 
 
 def test_a_series_is_shown_as_lines() -> None:
@@ -159,8 +159,8 @@ def test_short_sound_ends_in_silence_and_is_shown_low_to_high(tmp_path: Path) ->
 def test_what_is_no_sound(tmp_path: Path) -> None:
     schema = modalkit.schema("audio")
     (tmp_path / "text.wav").write_text("no sound")
-    for name in ("text.wav", "absent.wav"):
-        refused(AUDIO, schema, tmp_path / name, "cannot be read as sound")
+    refused(AUDIO, schema, tmp_path / "absent.wav", "there is no such file")
+    refused(AUDIO, schema, tmp_path / "text.wav", "cannot be read as sound")
     soundfile.write(tmp_path / "empty.wav", np.zeros(0), 16_000)
     refused(AUDIO, schema, tmp_path / "empty.wav", "no sound")
     soundfile.write(tmp_path / "nan.wav", np.array([0, np.nan]), 16_000, subtype="FLOAT")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import signal
@@ -281,3 +282,14 @@ def test_patience_needs_validation_rows(work: Path, tmp_path: Path) -> None:
     assert done.returncode == 2 and "no validation rows to wait for" in done.stderr, done.stderr
     done = modalkit("train", "circle.yaml", "--out", tmp_path / "run", *nothing, "--set", "train.epochs=1", cwd=work)
     assert done.returncode == 0 and "on 20 train rows" in done.stdout, done.stderr
+
+
+def test_short_epochs_are_not_a_line_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("modalkit.trainer._EPOCHS_APART", math.inf)
+    write_recipe(tmp_path, write_circle(tmp_path))
+    done = here("train", "circle.yaml", "--set", "train.epochs=4", "--out", "run", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    said = [line.split(":")[0] for line in done.stderr.splitlines() if "validation ELBO" in line]
+    assert said == ["epoch 1", "epoch 4"]  # the first and the last are always said
+    logged = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in logged if line["split"] == "valid"] == [1, 2, 3, 4]

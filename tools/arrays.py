@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from modalkit.data import Array
 
-VERSION = 1
+VERSION = 2
 """Raised whenever the same arrays would give other bytes."""
 _MOST_CLASSES = 50
 _PRESENT = "_present"
@@ -157,14 +157,17 @@ def _make(
             try:
                 values[row] = made.pack(modality(made.kind).read(made, str(array[row]))[None])[0].numpy()
             except (InputError, ValueError) as error:
-                raise InputError(f"'{name}', row {row + 1}: {error}") from None
+                raise InputError(f"'{name}', row {row + 1} (counted from 1): {error}") from None
         return Made(made, values, present)
+    known = None
     if array.dtype.kind == "f":
         if np.isinf(array[present]).any():
             wrong = np.isinf(array).reshape(len(array), -1).any(1) & present
-            raise InputError(f"'{name}', row {int(wrong.argmax()) + 1}: is infinite; make it NaN if it is missing")
+            raise InputError(
+                f"'{name}', row {int(wrong.argmax()) + 1} (counted from 1): is infinite; make it NaN if it is missing"
+            )
         flat = np.where(present[:, None], array.reshape(len(array), -1).astype(np.float64), np.nan)
-        filled, present = whole_rows(name, flat, train, incomplete)
+        filled, present, known = whole_rows(name, flat, train, incomplete)
         array = filled.reshape(array.shape)
     if entry["kind"] == "vector" and "standardize" not in entry:
         flat = array.reshape(len(array), -1).astype(np.float64)
@@ -175,12 +178,13 @@ def _make(
         array = array[:, None]
     if array.shape[1:] != made.event_shape:
         raise InputError(f"'{name}': a row has shape {array.shape[1:]}, kind '{made.kind}' asks for {made.event_shape}")
+    known = None if known is None else known.reshape(array.shape)
     if np.dtype(made.dtype).kind != "f" and array.dtype.kind == "f":
         try:
-            return Made(made, made.pack(torch.from_numpy(array)).numpy(), present)
+            return Made(made, made.pack(torch.from_numpy(array)).numpy(), present, known)
         except ValueError as error:
             raise InputError(f"'{name}': {error}") from None
-    return Made(made, array.astype(made.dtype), present)
+    return Made(made, array.astype(made.dtype), present, known)
 
 
 def _splits(path: Path, splits: Array) -> Array:
@@ -189,7 +193,9 @@ def _splits(path: Path, splits: Array) -> Array:
     words = [str(word).casefold() for word in splits]
     for row, word in enumerate(words):
         if word not in SPLITS:
-            raise InputError(f"{path}: split, row {row + 1}: '{word}' is no split; give train, valid or test")
+            raise InputError(
+                f"{path}: split, row {row + 1} (counted from 1): '{word}' is no split; give train, valid or test"
+            )
     return assign_splits(len(words), [SPLITS[word] for word in words], 0)
 
 

@@ -29,11 +29,13 @@ class Column:
         name: its header.
         texts: every cell as it is written, without blanks around it; "" where it is empty.
         unreadable: what type it has, if it is one that cannot be used.
+        written: every cell as it is written, whatever it means.
     """
 
     name: str
     texts: Sequence[str]
     unreadable: str = ""
+    written: Sequence[str] = ()
 
     @cached_property
     def empty(self) -> npt.NDArray[np.bool_]:
@@ -65,11 +67,20 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """A table: its file, how many rows it has, and its columns by name."""
+    """A table: its file, how many rows it has, and its columns by name.
+
+    `lines` says on which line of a text file each row begins, and `separator` what stands between cells.
+    """
 
     path: Path
     rows: int
     columns: dict[str, Column]
+    lines: Sequence[int] = ()
+    separator: str = ""
+
+    def at(self, row: int) -> str:
+        """Name a row as a person finds it: by the line that an editor shows, or in Parquet by its number from 1."""
+        return f"line {self.lines[row]}" if self.lines else f"row {row + 1}"
 
 
 def read_table(path: Path, missing: Iterable[str] = ()) -> Table:
@@ -87,7 +98,7 @@ def read_table(path: Path, missing: Iterable[str] = ()) -> Table:
     if path.suffix.lower() not in readers:
         raise InputError(f"{path}: a table is a .csv, .tsv or .parquet file; save it as one of these")
     try:
-        names, cells, unreadable = readers[path.suffix.lower()](path)
+        names, cells, unreadable, lines, separator = readers[path.suffix.lower()](path)
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
     for place, name in enumerate(names):
@@ -99,14 +110,14 @@ def read_table(path: Path, missing: Iterable[str] = ()) -> Table:
     if not rows:
         raise InputError(f"{path}: has no rows below its header")
     columns = {
-        name: Column(name, _cleaned(column, words), unreadable.get(name, ""))
+        name: Column(name, _cleaned(column, words), unreadable.get(name, ""), column)
         for name, column in zip(names, cells, strict=True)
     }
-    return Table(path, rows, columns)
+    return Table(path, rows, columns, lines, separator)
 
 
-Read = tuple[list[str], list[Sequence[str]], dict[str, str]]
-"""Names, cells by column, and the types of columns that cannot be used."""
+Read = tuple[list[str], list[Sequence[str]], dict[str, str], list[int], str]
+"""Names, cells by column, the types of columns that cannot be used, the rows' lines, and what separates cells."""
 
 
 def _read_csv(path: Path) -> Read:
@@ -118,28 +129,29 @@ def _read_csv(path: Path) -> Read:
             names = [name.strip() for name in next(lines, [])]
             if not any(names):
                 raise InputError(f"{path}: is empty; a table has a header line with the columns' names, then rows")
-            rows = []
+            rows, begins = [], []
+            begin = lines.line_num + 1
             for row in lines:
                 if row and len(row) != len(names):
                     raise InputError(
-                        f"{path}:{lines.line_num}: has {len(row)} cells, the header {len(names)}; correct this line "
+                        f"{path}:{begin}: has {len(row)} cells, the header {len(names)}; correct this line "
                         f"(a cell that holds a separator stands in double quotes)"
                     )
                 if row:
                     rows.append(row)
+                    begins.append(begin)
+                begin = lines.line_num + 1
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: is no text in UTF-8 ({error.reason}); save it as CSV in UTF-8") from None
     except csv.Error as error:
         raise InputError(f"{path}:{lines.line_num}: is no CSV: {error}") from None
-    return names, [list(column) for column in zip(*rows, strict=True)], {}
+    return names, [list(column) for column in zip(*rows, strict=True)], {}, begins, separator
 
 
 def _read_parquet(path: Path) -> Read:
-    try:
-        import pyarrow as arrow
-        import pyarrow.parquet as parquet
-    except ImportError:
-        raise InputError(f"{path}: reading Parquet needs pyarrow; `pip install pyarrow`, or save it as CSV") from None
+    import pyarrow as arrow
+    import pyarrow.parquet as parquet
+
     try:
         table = parquet.read_table(path)
     except (arrow.ArrowException, OSError) as error:
@@ -153,7 +165,7 @@ def _read_parquet(path: Path) -> Read:
         if not known and column.null_count < len(column):
             unreadable[name] = str(kind)
         cells.append([_text(value) for value in column.to_pylist()])
-    return list(table.column_names), cells, unreadable
+    return list(table.column_names), cells, unreadable, [], ""
 
 
 def _text(value: Any) -> str:

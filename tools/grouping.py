@@ -41,6 +41,11 @@ class Group(Settings):
         tuple[str, ...], BeforeValidator(lambda given: (given,) if isinstance(given, str) else as_tuple(given))
     ] = Field(min_length=1, description="Names of columns; * and ? stand for any letters.")
     kind: str | None = Field(None, description="vector, counts, label, bit, attributes, tokens, …; null: inferred.")
+    written: tuple[int | tuple[str, str] | None, ...] | None = Field(
+        None,
+        description="How each column writes what it holds: numbers with at most so many decimals, bits with these two "
+        "words for 0 and 1; null: as the table does.",
+    )
 
     @property
     def own(self) -> dict[str, Any]:
@@ -239,8 +244,8 @@ def _refuse_mixed(table: Table, column: Column) -> None:
     if words and numbers > len(words):
         raise InputError(
             f"{table.path}: column '{column.name}' holds {numbers} numbers, and {len(words)} cells that are none; the "
-            f"first: '{column.texts[words[0]]}' in row {words[0] + 1}. Correct them, or if they mean an empty cell say "
-            f"--missing '{column.texts[words[0]]}'"
+            f"first: '{column.texts[words[0]]}' in {table.at(words[0])}. Correct them, or if they mean an empty cell "
+            f"say --missing '{column.texts[words[0]]}'"
         )
 
 

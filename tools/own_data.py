@@ -54,11 +54,15 @@ class OwnDataOptions(Settings):
 
 @dataclass
 class Made:
-    """One modality's samples: its schema, and values and presence of every row."""
+    """One modality's samples: its schema, and values and presence of every row.
+
+    `known` says which numbers are known, `(rows, *event_shape)`, also where it is absent; None: none is.
+    """
 
     schema: Schema
     values: Array
     present: npt.NDArray[np.bool_]
+    known: npt.NDArray[np.bool_] | None = None
 
 
 def confirm(inferred: str, accepted: bool, option: str) -> None:
@@ -86,7 +90,7 @@ def confirm(inferred: str, accepted: bool, option: str) -> None:
 
 def whole_rows(
     name: str, values: npt.NDArray[np.float64], train: npt.NDArray[np.bool_], incomplete: str
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_], npt.NDArray[np.bool_] | None]:
     """Decide what becomes of rows that have only some of a modality's numbers, and say so.
 
     Args:
@@ -96,7 +100,8 @@ def whole_rows(
         incomplete: ``mean``: the training rows' means stand in; else the whole modality is absent there.
 
     Returns:
-        The values without NaN, and in which rows the modality is present.
+        The values, zeros for NaN; in which rows the modality is present, `(rows,)`; and which numbers are known where
+        it is not, `(rows, size)`, or None.
     """
     import numpy as np
 
@@ -108,8 +113,8 @@ def whole_rows(
         said = f"{name}: {int(partly.sum())} of {len(values)} rows have only some of its {values.shape[1]} columns; "
         if incomplete != "mean":
             said += (
-                f"it counts as absent there, and {cells} cells are not used (--incomplete split makes a modality of "
-                f"each column, --incomplete mean fills the gaps with means)"
+                f"it counts as absent there: {cells} cells teach nothing, and imputing keeps them (--incomplete split "
+                f"makes a modality of each column, --incomplete mean fills the gaps with means)"
             )
         else:
             said += f"the {int(missing[partly].sum())} gaps are filled with the training rows' means"
@@ -118,8 +123,8 @@ def whole_rows(
         known = values[train & some]
         count = (~np.isnan(known)).sum(0)
         means = np.nansum(known, 0) / np.maximum(count, 1)
-        return np.where(missing, means, values), some
-    return np.where(whole[:, None], values, 0.0), whole
+        return np.where(missing, means, values), some, None
+    return np.where(missing, 0.0, values), whole, ~missing & partly[:, None] if partly.any() else None
 
 
 def standardization(
@@ -162,8 +167,17 @@ def standardization(
     return {"loc": loc.tolist(), "scale": np.where(constant, 1.0, scale).tolist()}
 
 
-def write_made(out: Path, about: Mapping[str, Any], made: Mapping[str, Made], split: Array, keys: Sequence[str]) -> str:
+def write_made(
+    out: Path,
+    about: Mapping[str, Any],
+    made: Mapping[str, Made],
+    split: Array,
+    keys: Sequence[str],
+    beside: Mapping[str, bytes] | None = None,
+) -> str:
     """Check every value, then write the dataset; nothing is written if one does not fit.
+
+    `beside` has the content of further files by name; see `write`.
 
     Raises:
         InputError: a value does not fit, or `out` holds something else.
@@ -173,13 +187,13 @@ def write_made(out: Path, about: Mapping[str, Any], made: Mapping[str, Made], sp
     from modalkit.data import Rows, check_values
 
     schemas = {name: one.schema for name, one in made.items()}
-    rows = Rows(
-        {n: one.values for n, one in made.items()}, {n: one.present for n, one in made.items()}, split, list(keys)
-    )
+    values, present = {n: one.values for n, one in made.items()}, {n: one.present for n, one in made.items()}
+    known = {n: one.known for n, one in made.items() if one.known is not None}
+    rows = Rows(values, present, split, list(keys), known=known)
     check_values(schemas, rows)
     if nothing := int((~np.any([one.present for one in made.values()], axis=0)).sum()):
         say(f"{nothing} rows have no modality at all; they are kept, and training skips them")
-    return write(out, about, schemas, len(keys), rows.part, what="rows")
+    return write(out, about, schemas, len(keys), rows.part, what="rows", beside=beside)
 
 
 def described(entries: Mapping[str, Mapping[str, Any]], of: str) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from modalkit.files import locked, remove_leftovers
+from modalkit.files import locked, remove_leftovers, write_bytes
 from modalkit.plugin import Schema
 from modalkit.progress import bar
 
@@ -25,6 +25,7 @@ def write(
     *,
     shard_rows: int = SHARD_ROWS,
     what: str = "pictures",
+    beside: Mapping[str, bytes] | None = None,
 ) -> str:
     """Write the dataset `out` shard by shard, or go on with it where it stopped.
 
@@ -36,6 +37,7 @@ def write(
         make: returns the rows of a slice of them; it is called once for each shard that is not there yet.
         shard_rows: rows a shard.
         what: the rows are, in the line that is returned.
+        beside: by name what further files the folder should hold; those that are there are left.
 
     Returns:
         One line that says what was made.
@@ -51,6 +53,9 @@ def write(
         for folder in (out, out / "shards"):
             remove_leftovers(folder)
         writer = DatasetWriter(out, schemas, about, len(parts))
+        for name, content in (beside or {}).items():
+            if not (out / name).exists():
+                write_bytes(out / name, content)
         todo = writer.pending()
         left = sum(parts[index].stop - parts[index].start for index in todo)
         with bar(total, "rows", unit="row", initial=total - left) as progress:

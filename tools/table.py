@@ -14,6 +14,7 @@ from modalkit.plugin import Builder
 from modalkit.progress import say
 
 from .cells import Column, Table, read_table
+from .filling import copy_of, fill, habits_of
 from .grouping import NO, NUMERIC, SPLITS, YES, Group, Grouping, apart, infer, read_grouping, resolve, shown
 from .own_data import Made, OwnDataOptions, confirm, standardization, whole_rows, write_made
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
     from modalkit.data import Array
 
-VERSION = 1
+VERSION = 2
 """Raised whenever the same table would give other bytes."""
 
 
@@ -76,15 +77,27 @@ def build(options: TableOptions, out: Path) -> str:
         )
     made, resolved = {}, {}
     for name, group in grouping.modalities.items():
-        made[name], resolved[name] = _make(name, group, table, train, options.incomplete)
+        made[name], found = _make(name, group, table, train, options.incomplete)
+        resolved[name] = found.model_copy(update={"written": _written(found, table)})
+    content = options.file.read_bytes()
     about = {
         "name": "table",
         "version": VERSION,
-        "file": {"name": options.file.name, "sha256": hashlib.sha256(options.file.read_bytes()).hexdigest()},
+        "file": {"name": options.file.name, "sha256": hashlib.sha256(content).hexdigest()},
         **options.model_dump(mode="json", include={"seed", "train", "valid", "incomplete", "missing"}),
         "columns": grouping.model_copy(update={"modalities": resolved}).model_dump(mode="json"),
     }
-    return write_made(out, about, made, split, keys)
+    return write_made(out, about, made, split, keys, {copy_of(options.file.name): content})
+
+
+def _written(group: Group, table: Table) -> tuple[int | tuple[str, str] | None, ...]:
+    """Return how each column is written: as the table does, and where that does not tell, as the grouping says."""
+    columns = [table.columns.get(name) or Column(name, [""] * table.rows) for name in group.columns]
+    before = group.written or (None,) * len(columns)
+    return tuple(
+        max(here, known) if isinstance(here, int) and isinstance(known, int) else here if here is not None else known
+        for here, known in zip(habits_of(group, columns), before, strict=True)
+    )
 
 
 def _holes(table: Table, group: Group) -> bool:
@@ -101,11 +114,13 @@ def _keys(table: Table, grouping: Grouping) -> Sequence[str]:
     column, seen = table.columns[grouping.ids], dict[str, int]()
     for row, key in enumerate(column.texts):
         if not key:
-            raise InputError(f"{table.path}: row {row + 1} has no '{column.name}'; give it one, or choose other --ids")
+            raise InputError(
+                f"{table.path}: {table.at(row)} has no '{column.name}'; give it one, or choose other --ids"
+            )
         if key in seen:
             raise InputError(
-                f"{table.path}: rows {seen[key] + 1} and {row + 1} have the same '{column.name}', '{key}'; ids name "
-                f"each row once: correct one, or choose other --ids"
+                f"{table.path}: {table.at(seen[key])} and {table.at(row)} have the same '{column.name}', '{key}'; ids "
+                f"name each row once: correct one, or choose other --ids"
             )
         seen[key] = row
     return column.texts
@@ -120,7 +135,7 @@ def _splits(table: Table, grouping: Grouping, options: TableOptions) -> Array:
     for row, text in enumerate(column.texts):
         if text.casefold() not in SPLITS:
             what = f"'{text}'" if text else "nothing"
-            where = f"{table.path}: column '{column.name}', row {row + 1}"
+            where = f"{table.path}: column '{column.name}', {table.at(row)}"
             raise InputError(f"{where}: {what} is no split; give train, valid or test")
     return assign_splits(table.rows, [SPLITS[text.casefold()] for text in column.texts], options.seed)
 
@@ -130,42 +145,48 @@ def _make(name: str, group: Group, table: Table, train: npt.NDArray[np.bool_], i
     columns = [table.columns.get(column) or Column(column, [""] * table.rows) for column in group.columns]
     try:
         if group.kind in NUMERIC:
-            return _numbers(name, group, columns, train, incomplete), group
+            return _numbers(name, group, table, columns, train, incomplete), group
         if group.kind in ("bit", "attributes"):
-            return _bits(name, group, columns, train, incomplete), group
+            return _bits(name, group, table, columns, train, incomplete), group
         if len(columns) > 1:
             raise InputError(
                 f"modality '{name}': kind '{group.kind}' is one column, not {len(columns)}; make a modality of each"
             )
         if group.kind == "label" and not {"names", "classes"} & group.own.keys():
             group = group.model_copy(update={"names": _categories(name, columns[0], train)})
-        return _words(group, columns[0]), group
+        return _words(group, table, columns[0]), group
     except InputError as error:
         raise InputError(f"{table.path}: {error}") from None
 
 
-def _numbers(name: str, group: Group, columns: Sequence[Column], train: npt.NDArray[np.bool_], incomplete: str) -> Made:
+def _numbers(
+    name: str, group: Group, table: Table, columns: Sequence[Column], train: npt.NDArray[np.bool_], incomplete: str
+) -> Made:
     import numpy as np
 
     from modalkit.registry import schema
 
     for column in columns:
         numbers = column.numbers
-        _refuse(column, np.isnan(numbers) & ~column.empty, "no number")
-        _refuse(column, np.isinf(numbers), "infinite")
+        _refuse(table, column, np.isnan(numbers) & ~column.empty, "no number")
+        _refuse(table, column, np.isinf(numbers), "infinite")
         if group.kind == "counts":
-            _refuse(column, (numbers < 0) | (numbers % 1 > 0), "no whole number from 0 (`kind: vector` takes it)")
-    values, present = whole_rows(name, np.stack([c.numbers for c in columns], 1), train, incomplete)
+            _refuse(
+                table, column, (numbers < 0) | (numbers % 1 > 0), "no whole number from 0 (`kind: vector` takes it)"
+            )
+    values, present, known = whole_rows(name, np.stack([c.numbers for c in columns], 1), train, incomplete)
     entry: dict[str, Any] = {"size": len(columns), "names": list(group.columns)} | group.own
     if group.kind == "counts":
         values = np.round(values)  # gaps may have been filled with means
     elif "standardize" not in entry:
         entry["standardize"] = standardization(name, values, train & present, group.columns)
     made = schema(str(group.kind), **entry)
-    return Made(made, values.astype(made.dtype), present)
+    return Made(made, values.astype(made.dtype), present, known)
 
 
-def _bits(name: str, group: Group, columns: Sequence[Column], train: npt.NDArray[np.bool_], incomplete: str) -> Made:
+def _bits(
+    name: str, group: Group, table: Table, columns: Sequence[Column], train: npt.NDArray[np.bool_], incomplete: str
+) -> Made:
     import numpy as np
 
     from modalkit.registry import schema
@@ -173,12 +194,12 @@ def _bits(name: str, group: Group, columns: Sequence[Column], train: npt.NDArray
     meaning = dict.fromkeys(YES, 1.0) | dict.fromkeys(NO, 0.0) | {"": np.nan}
     for column in columns:
         wrong = np.array([text.casefold() not in meaning for text in column.texts])
-        _refuse(column, wrong, "no bit (1 or 0, true or false, yes or no)")
+        _refuse(table, column, wrong, "no bit (1 or 0, true or false, yes or no)")
     cells = np.array([[meaning[text.casefold()] for text in column.texts] for column in columns]).T  # (rows, columns)
-    values, present = whole_rows(name, cells, train, incomplete)
+    values, present, known = whole_rows(name, cells, train, incomplete)
     bits = np.round(values).astype(np.uint8)
     if group.kind == "attributes":
-        return Made(schema("attributes", **({"names": list(group.columns)} | group.own)), bits, present)
+        return Made(schema("attributes", **({"names": list(group.columns)} | group.own)), bits, present, known)
     if len(columns) > 1:
         raise InputError(f"modality '{name}': a bit is one column, not {len(columns)}; say `kind: attributes`")
     return Made(schema("bit", **group.own), bits[:, 0], present)
@@ -193,7 +214,7 @@ def _categories(name: str, column: Column, train: npt.NDArray[np.bool_]) -> list
     return column.distinct
 
 
-def _words(group: Group, column: Column) -> Made:
+def _words(group: Group, table: Table, column: Column) -> Made:
     """Return a modality whose cells its kind reads, as a person writes them: classes, strings, paths."""
     import numpy as np
 
@@ -209,18 +230,18 @@ def _words(group: Group, column: Column) -> Made:
             try:
                 read[text] = made.pack(reader(made, text)[None])[0].numpy()
             except (InputError, ValueError) as error:
-                where = f"column '{column.name}', row {row + 1}"
+                where = f"column '{column.name}', {table.at(row)}"
                 raise InputError(f"{where}: {error}; correct the cell, or empty it (--missing {text!r})") from None
         values[row] = read[text]
     return Made(made, values, present)
 
 
-def _refuse(column: Column, wrong: npt.NDArray[np.bool_], what: str) -> None:
+def _refuse(table: Table, column: Column, wrong: npt.NDArray[np.bool_], what: str) -> None:
     """Raise `InputError` for a column's first wrong cell."""
     if wrong.any():
         row = int(wrong.argmax())
         raise InputError(
-            f"column '{column.name}', row {row + 1}: '{column.texts[row]}' is {what}; correct the cell, or empty it"
+            f"column '{column.name}', {table.at(row)}: '{column.texts[row]}' is {what}; correct the cell, or empty it"
         )
 
 
@@ -230,4 +251,5 @@ BUILDER = Builder(
     options=TableOptions,
     build=build,
     argument="file",
+    fill=fill,
 )

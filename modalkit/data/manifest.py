@@ -23,10 +23,14 @@ REMEDY = "delete this file and manifest.json, and run the command that builds (o
 
 
 class ModalityFacts(Settings):
-    """What a manifest says of one modality: what `Schema.facts` gives, and in how many rows it is present."""
+    """What a manifest says of one modality: what `Schema.facts` gives, and in how many rows it is present.
+
+    `partly` counts the rows in which it is absent, but some of its numbers are known (`Dataset.known`).
+    """
 
     facts: dict[str, Any]
     present: int
+    partly: int = 0
 
 
 class ShardFacts(Settings):

@@ -66,6 +66,17 @@ def _rows(values: Tensor, rows: Tensor) -> Tensor:
     return values[rows.to(values.device, non_blocking=True)]
 
 
+def _known(shards: Sequence[Mapping[str, Tensor]], name: str) -> tuple[Tensor, Tensor]:
+    """Return which numbers of a modality are known though it is absent, `(rows, *event_shape)`, and these."""
+    masks, values = [], []
+    for shard in shards:
+        zeros = torch.zeros_like(shard[f"value.{name}"])
+        mask = shard.get(f"known.{name}", torch.zeros_like(zeros, dtype=torch.bool))
+        masks.append(mask)
+        values.append(zeros.masked_scatter(mask, shard[f"part.{name}"]) if f"part.{name}" in shard else zeros)
+    return torch.cat(masks), torch.cat(values)
+
+
 def evenly(rows: Tensor, most: int) -> Tensor:
     """Return at most `most` of some rows, evenly spread over all of them.
 
@@ -127,6 +138,7 @@ class Dataset:
         self._keys = [s["key"] for s in shards]
         self._starts = torch.tensor([0] + [s.rows for s in self.manifest.shards]).cumsum(0)
         self._values = [{n: s[f"value.{n}"] for n in self.names} for s in shards]
+        self._known = {n: _known(shards, n) for n in self.names if self.manifest.modalities[n].partly}
         self._tables: dict[tuple[str, ...], Tensor] = {}
         size = sum(v.numel() * v.element_size() for s in self._values for v in s.values())
         self.in_memory = size <= 2 << 30 if in_memory is None else in_memory
@@ -167,6 +179,23 @@ class Dataset:
     def values(self, name: str, rows: Tensor) -> Tensor:
         """Fetch rows of one modality, `(rows, *event_shape)` in its stored dtype; zeros where absent."""
         return self._fetch(rows, (name,))[name]
+
+    def known(self, name: str, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Fetch what is known of one modality where it is absent, as when only some columns of a group are filled.
+
+        Args:
+            name: of the modality.
+            rows: int64 indices, `(rows,)`.
+
+        Returns:
+            Which of its numbers are known, bool `(rows, *event_shape)`, and these, zeros elsewhere, in the stored
+            dtype. Where it is present, `values` has it, and here it counts as unknown.
+        """
+        if name not in self._known:
+            values = torch.zeros_like(self.values(name, rows))
+            return torch.zeros_like(values, dtype=torch.bool), values
+        known, values = self._known[name]
+        return known[rows], values[rows]
 
     def _fetch(self, rows: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
         if len(self._values) == 1:

@@ -44,6 +44,8 @@ class Rows:
         split: index into `SPLITS`, `(rows,)`.
         keys: a stable name for each row, such as the file that it came from.
         set_aside: pairs of a source that could not be used and the reason.
+        known: per modality of which a part may be known where it is absent, which of its numbers are, bool
+            `(rows, *event_shape)`; they stand in `values`. Nothing is learned from them, and imputing keeps them.
     """
 
     values: dict[str, Array]
@@ -51,13 +53,14 @@ class Rows:
     split: Array
     keys: list[str]
     set_aside: list[tuple[str, str]] = field(default_factory=list)
+    known: dict[str, Array] = field(default_factory=dict)
 
     def part(self, rows: slice) -> Rows:
         """Return some of the rows."""
-        values = {name: value[rows] for name, value in self.values.items()}
-        return Rows(
-            values, {name: there[rows] for name, there in self.present.items()}, self.split[rows], self.keys[rows]
+        values, present, known = (
+            {name: one[rows] for name, one in some.items()} for some in (self.values, self.present, self.known)
         )
+        return Rows(values, present, self.split[rows], self.keys[rows], known=known)
 
 
 def write_shard(out: Path, index: int, schemas: Mapping[str, Schema], rows: Rows) -> None:
@@ -77,14 +80,19 @@ def write_shard(out: Path, index: int, schemas: Mapping[str, Schema], rows: Rows
     check_values(schemas, rows)
     for name in schemas:
         value, present = np.asarray(rows.values[name]), np.asarray(rows.present[name], dtype=bool)
+        there = present.reshape(-1, *[1] * (value.ndim - 1))  # (rows,) -> (rows, 1, …)
         # Zeros where absent: what happened to stand there must not change the bytes.
-        tensors[f"value.{name}"] = np.where(present.reshape(-1, *[1] * (value.ndim - 1)), value, value.dtype.type(0))
+        tensors[f"value.{name}"] = np.where(there, value, value.dtype.type(0))
+        if name in rows.known and (known := np.asarray(rows.known[name], dtype=bool) & ~there).any():
+            tensors |= {f"known.{name}": known, f"part.{name}": value[known]}
     tensors["present"] = np.stack([np.asarray(rows.present[n], dtype=bool) for n in schemas], 1)
     tensors["split"] = np.asarray(rows.split, dtype=np.uint8)
     encoded = [k.encode() for k in rows.keys]
     tensors["key"] = np.zeros((len(encoded), max(map(len, encoded), default=1)), np.uint8)
     for i, key_bytes in enumerate(encoded):
         tensors["key"][i, : len(key_bytes)] = np.frombuffer(key_bytes, np.uint8)
+    # safetensors writes an array's memory as it lies, whatever its strides say.
+    tensors = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
     about = json.dumps({"modalities": list(schemas), "rows": len(rows.keys), "set_aside": rows.set_aside})
     # One metadata key: the library writes several in no fixed order.
     write_atomic(shard_path(out, index), lambda path: save_file(tensors, path, metadata={"modalkit": about}))
@@ -104,6 +112,8 @@ def check_values(schemas: Mapping[str, Schema], rows: Rows) -> None:
             )
         if present.shape != (count,):
             raise InputError(f"present of '{name}': got {present.shape}, expected one for each of {count} rows")
+        if name in rows.known and np.shape(rows.known[name]) != expected:
+            raise InputError(f"known of '{name}': got {np.shape(rows.known[name])}, expected {expected}")
         valid = schema.valid(torch.from_numpy(np.ascontiguousarray(value))).numpy() | ~present
         if not valid.all():
             key = rows.keys[int(np.flatnonzero(~valid)[0])]
@@ -180,11 +190,15 @@ class DatasetWriter:
             return read_manifest(self.out)
         facts, set_aside = [], []
         present, splits = np.zeros(len(self.schemas), np.int64), np.zeros(len(SPLITS), np.int64)
+        partly = dict.fromkeys(self.schemas, 0)
         for index in range(self.shards):
             path = shard_path(self.out, index)
             shard, about = open_shard(path, list(self.schemas))
             present += shard["present"].numpy().sum(0)
             splits += np.bincount(shard["split"].numpy(), minlength=len(SPLITS))
+            for name in self.schemas:
+                if (known := shard.get(f"known.{name}")) is not None:
+                    partly[name] += int(known.flatten(1).any(1).sum())
             set_aside += about["set_aside"]
             with path.open("rb") as handle:
                 digest = hashlib.file_digest(handle, "sha256").hexdigest()
@@ -200,7 +214,7 @@ class DatasetWriter:
             format=FORMAT,
             rows=rows,
             modalities={
-                n: ModalityFacts(facts=s.facts(), present=int(c))
+                n: ModalityFacts(facts=s.facts(), present=int(c), partly=partly[n])
                 for (n, s), c in zip(self.schemas.items(), present, strict=True)
             },
             splits={name: int(n) for name, n in zip(SPLITS, splits, strict=True)},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,9 @@ from modalkit.inference.results import Inference
 from modalkit.pictures import Cell, sheet, show, truth
 from modalkit.plugin import Picture, Schema
 
-_ACCOUNT = "answer.json"
+_ACCOUNT, _SHEET = "answer.json", "sheet.png"
 _MOST_LINES = 64  # on a sheet
+_MOST_NUMBERS = 16  # in a line
 
 
 def answer(
@@ -36,8 +37,8 @@ def answer(
 
     Returns:
         By name the content of each file: of pictures ``NAME-mean.png`` and ``NAME-0.png`` … for each sample, of others
-        ``.txt``, ``mode`` in place of ``mean`` for integers, of vectors ``.npy`` beside, and ``sheet.png`` with all of
-        it. By modality the value, uncertainty and samples of what is no picture.
+        ``.txt``, ``mode`` in place of ``mean`` for integers, of vectors ``.npy`` beside, and where there are pictures
+        ``sheet.png`` with all of it. By modality the value, uncertainty and samples of what is no picture.
     """
     files: dict[str, bytes] = {}
     figures: dict[str, Any] = {}
@@ -52,8 +53,7 @@ def answer(
         lines[name] += (prediction.show(0, i) for i in (None, *range(len(prediction.samples))))
         figures[name] = _figures(prediction)
     titles = ["given", "mean", *map(str, range(max(len(p.samples) for p in inference.values())))]
-    files["sheet.png"] = _page(lines, titles)
-    return files, figures
+    return files | _page(lines, titles), figures
 
 
 def samples(inference: Inference) -> tuple[dict[str, bytes], dict[str, Any]]:
@@ -67,8 +67,36 @@ def samples(inference: Inference) -> tuple[dict[str, bytes], dict[str, Any]]:
         lines[name] = [show(prediction.schema, one) for one in drawn]
         if isinstance(lines[name][0], str):
             figures[name] = {"texts": lines[name], "samples": drawn.tolist()}
-    files["sheet.png"] = _page(lines, [str(i) for i in range(len(inference.posterior.loc))])
-    return files, figures
+    return files | _page(lines, [str(i) for i in range(len(inference.posterior.loc))]), figures
+
+
+def told(figures: Mapping[str, Mapping[str, Any]], written: Sequence[Path]) -> Iterator[str]:
+    """Yield an answer as lines to print: each prediction and how sure it is, then where the files are.
+
+    Args:
+        figures: of `answer`.
+        written: of `write_answer`.
+    """
+    for name, said in figures.items():
+        pictures = [path for path in written if path.name in (f"{_stem(name)}-{what}.png" for what in ("mean", "mode"))]
+        yield f"{name}: {said['text'] if 'text' in said else pictures[0]}{_sure(said)}"
+    yield where(written)
+
+
+def where(written: Sequence[Path]) -> str:
+    """Return one line that says where the files of an answer are."""
+    sheets = [path for path in written if path.name == _SHEET]
+    return f"{len(written)} files in {written[0].parent}" + (f"; all side by side: {sheets[0]}" if sheets else "")
+
+
+def _sure(said: Mapping[str, Any]) -> str:
+    """Return how sure a prediction is, in words, where that is a number or a few."""
+    probability, scale = said.get("probability"), said.get("scale")
+    if isinstance(probability, float):
+        return f"  (probability {probability:.3f})"
+    if isinstance(scale, list) and len(scale) <= _MOST_NUMBERS and isinstance(scale[0], float):
+        return f"  (standard deviation {' '.join(f'{one:.3g}' for one in scale)})"
+    return ""
 
 
 def earlier_files(out: Path) -> set[str]:
@@ -115,9 +143,14 @@ def write_answer(out: Path, files: Mapping[str, bytes], about: Mapping[str, Any]
     return [out / name for name in (*files, _ACCOUNT)]
 
 
+def _stem(name: str) -> str:
+    """Return how the names of a modality's files begin."""
+    return re.sub(r"[^\w-]", "_", name)
+
+
 def _files(name: str, schema: Schema, values: Mapping[str, Tensor]) -> dict[str, bytes]:
     """Return the files of one modality's values `(*event_shape)`, by what each is."""
-    stem, found = re.sub(r"[^\w-]", "_", name), {}
+    stem, found = _stem(name), {}
     for what, value in values.items():
         shown = show(schema, value)
         if isinstance(shown, str):
@@ -144,12 +177,13 @@ def _figures(prediction: Prediction) -> dict[str, Any]:
     return found | {"samples": prediction.in_units(prediction.samples)[:, 0].tolist()}
 
 
-def _page(columns: Mapping[str, list[Cell]], titles: list[str]) -> bytes:
-    """Return a sheet with a column for each modality."""
+def _page(columns: Mapping[str, list[Cell]], titles: list[str]) -> dict[str, bytes]:
+    """Return ``sheet.png`` with a column for each modality; nothing where no cell is a picture."""
+    if all(isinstance(cell, str) for column in columns.values() for cell in column):
+        return {}
     count = min(len(titles), _MOST_LINES)
     cells = [[column[i] if i < len(column) else "" for column in columns.values()] for i in range(count)]
-    page = sheet(cells, titles[:count], list(columns))
-    return png(page)
+    return {_SHEET: png(sheet(cells, titles[:count], list(columns)))}
 
 
 def png(picture: Image.Image | Picture) -> bytes:

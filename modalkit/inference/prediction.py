@@ -17,7 +17,7 @@ _NUMBERS = 1 << 21  # of a modality, decoded at once: 8 MiB a tensor
 _HIDDEN = 512  # a decoder's layers are about so wide, however small what it gives
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Prediction:
     r"""The predictive distribution :math:`p(x_m | x_{given}) = E_{q(z|x_{given})} p(x_m|z)` of one modality.
 
@@ -44,6 +44,15 @@ class Prediction:
     spread: Tensor | None = None
     probability: Tensor | None = None
     probabilities: Tensor | None = None
+
+    def __repr__(self) -> str:
+        rows, shape = len(self.value), " x ".join(map(str, self.schema.event_shape)) or "one value"
+        shown = self.show() if rows == 1 else ""
+        said = f": {shown}" if isinstance(shown, str) and shown else ""
+        many = (
+            f"{rows} row{'' if rows == 1 else 's'}, {len(self.samples)} sample{'' if len(self.samples) == 1 else 's'}"
+        )
+        return f"<Prediction of kind '{self.schema.kind}' ({shape}), {many}{said}>"
 
     def in_units(self, values: Tensor) -> Tensor:
         """Return values or samples in the units in which a person gives them: standardised numbers in their own."""
@@ -115,6 +124,26 @@ def predict(model: MultimodalVAE, name: str, inputs: Tensor, samples: int, *, no
         return Prediction(schema, value, kept, scale, between.sqrt() if draws > 1 else None)
     agreement = None if point.is_floating_point() else (point == value).float().mean(0)
     return Prediction(schema, value, kept, probability=agreement)
+
+
+def stores_bits(schema: Schema) -> bool:
+    """Tell whether a schema stores zeros and ones, of which a mean is the probability of 1."""
+    if schema.dtype == "float32":
+        return False
+    numbers = torch.arange(3, dtype=getattr(torch, schema.dtype)).reshape(-1, *[1] * len(schema.event_shape))
+    every = numbers.expand(-1, *schema.event_shape)
+    valid: list[bool] = schema.valid(every).tolist()
+    return valid == [True, True, False] and schema.unpack(every[:2]).is_floating_point()
+
+
+def probability_of(prediction: Prediction, filled: Tensor) -> Tensor | None:
+    """Return the probability of what is filled, as stored, or None where a scale says how sure it is."""
+    if prediction.probabilities is not None:
+        index = prediction.schema.unpack(filled).long().unsqueeze(1)
+        return prediction.probabilities.gather(1, index).squeeze(1)  # (rows, classes) -> (rows,)
+    if stores_bits(prediction.schema):
+        return 1 - (prediction.schema.unpack(filled) - prediction.value).abs()
+    return prediction.probability
 
 
 def _moments(likelihood: Distribution) -> tuple[Tensor, Tensor] | None:

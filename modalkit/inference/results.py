@@ -26,7 +26,7 @@ class Embedding:
     scale: Tensor
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Inference(Mapping[str, Prediction]):
     """What a model says of several modalities; a mapping of their names to predictions.
 
@@ -47,6 +47,10 @@ class Inference(Mapping[str, Prediction]):
     def __len__(self) -> int:
         return len(self.predictions)
 
+    def __repr__(self) -> str:
+        rows = len(self.posterior.loc)
+        return f"<Inference: {rows} row{'' if rows == 1 else 's'} of {', '.join(self)}>"
+
 
 @dataclass(frozen=True)
 class Imputed:
@@ -55,15 +59,18 @@ class Imputed:
     Attributes:
         batch: the rows as a dataset stores them.
         imputed: which entries were filled, bool `(rows, modalities)`.
+        known: by modality which numbers of filled entries are as they were given, bool `(rows, *event_shape)`, where
+            the dataset knows parts of absent entries (`modalkit.Dataset.known`).
         given: what each row's were inferred from, bool `(rows, modalities)`; where the model has no posterior of all
             that a row has, the first modality of which it has one alone.
         scale: by modality the standard deviation of what was filled, `(rows, *event_shape)`, NaN elsewhere; see
             `Prediction`.
-        probability: by modality the probability of what was filled, the same.
+        probability: by modality the probability of what was filled, the same: of classes, texts and bits.
     """
 
     batch: Batch
     imputed: Tensor
+    known: dict[str, Tensor]
     given: Tensor
     scale: dict[str, Tensor]
     probability: dict[str, Tensor]

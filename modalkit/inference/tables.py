@@ -1,9 +1,7 @@
-"""A whole dataset asked: its gaps filled, as another dataset, and its posteriors, as a table."""
+"""Tables of what a model says of a whole dataset, and its posteriors as one."""
 
 from __future__ import annotations
 
-import hashlib
-import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,18 +9,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from modalkit.data import SPLITS, Batch, Dataset, DatasetWriter, Rows, write_shard
+from modalkit.data import SPLITS, Batch, Dataset
 from modalkit.errors import InputError
-from modalkit.files import locked, remove_leftovers, write_atomic
-from modalkit.inference.prediction import in_units
-from modalkit.inference.results import Imputed
+from modalkit.files import write_atomic
 from modalkit.inference.trained import TrainedModel
-from modalkit.inspection import schemas as schemas_of
-from modalkit.pictures import show
 from modalkit.progress import bar
-from modalkit.randomness import derived_seed
 
-_ROWS = 1000
+ROWS = 1000
+"""How many rows are asked at once."""
+TABLES = (".csv", ".tsv", ".parquet")
+"""How a table's name ends."""
 Columns = dict[str, Any]
 """A table's columns by name: lists, or arrays of one dimension; NaN is no value."""
 
@@ -40,7 +36,7 @@ def write_embedding(
     Args:
         model: whose posteriors.
         dataset: with the model's modalities.
-        out: a file, ``.parquet`` or ``.csv``.
+        out: a file, ``.csv``, ``.tsv`` or ``.parquet``.
         given: modalities; of them each row uses those that it has. All by default.
         split: whose rows; all by default.
 
@@ -61,11 +57,11 @@ def write_embedding(
 
     def parts() -> Iterator[Columns]:
         with bar(len(rows), "embedding", unit="row", leave=False) as progress:
-            for at in torch.split(torch.arange(len(rows)), _ROWS):
+            for at in torch.split(torch.arange(len(rows)), ROWS):
                 batch = dataset[rows[at]]
                 found = model.embed(Batch({n: batch.values[n] for n in model.modalities}, usable[at]))
-                columns = {"key": [dataset.key(int(row)) for row in rows[at]], "split": _splits(dataset, rows[at])}
-                columns |= _numbered("loc_", found.loc) | _numbered("scale_", found.scale)
+                columns = {"key": [dataset.key(int(row)) for row in rows[at]], "split": splits(dataset, rows[at])}
+                columns |= numbered("loc_", found.loc) | numbered("scale_", found.scale)
                 yield columns
                 progress.update(len(at))
 
@@ -73,102 +69,7 @@ def write_embedding(
     return len(rows), len(present) - len(rows)
 
 
-def impute_dataset(
-    model: TrainedModel, dataset: Dataset, out: Path, *, sample: bool = False, draws: int = 32, seed: int = 0
-) -> dict[str, tuple[int, int]]:
-    """Write a dataset in which what was absent is filled in, and a table of what that was.
-
-    The dataset is as any other, its rows, keys and splits the same. ``out/imputed`` is a table in Parquet, a file for
-    each shard, with a line for each row: ``key``, ``split``, for each modality ``NAME.imputed``, and for those that are
-    no pictures their values, ``NAME`` or ``NAME.0`` …, with ``NAME.scale`` or ``NAME.probability`` where they were
-    imputed. Killed, it goes on when it is called again.
-
-    Args:
-        model: see `TrainedModel.impute`, also for what else there is.
-        dataset: opened with all its modalities; those that the model does not know are copied.
-        out: the folder to make.
-        sample: see `TrainedModel.impute`.
-        draws: see `TrainedModel.impute`.
-        seed: see `TrainedModel.impute`.
-
-    Returns:
-        By modality how many entries were filled, and how many remain absent.
-
-    Raises:
-        InputError: the dataset does not fit, or `out` holds something else.
-    """
-    dataset.manifest.check(model.schemas, dataset.path)
-    schemas = {name: model.schemas.get(name, schema) for name, schema in schemas_of(dataset).items()}
-    if unknown := [name for name in dataset.names if name not in schemas]:
-        raise InputError(f"{dataset.path}: {', '.join(unknown)}: of a kind that is not installed, so not copied")
-    settings: dict[str, Any] = {"name": "impute", "run": str(model.path), "weights": model.weights}
-    manifest_digest = hashlib.sha256((dataset.folder / "manifest.json").read_bytes()).hexdigest()
-    settings |= {"dataset": str(dataset.path), "manifest": manifest_digest}
-    settings |= {"sample": sample, "draws": draws, "seed": seed}
-    with locked(out, "imputing"):
-        shards = torch.split(torch.arange(len(dataset)), _ROWS)
-        writer = DatasetWriter(out, schemas, settings, len(shards))
-        for folder in (out / "shards", out / "imputed"):
-            remove_leftovers(folder)
-        pending = writer.pending()
-        with bar(len(shards), "imputing", unit="shard", initial=len(shards) - len(pending), leave=False) as progress:
-            for index in pending:
-                rows = shards[index]
-                filled = model.impute(
-                    dataset, rows, sample=sample, draws=draws, seed=derived_seed(seed, "impute shard", index)
-                )
-                keys = [dataset.key(int(row)) for row in rows]
-                table = {"key": keys, "split": _splits(dataset, rows)} | _table(model, filled)
-                # The table first: a shard that is there says that its part of the work is done.
-                write_table(out / "imputed" / f"{index:05d}.parquet", iter([table]))
-                write_shard(out, index, schemas, _complete(dataset, rows, filled, keys))
-                progress.update()
-        manifest = writer.finish()
-    before = dict(zip(dataset.names, dataset.present.sum(0).tolist(), strict=True))
-    counts = {n: manifest.modalities[n].present for n in model.modalities}
-    return {n: (counts[n] - before[n], len(dataset) - counts[n]) for n in model.modalities}
-
-
-def _complete(dataset: Dataset, rows: Tensor, filled: Imputed, keys: list[str]) -> Rows:
-    """Return rows of a dataset with what was filled in their place."""
-    batch, names = dataset[rows], list(filled.batch.values)
-    values = {n: (filled.batch.values[n] if n in names else v).numpy() for n, v in batch.values.items()}
-    present = dict(zip(dataset.names, batch.present.unbind(1), strict=True))
-    present |= dict(zip(names, filled.batch.present.unbind(1), strict=True))
-    split = dataset.split[rows].numpy()
-    return Rows(values, {name: there.numpy() for name, there in present.items()}, split, keys)
-
-
-def _table(model: TrainedModel, filled: Imputed) -> Columns:
-    """Return what the table of imputed values says of some rows; see `impute_dataset`."""
-    columns: Columns = {}
-    for column, (name, schema) in enumerate(model.schemas.items()):
-        value, there = schema.unpack(filled.batch.values[name]), filled.batch.present[:, column]
-        measure = model.measures.get(name)
-        if isinstance(show(schema, torch.zeros_like(value[0])), str):  # no picture
-            if value.is_floating_point() or measure == "scale":
-                own = filled.batch.values[name] if schema.dtype == "float32" else value  # in a person's units
-                columns |= _numbered(name, own.double().masked_fill(~_like(there, value), math.nan), ".")
-            else:
-                texts = [show(schema, one) if here else None for one, here in zip(value, there.tolist(), strict=True)]
-                columns[name] = texts
-            if measure == "scale":
-                scale = filled.scale.get(name, torch.full(value.shape, math.nan))
-                width = in_units(schema, value + scale) - in_units(schema, value)
-                columns |= _numbered(f"{name}.scale", width, ".")
-            elif measure == "probability":
-                sure = filled.probability.get(name, torch.full(value.shape, math.nan))
-                columns[f"{name}.probability"] = sure.flatten(1).amin(1).numpy() if sure.ndim > 1 else sure.numpy()
-        columns[f"{name}.imputed"] = filled.imputed[:, column].numpy()
-    return columns
-
-
-def _like(rows: Tensor, value: Tensor) -> Tensor:
-    """Return booleans `(rows,)` with as many dimensions as `value`."""
-    return rows.reshape(-1, *[1] * (value.ndim - 1))
-
-
-def _numbered(name: str, values: Tensor, dot: str = "") -> Columns:
+def numbered(name: str, values: Tensor, dot: str = "") -> Columns:
     """Return `(rows, *event_shape)` as columns; numbered, unless there is one for a scalar."""
     if values.ndim == 1:
         return {name: values.numpy()}
@@ -176,21 +77,22 @@ def _numbered(name: str, values: Tensor, dot: str = "") -> Columns:
     return {f"{name}{dot}{i}": column.numpy() for i, column in enumerate(columns)}
 
 
-def _splits(dataset: Dataset, rows: Tensor) -> list[str]:
+def splits(dataset: Dataset, rows: Tensor) -> list[str]:
+    """Return the names of the splits of some rows."""
     return [SPLITS[index] for index in dataset.split[rows].tolist()]
 
 
 def check_table(path: Path) -> None:
     """Raise `InputError` if a file's name does not say which kind of table it is."""
-    if path.suffix not in (".parquet", ".csv"):
-        raise InputError(f"{path}: name a table FILE.parquet or FILE.csv")
+    if path.suffix.lower() not in TABLES:
+        raise InputError(f"{path}: name a table FILE.csv, FILE.tsv or FILE.parquet")
 
 
 def write_table(path: Path, parts: Iterator[Columns]) -> None:
-    """Write a table part by part, atomically: Parquet, or CSV with a line of names.
+    """Write a table part by part, atomically: Parquet, or text with a line of names.
 
     Args:
-        path: ``.parquet`` or ``.csv``.
+        path: ``.parquet``, ``.csv`` or ``.tsv``.
         parts: rows, at least one part; each with the same columns.
 
     Raises:
@@ -203,8 +105,12 @@ def write_table(path: Path, parts: Iterator[Columns]) -> None:
 
     def write(temporary: Path) -> None:
         first = _record(pyarrow, next(parts))
-        writer = parquet.ParquetWriter if path.suffix == ".parquet" else csv.CSVWriter
-        with writer(temporary, first.schema) as table:
+        if path.suffix.lower() == ".parquet":
+            writer = parquet.ParquetWriter(temporary, first.schema)
+        else:
+            form = csv.WriteOptions(delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
+            writer = csv.CSVWriter(temporary, first.schema, write_options=form)
+        with writer as table:
             table.write_batch(first)
             for part in parts:
                 table.write_batch(_record(pyarrow, part))

@@ -19,7 +19,7 @@ from modalkit.evaluation import likelihood
 from modalkit.evaluation.likelihood import Estimate
 from modalkit.evaluation.loading import load_model
 from modalkit.evaluation.questions import Question, allows, check
-from modalkit.inference.prediction import Prediction, predict
+from modalkit.inference.prediction import Prediction, predict, probability_of, stores_bits
 from modalkit.inference.results import Embedding, Imputed, Inference, joined_embeddings, joined_predictions, moments
 from modalkit.inference.scoring import score
 from modalkit.inference.values import Given, as_batch, check_names
@@ -67,10 +67,15 @@ class TrainedModel:
 
     @cached_property
     def measures(self) -> dict[str, str]:
-        """By modality that can be predicted how a prediction says how sure it is: ``scale`` or ``probability``."""
+        """By modality that can be predicted what says how sure a filled entry is: ``scale`` or ``probability``."""
         found = self._infer(as_batch(self.schemas, {}), self.predictable, 0, 1, False, 0)
-        of = ("scale", "probability")
-        return {n: what for n, prediction in found.items() for what in of if getattr(prediction, what) is not None}
+        measures = {}
+        for name, prediction in found.items():
+            if prediction.probability is not None or stores_bits(self.schemas[name]):
+                measures[name] = "probability"
+            elif prediction.scale is not None:
+                measures[name] = "scale"
+        return measures
 
     def allows(self, given: Sequence[str]) -> bool:
         """Tell whether the model has a posterior of just these modalities; of none, it is the prior."""
@@ -194,8 +199,10 @@ class TrainedModel:
         """Fill every entry that is absent, from what its row has.
 
         What is filled is the mean of the prediction, to what the schema can store (a bit is the likelier of its
-        values), or a sample. A row that has nothing is filled from the prior. Where the model has no posterior of all
-        that a row has, one modality alone stands for it, the first that can; where none can, entries stay absent.
+        values), or a sample. Numbers of an absent entry that a dataset knows (`Dataset.known`) stay as they are; the
+        others are inferred from the row's other modalities alone. A row that has nothing is filled from the prior.
+        Where the model has no posterior of all that a row has, one modality alone stands for it, the first that can;
+        where none can, entries stay absent.
 
         Args:
             data: a dataset with the model's modalities, or values as for `infer`.
@@ -207,9 +214,12 @@ class TrainedModel:
         Raises:
             InputError: the dataset does not have the model's modalities.
         """
+        partly: dict[str, tuple[Tensor, Tensor]] = {}
         if isinstance(data, Dataset):
             check_manifest(data.path, self.schemas)
-            batch = as_batch(self.schemas, _only(data[torch.arange(len(data)) if rows is None else rows], self.schemas))
+            rows = torch.arange(len(data)) if rows is None else rows
+            batch = as_batch(self.schemas, _only(data[rows], self.schemas))
+            partly = {n: data.known(n, rows) for n in self.modalities if data.manifest.modalities[n].partly}
         else:
             batch = as_batch(self.schemas, data)
         given = self.usable(batch.present)
@@ -218,16 +228,25 @@ class TrainedModel:
         asked = Batch(batch.values, given)
         lacking = [n for n, any_ in zip(self.modalities, fill.any(0), strict=True) if any_]
         predictions = self._infer(asked, lacking, int(sample), draws, sample, derived_seed(seed, "impute"), fill)
-        values = dict(batch.values)
-        found: dict[str, dict[str, Tensor]] = {"scale": {}, "probability": {}}
+        values, known = dict(batch.values), dict[str, Tensor]()
+        scale: dict[str, Tensor] = {}
+        probability: dict[str, Tensor] = {}
         for name, prediction in predictions.items():
-            rows = fill[:, self.modalities.index(name)].nonzero().squeeze(1)
-            filled = storable(self.schemas[name], prediction.samples[0] if sample else prediction.value)
-            values[name] = values[name].index_copy(0, rows, filled)
-            for what, kept in found.items():
-                if (one := getattr(prediction, what)) is not None:
-                    kept[name] = one.new_full((len(batch), *one.shape[1:]), math.nan).index_copy(0, rows, one)
-        return Imputed(Batch(values, batch.present | fill), fill, given, found["scale"], found["probability"])
+            schema, filling = self.schemas[name], fill[:, self.modalities.index(name)]
+            filled = storable(schema, prediction.samples[0] if sample else prediction.value)
+            sure = probability_of(prediction, filled)
+            into, sure = (probability, sure) if sure is not None else (scale, prediction.scale)
+            at = filling.nonzero().squeeze(1)
+            values[name] = values[name].index_copy(0, at, filled)
+            if sure is not None:
+                into[name] = sure.new_full((len(batch), *sure.shape[1:]), math.nan).index_copy(0, at, sure)
+            if name in partly:
+                here, own = partly[name]
+                known[name] = here & filling.reshape(-1, *[1] * (here.ndim - 1))  # (rows,) -> (rows, 1, …)
+                values[name] = values[name].where(~known[name], own)
+                if sure is not None:
+                    into[name] = into[name].masked_fill(known[name], math.nan)
+        return Imputed(Batch(values, batch.present | fill), fill, known, given, scale, probability)
 
     def score(
         self,

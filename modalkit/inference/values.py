@@ -142,14 +142,14 @@ def _opened(source: Path | str) -> Any:
     if path.suffix not in (".npy", ".json", ".txt") or (isinstance(source, str) and "\n" in source):
         return str(source)
     if not path.is_file():
-        raise ValueError(f"{path}: no such file")
+        raise ValueError(f"{path}: is a folder, not a file" if path.is_dir() else f"{path}: there is no such file")
     try:
         if path.suffix == ".npy":
             return np.load(path, allow_pickle=False)
         text = path.read_text()
         return json.loads(text) if path.suffix == ".json" else text.rstrip("\n")
     except (OSError, ValueError, EOFError) as error:
-        raise ValueError(f"{path}: cannot be read: {error}") from None
+        raise ValueError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
 
 
 def _from_array(schema: Schema, array: Array) -> tuple[Sequence[Tensor], bool]:
