@@ -271,7 +271,10 @@ class Part(StrEnum):
 def reproduce(
     part: Annotated[Part, typer.Argument(help="A table or a figure of the paper.")],
     dataset: Annotated[
-        str | None, typer.Option(help="Which dataset, for tables 2 to 5 and figures 2 and 4; mnist by default.")
+        str | None,
+        typer.Option(
+            help="What recipes begin with, for tables 2 to 5 and figures 2, 4, 5; default mnist, fig5 celeba19."
+        ),
     ] = None,
     runs: Annotated[Path, typer.Option(help="Folder of the run folders; finished runs are used again.")] = Path("runs"),
     out: Annotated[Path, typer.Option(help="Folder for CSV files and pictures.")] = Path("reproduction"),

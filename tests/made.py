@@ -22,6 +22,7 @@ DATASETS: dict[str, Callable[[], Mapping[str, Schema]]] = {  # as the builders m
     "fashion-mnist": idx_schemas,
     "multimnist": multimnist_schemas,
     "celeba-transforms": lambda: celeba_schemas(64, annotated=True),
+    "celeba32": lambda: celeba_schemas(32, annotated=True),
     "bits1000": lambda: bits_schemas(1000),
     "quickstart": lambda: celeba_schemas(32, annotated=False),
 }

@@ -28,7 +28,10 @@ SETTINGS = {  # the paper's: latent dimensions, batch, learning rate, epochs, wa
     "celeba": (100, 100, 1e-4, 100, 20),
 }
 OF_THE_TABLES = [(d, s) for d in SETTINGS for s in SYSTEMS if (d, s) != ("multimnist", "cvae")]
-OTHERS = ["binary_mnist_dynamic_mvae", "bits1000_mvae", "celeba19_mvae", "celeba_transforms", "quickstart"]
+OTHERS = [
+    *("binary_mnist_dynamic_mvae", "bits1000_mvae", "celeba19_mvae", "celeba19_small_mvae"),
+    *("celeba_transforms", "quickstart"),
+]
 
 
 @pytest.fixture(scope="session")

@@ -213,11 +213,14 @@ def test_figure_4_hides_all_attributes_of_a_face_together() -> None:
 
 def test_figure_5_sweeps_over_what_is_kept() -> None:
     reproduce("fig5", "--values", "0.9", *FEW)
-    written = read("fig5")
+    written = read("fig5-celeba19")
     head = ["keep", "target", "part", "accuracy", "error", "log p(x)", "log p(x|y)", "epoch"]
     assert list(written[0]) == head and len(written) == 19
     assert len({row["log p(x)"] for row in written}) == len({row["log p(x|y)"] for row in written}) == 1
-    assert picture("fig5.png").width > 1000
+    assert picture("fig5-celeba19.png").width > 1000
+    reproduce("fig5", "--dataset", "celeba19_small", "--values", "0.9", *FEW)
+    assert len(read("fig5-celeba19_small")) == 19
+    assert "size:\n    - 32" in Path("runs/celeba19_small_mvae-keep0.9/recipe.yaml").read_text()
 
 
 @pytest.mark.parametrize(
@@ -226,6 +229,7 @@ def test_figure_5_sweeps_over_what_is_kept() -> None:
         ("table2 --dataset mnits", "--dataset mnits: give one of binary_mnist, mnist, fashion_mnist"),
         ("fig2 --dataset binary_mnist_dynamic", "--dataset binary_mnist_dynamic: give one of mnist"),
         ("fig4 --dataset celeba19", "--dataset celeba19: give one of binary_mnist, mnist"),
+        ("fig5 --dataset celeba", "--dataset celeba: give one of celeba19, celeba19_small"),
         ("fig3 --values many", "--values many: give numbers, separated by commas"),
         ("fig4 --values 0.5,nan", "--values 0.5,nan: give numbers, separated by commas"),
         ("fig3 --values 1.5", "--values 1.5: k is a number of subsets"),
