@@ -154,7 +154,7 @@ def test_out_of_memory_is_said(work: Path) -> None:
 def test_inspect_shows_counts_presence_and_pictures(work: Path) -> None:
     done = modalkit("inspect", "circle", "--verify", "--rows", "3", cwd=work)
     assert done.returncode == 0, done.stderr
-    assert "120 rows in 1 shards" in done.stdout and "all 1 shards are as they were written" in done.stdout
+    assert "120 rows in 1 shard," in done.stdout and "as they were written, in 1 shard" in done.stdout
     assert re.search(r"image +image +1x12x12 +uint8 +\d+ \(\d+\.\d %: train \d+, valid \d+, test \d+\)", done.stdout)
     assert (work / "circle" / "sheet.png").stat().st_size > 1000
     shard = work / "circle" / "shards" / "00000.safetensors"

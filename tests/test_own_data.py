@@ -183,7 +183,7 @@ def with_cell(row: int, column: int, text: str) -> list[list[str]]:
 
 
 WRONG: dict[str, tuple[Callable[[], list[list[str]]], tuple[object, ...], str]] = {
-    "one row": (lambda: patients(1)[:1], (), "no column can be used"),
+    "one row": (lambda: patients(1)[:1], (), "has one row below its header, which is too few"),
     "no rows": (lambda: [], (), "has no rows below its header"),
     "a word among numbers": (lambda: with_cell(6, 1, "high"), (), "'high' in line 8"),
     "infinite": (lambda: with_cell(6, 1, "-inf"), (), "column 'blood_1', line 8: '-inf' is infinite"),
@@ -274,7 +274,7 @@ def test_what_teaches_nothing_is_said(tmp_path: Path) -> None:
     write_csv(tmp_path / "t.csv", rows, ["id", "same", "void", "rare", "time", "fold"])
     done = table(tmp_path, "t.csv", "--out", "data", "--yes")
     assert done.returncode == 0, done.stderr
-    for message in ("same: '7' in every row", "void: empty in every row", "time: time: large beside their spread"):
+    for message in ("same: '7' in every row", "void: empty in every row", "time: large beside the spread"):
         assert message in done.stderr, done.stderr
     assert "rare: 'b' is in no training row" in done.stderr
     assert Dataset(tmp_path / "data").manifest.splits == {"train": 25, "valid": 1, "test": 4}
