@@ -206,6 +206,27 @@ def test_a_wrong_table_is_refused_and_nothing_is_written(case: str, tmp_path: Pa
     assert not (tmp_path / "data").exists()
 
 
+NO_TABLES = {
+    "# prices\na,b,c\n1,2,3\n4,5,6\n": "t.csv:1: '# prices' was taken as the header",
+    "1.0 2.0\n2.0 3.0\n4.0 5.0\n": "it is the only one: cells are separated by commas, semicolons or tabs",
+    "A text, which is none\nof rows\nand columns,\nnor a list, as such, of any kind\nat all\n": "t.csv: is no table",
+}
+
+
+@pytest.mark.parametrize("text", NO_TABLES)
+def test_what_looks_like_no_table_is_told_why(text: str, tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text(text)
+    done = table(tmp_path, "t.csv", "--out", "data", "--yes")
+    assert done.returncode == 2 and NO_TABLES[text] in done.stderr, done.stderr
+
+
+def test_a_column_that_is_constant_where_it_trains_is_named_once(tmp_path: Path) -> None:
+    rows = [[str(i), "7" if i < 25 else "8", "train" if i < 25 else "test"] for i in range(30)]
+    write_csv(tmp_path / "t.csv", rows, ["x", "c", "fold"])
+    done = table(tmp_path, "t.csv", "--out", "data", "--yes")
+    assert "c: constant in the training rows, which teaches nothing" in done.stderr and "c: c:" not in done.stderr
+
+
 GROUPINGS = {
     "a: blood_3\n": "no column 'blood_3' (did you mean 'blood_2'?)",
     "a: blood_*\n  b: blood_1\n": "the column 'blood_1' is in 'a' already",
