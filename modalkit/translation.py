@@ -192,7 +192,7 @@ def among(results: Iterable[Mapping[str, Any]]) -> str:
     >>> among([{"rows": 17}, {"rows": 12}])
     '12 to 17'
     """
-    counts = sorted({one["rows"] for one in results})
+    counts = sorted({one["rows"] for one in results}) or [0]
     return f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
 
 

@@ -71,10 +71,13 @@ class Manifest(Settings):
 
     def mismatches(self, schemas: Mapping[str, Schema]) -> list[str]:
         """Return a sentence for each way in which schemas do not describe this dataset, up to a few dozen."""
-        missing = [name for name in schemas if name not in self.modalities and not did_you_mean(name, self.modalities)]
-        wrong = [f"the dataset lacks {listed(missing)}; it has {listed(self.modalities)}"] if len(missing) > 1 else []
+        missing = [name for name in schemas if name not in self.modalities]
+        if len(missing) <= _MOST_WRONG:  # near names are sought among few
+            missing = [name for name in missing if not did_you_mean(name, self.modalities)]
+        together = set(missing) if len(missing) > 1 else set()
+        wrong = [f"the dataset lacks {listed(missing)}; it has {listed(self.modalities)}"] if together else []
         for name, schema in schemas.items():
-            if len(missing) > 1 and name in missing:
+            if name in together:
                 continue
             if len(wrong) >= _MOST_WRONG:
                 return [*wrong, f"and so on; only the first {len(wrong)} are listed"]
