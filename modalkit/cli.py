@@ -506,9 +506,7 @@ class What(StrEnum):
 @app.command(name="list")
 @_guarded
 def list_plugins(
-    what: Annotated[
-        What | None, typer.Argument(metavar="WHAT", help="kinds, objectives, builders or recipes; all by default.")
-    ] = None,
+    what: Annotated[What | None, typer.Argument(metavar="WHAT", help="One of these; all by default.")] = None,
     name: Annotated[
         str | None, typer.Argument(metavar="NAME", help="One kind, objective or builder: show the keys it takes.")
     ] = None,
