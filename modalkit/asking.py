@@ -9,11 +9,11 @@ from typing import Annotated
 
 import typer
 
-from modalkit.errors import InputError
+from modalkit.errors import InputError, install
 
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, such as runs/quickstart.")]
 Data = Annotated[
-    Path | None, typer.Argument(metavar="[DATASET]", help="A dataset's folder; by default the one it was trained on.")
+    Path | None, typer.Argument(metavar="DATASET", help="A dataset's folder; by default the one it was trained on.")
 ]
 Device = Annotated[str, typer.Option(help="cpu, cuda, ...")]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of the draws.")]
@@ -179,10 +179,7 @@ def serve(
     try:
         from modalkit.playground.server import serve as serve_page
     except ModuleNotFoundError as error:
-        raise InputError(
-            f"this needs {error.name}, which is not installed; `pip install 'modalkit-vae[serve]'` (in a clone: "
-            f"`pip install -e '.[serve]'`) brings it"
-        ) from None
+        raise InputError(f"this needs {error.name}, which is not installed; {install('serve')} brings it") from None
     from modalkit.inference import load
 
     serve_page(load(run, device=device), host, port, browser=browser)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import inspect
+import math
 import os
+import shutil
 import signal as signals
 import sys
 from collections.abc import Callable
@@ -19,7 +21,8 @@ from modalkit import __version__, asking, reporting
 from modalkit.errors import InputError, ModalkitError, is_out_of_memory
 
 if TYPE_CHECKING:
-    from modalkit.translation import Translation
+    from modalkit.recipe import Recipe
+    from modalkit.trainer import Result
 
 EPILOG = (
     "Exit codes: 0 done; 1 a run could not go on (NaN, disk full, out of memory); 2 something given cannot be used "
@@ -156,30 +159,39 @@ def train(
         typer.echo(f"stopped at step {result.progress.step}; go on with: modalkit train {run}", err=True)
         raise typer.Exit(128 + result.signal)
     if result.translations:
-        _print_translations(list(result.translations), list(loaded.modalities), result.held_out)
+        _print_translations(result, loaded)
     if result.held_out:  # known to the first of several processes
-        typer.echo(f"{result.ended}: {run}  (look at {run / 'pictures' / 'final.png'}, or: modalkit report {run})")
+        typer.echo(
+            f"{result.ended}: {run}, {_weights(result)}  "
+            f"(look at {run / 'pictures' / 'final.png'}, or: modalkit report {run})"
+        )
 
 
-def _print_translations(results: list[Translation], names: list[str], split: str) -> None:
+def _weights(result: Result) -> str:
+    """Say which weights a run's questions are answered with."""
+    progress = result.progress
+    validated = progress.best_epoch and math.isfinite(progress.best)
+    return f"with the weights of epoch {progress.best_epoch}, the best" if validated else "with the last weights"
+
+
+def _print_translations(result: Result, recipe: Recipe) -> None:
     """Print how far each prediction is above the training mean's, in nats per dimension."""
-    from modalkit.layout import some
-    from modalkit.translation import MOST_TRANSLATED, table
+    from modalkit.translation import MOST_TRANSLATED, among, chosen, table
 
-    shown = some(names, MOST_TRANSLATED)
-    few = f"; {len(shown)} of {len(names)} modalities, evenly spaced" if len(shown) < len(names) else ""
-    rows = max(r.rows for r in results)
-    error = max((r.standard_error for r in results if r.standard_error is not None), default=float("nan"))
+    found, names = result.translations, chosen(recipe.modalities, MOST_TRANSLATED)
+    few = f"; {len(names)} of {len(recipe.modalities)} modalities" if len(names) < len(recipe.modalities) else ""
+    error = max((r.standard_error for r in found if r.standard_error is not None), default=float("nan"))
     typer.echo(
-        f"\nNats per dimension above predicting the training mean, on {rows} {split} rows "
-        f"(standard errors up to {error:.4f}{few}):\n\n{table(results, shown)}\n"
+        f"\nNats per dimension above predicting the training mean, on the {among(map(vars, found))} {result.held_out} "
+        f"rows that have both\n(standard errors up to {error:.4f}{few}):\n\n"
+        f"{table(found, names, shutil.get_terminal_size((100, 24)).columns)}\n"
     )
 
 
 @app.command()
 @_guarded
 def evaluate(
-    run: Annotated[Path, typer.Argument(help="A run folder, such as runs/mnist_mvae.")],
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, such as runs/mnist_mvae.")],
     targets: Annotated[str | None, typer.Option(help="What to predict: modalities, separated by commas.")] = None,
     given: Annotated[str | None, typer.Option(help="What is known: modalities, separated by commas.")] = None,
     proposal: Annotated[
@@ -269,7 +281,7 @@ class Part(StrEnum):
 @app.command()
 @_guarded
 def reproduce(
-    part: Annotated[Part, typer.Argument(help="A table or a figure of the paper.")],
+    part: Annotated[Part, typer.Argument(metavar="PART", help="A table or a figure of the paper.")],
     dataset: Annotated[
         str | None,
         typer.Option(
@@ -371,7 +383,7 @@ def _option(name: str, annotation: Any, default: Any, help_text: str, *, positio
     """Return a keyword parameter that typer turns into ``--name`` or an argument; pydantic checks the value's range."""
     kinds = [a for a in (get_args(annotation) or (annotation,)) if a in (bool, int, float, Path)]
     kind = kinds[0] if kinds else str
-    given = typer.Argument(help=help_text) if positional else typer.Option(help=help_text)
+    given = typer.Argument(metavar=name.upper(), help=help_text) if positional else typer.Option(help=help_text)
     declared = Annotated[kind if default is ... else kind | None, given]  # type: ignore[valid-type]
     empty = inspect.Parameter.empty
     return inspect.Parameter(
@@ -381,7 +393,7 @@ def _option(name: str, annotation: Any, default: Any, help_text: str, *, positio
 
 @app.command()
 @_guarded
-def init(dataset: Annotated[Path, typer.Argument(help="The dataset's folder.")]) -> None:
+def init(dataset: Annotated[Path, typer.Argument(metavar="DATASET", help="The dataset's folder.")]) -> None:
     """Draft a recipe for a dataset, with comments; it trains as it is.
 
     Example: modalkit init data/mine > mine.yaml
@@ -394,7 +406,7 @@ def init(dataset: Annotated[Path, typer.Argument(help="The dataset's folder.")])
 @app.command(name="inspect")
 @_guarded
 def inspect_dataset(
-    dataset: Annotated[str, typer.Argument(help="The dataset's folder, or its URL.")],
+    dataset: Annotated[str, typer.Argument(metavar="DATASET", help="The dataset's folder, or its URL.")],
     rows: Annotated[int, typer.Option(min=1, max=64, help="Rows on the picture sheet.")] = 8,
     sheet: Annotated[
         Path | None, typer.Option(help="Where the sheet goes; DATASET/sheet.png by default, and sheet.png of a URL.")
@@ -404,7 +416,10 @@ def inspect_dataset(
         list[Path], typer.Option(help="A Python file with kinds that are not installed; repeatable.")
     ] = [],  # noqa: B006
 ) -> None:
-    """Show what a dataset holds: counts, presence and sizes, and a sheet of pictures of its first rows."""
+    """Show what a dataset holds: counts, presence and sizes, and a sheet of pictures of its first rows.
+
+    Example: modalkit inspect data/quickstart
+    """
     from modalkit import registry
     from modalkit.data import Dataset
     from modalkit.inspection import describe, save_sheet
@@ -420,12 +435,14 @@ def inspect_dataset(
 @app.command()
 @_guarded
 def validate(
-    recipe: Annotated[list[str], typer.Argument(metavar="RECIPE...", help="Recipes' files or names.")],
+    recipe: Annotated[list[str], typer.Argument(metavar="RECIPE", help="Recipes' files or names.")],
     overrides: Overrides = [],  # noqa: B006
 ) -> None:
     """Check recipes whole, without training: every error at once, each with its file and line.
 
     Where a recipe's dataset is there, it is compared too.
+
+    Example: modalkit validate mine.yaml
     """
     from modalkit import registry
     from modalkit.layout import listed
@@ -449,7 +466,10 @@ def validate(
 @app.command()
 @_guarded
 def schema() -> None:
-    """Print the JSON Schema of recipes, from which editors complete and check."""
+    """Print the JSON Schema of recipes, from which editors complete and check.
+
+    Example: modalkit schema > recipe.schema.json
+    """
     import json
 
     from modalkit.recipe import recipe_schema
@@ -460,7 +480,7 @@ def schema() -> None:
 @app.command(name="new-modality")
 @_guarded
 def write_plugin(
-    name: Annotated[str, typer.Argument(help="The new kind's name, such as wind-speed.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The new kind's name, such as wind-speed.")],
     out: Annotated[Path | None, typer.Option(help="The package's folder; ./NAME by default.")] = None,
 ) -> None:
     """Write a small package with a modality kind of your own, which works as it stands and is there to be changed.
@@ -489,8 +509,10 @@ class What(StrEnum):
 @app.command(name="list")
 @_guarded
 def list_plugins(
-    what: Annotated[What | None, typer.Argument(help="One of these; all by default.")] = None,
-    name: Annotated[str | None, typer.Argument(help="One kind, objective or builder: show the keys it takes.")] = None,
+    what: Annotated[What | None, typer.Argument(metavar="WHAT", help="One of these; all by default.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(metavar="NAME", help="One kind, objective or builder: show the keys it takes.")
+    ] = None,
 ) -> None:
     """List what is installed, a line each, and who provides it; or the keys of one plugin.
 
@@ -501,8 +523,10 @@ def list_plugins(
         return
     for section in [what] if what else list(What):
         typer.echo(f"{section.value}:")
-        for name, summary, provider in _listing(section):
-            typer.echo(f"  {name:<20} {summary}  [{provider}]")
+        listing = _listing(section)
+        width = max((len(name) for name, _, _ in listing), default=0)
+        for name, summary, provider in listing:
+            typer.echo(f"  {name:<{width}}  {summary}  [{provider}]")
 
 
 def _keys(what: What, name: str) -> str:

@@ -49,6 +49,11 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return f" (did you mean '{close[0]}'?)" if close else ""
 
 
+def install(extra: str) -> str:
+    """Return in words how to install an optional part of modalkit."""
+    return f"`pip install 'modalkit-vae[{extra}]'` (in a clone: `pip install -e '.[{extra}]'`)"
+
+
 def unreadable(path: str, what: str, error: BaseException) -> InputError:
     """Return the error of a file that cannot be read, in plain words.
 

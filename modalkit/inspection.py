@@ -17,6 +17,7 @@ from modalkit.files import write_atomic
 from modalkit.layout import listed, some
 from modalkit.pictures import MOST_COLUMNS, dataset_sheet
 from modalkit.plugin import Schema, Settings
+from modalkit.translation import chosen
 
 
 def schemas(dataset: Dataset) -> dict[str, Schema]:
@@ -69,10 +70,11 @@ def describe(dataset: Dataset, *, verify: bool = False) -> str:
     """
     manifest = dataset.manifest
     total = sum(s.bytes for s in manifest.shards)
-    builder = ", ".join(f"{k} {v}" for k, v in manifest.builder.items() if not isinstance(v, dict))
+    said = {k: v for k, v in manifest.builder.items() if not isinstance(v, dict) and v not in ("", None)}
+    shards = "1 shard" if len(manifest.shards) == 1 else f"{len(manifest.shards)} shards"
     lines = [
-        f"{dataset.path}: {manifest.rows} rows in {len(manifest.shards)} shards, {total / 2**20:.1f} MiB",
-        f"built by: {builder}",
+        f"{dataset.path}: {manifest.rows} rows in {shards}, {total / 2**20:.1f} MiB",
+        "built by: " + ", ".join(f"{k} {v}" for k, v in said.items()),
         "splits: " + ", ".join(f"{name} {count}" for name, count in manifest.splits.items()),
         f"complete rows: {int(dataset.present.all(1).sum())}",
     ]
@@ -80,7 +82,7 @@ def describe(dataset: Dataset, *, verify: bool = False) -> str:
         lines.append(f"set aside: {manifest.set_aside} sources, with their reasons in {dataset.path}/set_aside.tsv")
     if verify:
         _verify(dataset)
-        lines.append(f"checksums: all {len(manifest.shards)} shards are as they were written")
+        lines.append(f"checksums: as they were written, in {shards}")
     width = max(len(n) for n in some(dataset.names)) + 2
     lines += ["", "modality".ljust(width) + "kind".ljust(12) + "shape".ljust(14) + "stored".ljust(9) + "present"]
     splits = {name: dataset.present[dataset.rows(name)].sum(0) for name, count in manifest.splits.items() if count}
@@ -109,9 +111,9 @@ def _verify(dataset: Dataset) -> None:
 def save_sheet(dataset: Dataset, rows: int, path: Path) -> str:
     """Save a picture sheet of a dataset's first rows and return a line that says where, and what is not on it."""
     known = schemas(dataset)
-    shown, unknown = some(list(known), MOST_COLUMNS), [name for name in dataset.names if name not in known]
+    shown, unknown = chosen(known, MOST_COLUMNS), [name for name in dataset.names if name not in known]
     sheet = dataset_sheet(dataset, {name: known[name] for name in shown}, torch.arange(min(rows, len(dataset))))
     write_atomic(path, lambda temporary: sheet.save(temporary, format="png"))
-    part = f" ({len(shown)} of {len(known)} modalities, evenly spaced)" if len(shown) < len(known) else ""
+    part = f" ({len(shown)} of {len(known)} modalities)" if len(shown) < len(known) else ""
     why = f"; not shown, their kind is not installed (--plugin names its file): {listed(unknown)}" if unknown else ""
     return f"pictures: {path}{part}{why}"

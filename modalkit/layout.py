@@ -8,6 +8,15 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
+def clipped(text: str, most: int) -> str:
+    """Return a text of at most `most` characters.
+
+    >>> clipped("nonflavanoid_phenols", 8), clipped("hue", 8)
+    ('nonflav…', 'hue')
+    """
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
 def columns(lines: Sequence[Sequence[str]]) -> str:
     """Lay lines of the same number of cells out in columns.
 

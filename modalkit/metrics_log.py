@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import yaml
 from lightning_fabric.loggers import TensorBoardLogger
 
-from modalkit.errors import InputError, RunError, guard
+from modalkit.errors import InputError, RunError, guard, install
 from modalkit.files import write_atomic, write_text
 from modalkit.layout import some
 from modalkit.progress import say
@@ -124,9 +124,7 @@ def require(loggers: Sequence[str]) -> None:
     """Raise `InputError` for the first logger whose package is not installed."""
     for name in loggers:
         if name in ("wandb", "mlflow") and find_spec(name) is None:
-            raise InputError(
-                f"train.loggers: {name} is not installed; `pip install 'modalkit-vae[{name}]'`, or leave it out"
-            )
+            raise InputError(f"train.loggers: {name} is not installed; {install(name)}, or leave it out")
 
 
 def _named(line: Line) -> dict[str, float]:

@@ -14,17 +14,17 @@ from torch import Tensor
 from modalkit import registry
 from modalkit.data import Batch, Dataset, draw
 from modalkit.errors import guard
-from modalkit.layout import some
 from modalkit.model import MultimodalVAE
 from modalkit.plugin import Picture, Schema
 from modalkit.randomness import generator
-from modalkit.translation import single_and_all_plan
+from modalkit.translation import chosen, single_and_all_plan
 
 Cell = Picture | str | None
+Font = ImageFont.ImageFont | ImageFont.FreeTypeFont
 _CELL, _GAP, _LABEL, _PAPER, _INK, _ABSENT = 96, 4, 92, (255, 255, 255), (30, 30, 30), (225, 225, 225)
 _LINES = 6
 MOST_COLUMNS = 12
-"""Modalities that a sheet has room for; of more, so many, evenly spaced."""
+"""Modalities that a sheet has room for; of more, those `chosen`."""
 
 
 def show(schema: Schema, value: Tensor) -> Picture | str:
@@ -42,33 +42,40 @@ def sheet(cells: Sequence[Sequence[Cell]], rows: Sequence[str], columns: Sequenc
     Args:
         cells: a list for each row; a uint8 picture `(height, width[, 3])`, a text, or None for what is absent.
         rows: a title for each row.
-        columns: a title for each column.
+        columns: a title for each column, of a line or more.
     """
-    pitch, top = _CELL + _GAP, 20
+    pitch, top = _CELL + _GAP, 6 + 14 * max((title.count("\n") + 1 for title in columns), default=1)
     page = Image.new("RGB", (_LABEL + pitch * len(columns), top + pitch * len(rows)), _PAPER)
     draw, font = ImageDraw.Draw(page), ImageFont.load_default(11)
     for x, title in enumerate(columns):
-        draw.text((_LABEL + x * pitch + 2, 4), title[:16], _INK, font)
+        draw.multiline_text((_LABEL + x * pitch + 2, 4), _fitted(title.split("\n"), _CELL - 4, font), _INK, font)
     for y, (title, line) in enumerate(zip(rows, cells, strict=True)):
-        draw.multiline_text((4, top + y * pitch + 4), "\n".join(textwrap.wrap(title, 15)), _INK, font)
+        words = textwrap.wrap(title, 13, break_long_words=False)
+        draw.multiline_text((4, top + y * pitch + 4), _fitted(words[:_LINES], _LABEL - 8, font), _INK, font)
         for x, cell in enumerate(line):
             _paint(page, draw, (_LABEL + x * pitch, top + y * pitch), cell, font)
     return page
 
 
-def _paint(
-    page: Image.Image,
-    draw: ImageDraw.ImageDraw,
-    corner: tuple[int, int],
-    cell: Cell,
-    font: ImageFont.ImageFont | ImageFont.FreeTypeFont,
-) -> None:
+def _fitted(lines: Sequence[str], width: int, font: Font) -> str:
+    """Return lines of which none is wider than so many pixels; what is cut ends in …."""
+    fitted = []
+    for line in lines:
+        shown = line
+        while shown and font.getlength(shown) > width:
+            line = line[:-1]
+            shown = f"{line}…"
+        fitted.append(shown)
+    return "\n".join(fitted)
+
+
+def _paint(page: Image.Image, draw: ImageDraw.ImageDraw, corner: tuple[int, int], cell: Cell, font: Font) -> None:
     """Put one cell onto the page."""
     if cell is None:
         draw.rectangle((*corner, corner[0] + _CELL, corner[1] + _CELL), fill=_ABSENT)
         draw.text((corner[0] + 26, corner[1] + 40), "absent", (120, 120, 120), font)
     elif isinstance(cell, str):
-        draw.multiline_text((corner[0] + 3, corner[1] + 3), "\n".join(_lines(cell)), _INK, font)
+        draw.multiline_text((corner[0] + 3, corner[1] + 3), _fitted(_lines(cell), _CELL - 4, font), _INK, font)
     else:
         picture = Image.fromarray(np.ascontiguousarray(cell)).convert("RGB")
         factor = _CELL / max(picture.size)
@@ -127,7 +134,7 @@ def translation_sheet(model: MultimodalVAE, dataset: Dataset, rows: Tensor, seed
     choice = torch.rand(noise.shape[:-1], generator=draws)
     z = posterior.sample(noise.to(model.device, model.dtype), choice.to(model.device, model.dtype))[0]
     inputs = model.decoder_inputs(z, observed, batch.present)  # (terms, rows, latent_dim)
-    names = some(model.names, MOST_COLUMNS)
+    names = chosen(model.schemas, MOST_COLUMNS)
     decoded = [n for n in names if n in model.decoders]
     values = {n: torch.unflatten(model.predict(n, inputs.flatten(0, 1)), 0, z.shape[:2]) for n in decoded}
     asked = plan.given.any(-1).any(1)
@@ -138,5 +145,5 @@ def translation_sheet(model: MultimodalVAE, dataset: Dataset, rows: Tensor, seed
         for line, (t, _) in zip(cells[1:], shown, strict=True):
             known = bool(plan.given[t, i].any())
             line += [show(model.schemas[n], values[n][t, i]) if known and n in values else None for n in names]
-    columns = [f"{n} {dataset.key(row)}" if n == names[0] else n for row in rows.tolist() for n in names]
+    columns = [f"{n}\n{dataset.key(row)}" if n == names[0] else n for row in rows.tolist() for n in names]
     return sheet(cells, ["truth", *(f"from {term}" for _, term in shown)], columns)

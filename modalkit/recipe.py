@@ -21,6 +21,7 @@ from modalkit.recipe_yaml import Document, Key, Problem, merged, override, read
 
 __all__ = ["Recipe", "load_recipe", "recipe_schema", "shipped"]
 
+_TABLES = (".csv", ".tsv", ".parquet", ".pq")
 _OF_NAMES: set[Key] = {("modalities",), ("objective",), ("data", "weak", "groups")}
 """Where a modality is missed that a template would have made, had it been right."""
 
@@ -90,16 +91,30 @@ def _find(reference: str, folder: Path) -> Path:
     path, known = folder / reference, _shipped_files()
     try:
         if path.is_file():
+            if path.suffix.lower() in _TABLES:
+                raise InputError(
+                    f"{path}: is a table, not a recipe; `modalkit build-dataset table {path} --out data/{path.stem}` "
+                    f"makes a dataset of it, and `modalkit init data/{path.stem} > {path.stem}.yaml` a recipe for that"
+                )
             return path
     except OSError as error:
         raise InputError(f"{str(path)[:80]}…: no such recipe: {error.strerror}") from None
     if reference in known:
         return known[reference]
+    if (path / "manifest.json").is_file():
+        raise InputError(f"{path}: is a dataset, not a recipe; `modalkit init {path} > {path.name}.yaml` makes one")
     if path.is_dir():
         raise InputError(f"{path}: is a folder, neither a recipe nor a run (which holds recipe.yaml)")
-    beside = [p.name for p in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
-    near = did_you_mean(path.name, beside) or did_you_mean(reference, known)
-    raise InputError(f"{path}: no such recipe{near}; shipped with modalkit: {', '.join(known) or 'none'}")
+    beside = [p.parent.name if p.name == "recipe.yaml" else p.name for p in _recipes_in(path.parent)]
+    near = did_you_mean(path.name, beside) or did_you_mean(Path(reference).stem, known)
+    raise InputError(
+        f"{path}: no such recipe, nor a run's folder{near}; `modalkit list recipes` shows the {len(known)} that ship"
+    )
+
+
+def _recipes_in(folder: Path) -> list[Path]:
+    """Return the files in a folder that may be recipes, and the recipes of the runs there."""
+    return [*folder.glob("*.y*ml"), *folder.glob("*/recipe.yaml")] if folder.is_dir() else []
 
 
 def _read(path: Path, chain: tuple[Path, ...]) -> Document:

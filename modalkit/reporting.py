@@ -39,7 +39,7 @@ def report(
 
 
 def compare(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN RUN ...", help="Two run folders or more.")],
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Two run folders or more.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="The page.")] = Path("comparison.html"),
 ) -> None:
     """Compare runs: what differs between their recipes, their metrics side by side, their curves overlaid.

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,7 +14,7 @@ from modalkit import registry
 from modalkit.data import Dataset, draw
 from modalkit.engine import evaluate_plan
 from modalkit.errors import guard
-from modalkit.layout import some
+from modalkit.layout import clipped, columns, some
 from modalkit.marginals import marginal
 from modalkit.model import MultimodalVAE
 from modalkit.plugin import Plan, Schema
@@ -22,7 +23,8 @@ from modalkit.randomness import generator
 
 ALL = "all"
 MOST_TRANSLATED = 24
-"""Of more modalities than this, so many are translated, from and to, evenly spaced over all."""
+"""Of more modalities than this, so many are translated, from and to: those that are `chosen`."""
+_WIDEST_NAME = 32
 
 
 @dataclass(frozen=True)
@@ -47,20 +49,37 @@ class Translation:
     standard_error: float | None
 
 
+def chosen(schemas: Mapping[str, Schema], most: int) -> list[str]:
+    """Return at most `most` modalities to show, in their order: first those with classes, for what they say is plain.
+
+    Evenly spaced among their like; where both are many, each kind of them has half.
+
+    Example:
+        >>> vector, label = registry.schema("vector", size=1), registry.schema("label", classes=2)
+        >>> chosen({"a": vector, "b": vector, "c": vector, "d": label}, 3)
+        ['a', 'c', 'd']
+    """
+    classes = [name for name, schema in schemas.items() if registry.modality(schema.kind).correct is not None]
+    others = [name for name in schemas if name not in set(classes)]
+    first = some(classes, max(most - len(others), most // 2))
+    kept = {*first, *some(others, most - len(first))}
+    return [name for name in schemas if name in kept]
+
+
 def single_and_all_plan(model: MultimodalVAE, present: Tensor, most: int = MOST_TRANSLATED) -> Plan:
     """Return the plan that asks for every present modality, given all of them and given each alone.
 
-    Of many modalities, `some` are asked for and given alone; what the model has no posterior or no decoder of is not
-    asked.
+    Of many modalities, those `chosen` are asked for and given alone; what the model has no posterior or no decoder of
+    is not asked.
 
     Args:
         model: which modalities there are, and what can be asked.
         present: bool `(batch, modalities)`.
         most: how many modalities at most.
     """
-    names = some(model.names, most)
-    each = torch.eye(len(model.names), dtype=torch.bool)[some(range(len(model.names)), most)]  # (some, modalities)
-    singles = each[:, None] & present  # (some, batch, modalities)
+    names = chosen(model.schemas, most)
+    each = torch.eye(len(model.names), dtype=torch.bool)[[model.names.index(n) for n in names]]  # (chosen, modalities)
+    singles = each[:, None] & present  # (chosen, batch, modalities)
     several = len(names) > 1
     given = torch.stack([present, *(singles if several else [])])
     given = given & model.allows(given).unsqueeze(-1)
@@ -74,7 +93,7 @@ def translations(
 ) -> list[Translation]:
     """Score every modality given all, and given each single one, against the training mean's prediction.
 
-    Of more than `MOST_TRANSLATED` modalities, so many stand for all, evenly spaced.
+    Of more than `MOST_TRANSLATED` modalities, those `chosen` stand for all.
 
     Args:
         model: put in eval mode here.
@@ -84,7 +103,7 @@ def translations(
         batch_size: rows at a time.
     """
     model.eval()
-    names = some(model.names, MOST_TRANSLATED)
+    names = chosen(model.schemas, MOST_TRANSLATED)
     columns = [model.names.index(name) for name in names]
     baseline = _marginal_log_px({n: model.schemas[n] for n in names}, dataset, rows)
     scores: list[dict[str, Tensor]] = []  # a batch: per modality (terms, batch)
@@ -101,7 +120,7 @@ def translations(
             asked.append(plan.targets[:, :, columns])
             terms = plan.terms
             progress.update(len(part))
-    wanted = torch.cat(asked, 1)  # (terms, rows, some modalities)
+    wanted = torch.cat(asked, 1)  # (terms, rows, chosen modalities)
     table = []
     for column, want in enumerate(names):
         size = prod(model.schemas[want].event_shape)
@@ -131,24 +150,50 @@ def _marginal_log_px(schemas: dict[str, Schema], dataset: Dataset, rows: Tensor)
     return baseline
 
 
-def table(results: Sequence[Translation], names: Sequence[str]) -> str:
+def table(results: Sequence[Translation], names: Sequence[str], width: int = 100) -> str:
     """Lay translations out as text: a row for what was given, a column for what was predicted.
 
     A cell is the margin, or in brackets log p itself where the kind has no `marginal` to compare with.
+
+    Where that is wider than `width` characters, a row for what was predicted: from all, and from the best other one.
     """
     cells = {(r.given, r.want): r for r in results}
     given = [g for g in (ALL, *names) if any(r.given == g for r in results)]
-    width = max(11, *(len(n) + 2 for n in names))
+    pitch = max(11, *(len(n) + 2 for n in names))
     head = max(len(g) for g in given) + 6
-    lines = [" " * head + "".join(n.rjust(width) for n in names)]
+    lines = [" " * head + "".join(n.rjust(pitch) for n in names)]
     for g in given:
         line = f"given {g}".ljust(head)
         for want in names:
-            line += _cell(cells.get((g, want))).rjust(width)
+            line += _cell(cells.get((g, want))).rjust(pitch)
         lines.append(line)
+    if len(lines[0]) > width:
+        head_line = ("predicted", "given all", "given the best other")
+        lines = [
+            columns([head_line, *(_in_short(cells, n) for n in names)]),
+            "(each given each: translations.json in the run's folder)",
+        ]
     if any(r.margin is None for r in results):
         lines.append("(in brackets: log p itself; there is no training mean to compare with)")
     return "\n".join(lines)
+
+
+def _in_short(cells: Mapping[tuple[str, str], Translation], want: str) -> tuple[str, str, str]:
+    """Return one modality's line: predicted from all, and from the other that alone tells most of it."""
+    others = [one for one in cells.values() if one.want == want and one.given not in (ALL, want)]
+    best = max(others, key=lambda one: one.log_px if one.margin is None else one.margin, default=None)
+    said = f"{_cell(best)}  {clipped(best.given, _WIDEST_NAME)}" if best else "-"
+    return clipped(want, _WIDEST_NAME), _cell(cells.get((ALL, want))), said
+
+
+def among(results: Iterable[Mapping[str, Any]]) -> str:
+    """Return on how many rows translations (of ``translations.json``) were measured.
+
+    >>> among([{"rows": 17}, {"rows": 12}])
+    '12 to 17'
+    """
+    counts = sorted({one["rows"] for one in results}) or [0]
+    return f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
 
 
 def _cell(result: Translation | None) -> str:

@@ -146,6 +146,33 @@ def test_datasets_that_cannot_be_used(work: Path) -> None:
     refused(modalkit("train", "circle.yaml", "--set", "train.accelerator=gpu", cwd=work), "train.accelerator gpu")
 
 
+def test_what_is_no_recipe_is_told_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "wine.csv").write_text("a,b\n1,2\n")
+    (tmp_path / "runs" / "wine").mkdir(parents=True)
+    (tmp_path / "runs" / "wine" / "recipe.yaml").touch()
+    for given, said in {
+        "wine.csv": "`modalkit build-dataset table wine.csv --out data/wine`",
+        "runs/wines": "nor a run's folder (did you mean 'wine'?); `modalkit list recipes`",
+    }.items():
+        done = here("train", given, cwd=tmp_path)
+        assert done.returncode == 2 and said in done.stderr and len(done.stderr) < 250, done.stderr
+
+
+def test_arguments_are_named_alike_and_listings_stand_in_columns(work: Path) -> None:
+    for command, usage in {"compare": "{RUN}...", "validate": "{RECIPE}...", "inspect": "{DATASET}"}.items():
+        assert usage in here(command, "--help", cwd=work).stdout
+    lines = here("list", "recipes", cwd=work).stdout.splitlines()[1:]
+    summaries = [re.match(r"  \w+  +", line) for line in lines]
+    assert len({found and found.end() for found in summaries}) == 1 and None not in summaries
+
+
+def test_a_dataset_that_lacks_much_says_so_once(work: Path) -> None:
+    changes = ("modalities.one={kind: bit}", "modalities.two={kind: bit}")
+    done = here("train", "circle.yaml", *(word for text in changes for word in ("--set", text)), cwd=work)
+    assert "the dataset lacks one, two; it has image, position, class, counts" in done.stderr
+    assert done.stderr.count("it has") == 1
+
+
 def test_out_of_memory_is_said(work: Path) -> None:
     done = modalkit("train", "circle.yaml", "--out", "huge", "--set", "model.latent_dim=20000000000", cwd=work)
     refused(done, "out of memory", code=1)
@@ -154,7 +181,7 @@ def test_out_of_memory_is_said(work: Path) -> None:
 def test_inspect_shows_counts_presence_and_pictures(work: Path) -> None:
     done = modalkit("inspect", "circle", "--verify", "--rows", "3", cwd=work)
     assert done.returncode == 0, done.stderr
-    assert "120 rows in 1 shards" in done.stdout and "all 1 shards are as they were written" in done.stdout
+    assert "120 rows in 1 shard," in done.stdout and "as they were written, in 1 shard" in done.stdout
     assert re.search(r"image +image +1x12x12 +uint8 +\d+ \(\d+\.\d %: train \d+, valid \d+, test \d+\)", done.stdout)
     assert (work / "circle" / "sheet.png").stat().st_size > 1000
     shard = work / "circle" / "shards" / "00000.safetensors"

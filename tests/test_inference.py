@@ -349,6 +349,11 @@ def test_translate_writes_what_opens_anywhere(work: Path) -> None:
     pictures = here("translate", "run", "--given", "position=0.5, 1", "--want", "image,class", "-o", "out", cwd=work)
     assert pictures.returncode == 0 and "class: " in pictures.stdout and "probability" in pictures.stdout
     assert pictures.stdout.startswith(f"image: {Path('out/image-mean.png')}\n")
+    likely = json.loads((work / "out" / "answer.json").read_text())["predictions"]["class"]["probabilities"]
+    assert list(likely) == ["0", "1", "2"] and sum(likely.values()) == pytest.approx(1)
+    (work / "words.txt").write_text("hello")
+    wrong = here("translate", "run", "--given", "image=words.txt", "-o", "none", cwd=work)
+    assert "modality 'image': what words.txt holds was taken as the value: hello: there is no such" in wrong.stderr
     numbers = here("translate", "run", "--given", "position=0.5, 1", "--want", "class", "-o", "texts", cwd=work)
     assert numbers.stdout.endswith("10 files in texts\n") and not (work / "texts/sheet.png").exists(), numbers.stdout
     with Image.open(work / "out" / "image-mean.png") as picture:

@@ -183,7 +183,7 @@ def with_cell(row: int, column: int, text: str) -> list[list[str]]:
 
 
 WRONG: dict[str, tuple[Callable[[], list[list[str]]], tuple[object, ...], str]] = {
-    "one row": (lambda: patients(1)[:1], (), "no column can be used"),
+    "one row": (lambda: patients(1)[:1], (), "has one row below its header, which is too few"),
     "no rows": (lambda: [], (), "has no rows below its header"),
     "a word among numbers": (lambda: with_cell(6, 1, "high"), (), "'high' in line 8"),
     "infinite": (lambda: with_cell(6, 1, "-inf"), (), "column 'blood_1', line 8: '-inf' is infinite"),
@@ -204,6 +204,27 @@ def test_a_wrong_table_is_refused_and_nothing_is_written(case: str, tmp_path: Pa
     done = table(tmp_path, "t.csv", "--out", "data", "--yes", *options)
     assert done.returncode == 2 and message in done.stderr, done.stderr
     assert not (tmp_path / "data").exists()
+
+
+NO_TABLES = {
+    "# prices\na,b,c\n1,2,3\n4,5,6\n": "t.csv:1: '# prices' was taken as the header",
+    "1.0 2.0\n2.0 3.0\n4.0 5.0\n": "it is the only one: cells are separated by commas, semicolons or tabs",
+    "A text, which is none\nof rows\nand columns,\nnor a list, as such, of any kind\nat all\n": "t.csv: is no table",
+}
+
+
+@pytest.mark.parametrize("text", NO_TABLES)
+def test_what_looks_like_no_table_is_told_why(text: str, tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text(text)
+    done = table(tmp_path, "t.csv", "--out", "data", "--yes")
+    assert done.returncode == 2 and NO_TABLES[text] in done.stderr, done.stderr
+
+
+def test_a_column_that_is_constant_where_it_trains_is_named_once(tmp_path: Path) -> None:
+    rows = [[str(i), "7" if i < 25 else "8", "train" if i < 25 else "test"] for i in range(30)]
+    write_csv(tmp_path / "t.csv", rows, ["x", "c", "fold"])
+    done = table(tmp_path, "t.csv", "--out", "data", "--yes")
+    assert "c: constant in the training rows, which teaches nothing" in done.stderr and "c: c:" not in done.stderr
 
 
 GROUPINGS = {
@@ -274,7 +295,7 @@ def test_what_teaches_nothing_is_said(tmp_path: Path) -> None:
     write_csv(tmp_path / "t.csv", rows, ["id", "same", "void", "rare", "time", "fold"])
     done = table(tmp_path, "t.csv", "--out", "data", "--yes")
     assert done.returncode == 0, done.stderr
-    for message in ("same: '7' in every row", "void: empty in every row", "time: time: large beside their spread"):
+    for message in ("same: '7' in every row", "void: empty in every row", "time: large beside the spread"):
         assert message in done.stderr, done.stderr
     assert "rare: 'b' is in no training row" in done.stderr
     assert Dataset(tmp_path / "data").manifest.splits == {"train": 25, "valid": 1, "test": 4}

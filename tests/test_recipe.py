@@ -185,8 +185,10 @@ MISTAKES = {
     "objective: {warmup: 3}": "r.yaml:5: objective.warmup: unknown key (did you mean 'warmup_epochs'?)",
     "objective: {name: mvea}": "r.yaml:5: objective.name: unknown objective 'mvea' (did you mean 'mvae'?); known: ",
     "objective: {name: 3}": "r.yaml:5: objective.name: should be a text",
-    "extends: some/other": "r.yaml:5: extends: some/other: no such recipe; shipped with modalkit: binary",
-    "extends: mnits_mvae": "r.yaml:5: extends: mnits_mvae: no such recipe (did you mean 'mnist_mvae'?); shipped",
+    "extends: some/other": "r.yaml:5: extends: some/other: no such recipe, nor a run's folder; `modalkit list recipes`",
+    "extends: mnits_mvae": (
+        "r.yaml:5: extends: mnits_mvae: no such recipe, nor a run's folder (did you mean 'mnist_mvae'?)"
+    ),
     f"extends: {'x' * 300}": "r.yaml:5: extends: xxx",
     f"plugins: [{'x' * 300}]": "r.yaml:5: plugins.0: ",
     "extends: 3": "r.yaml:5: extends: should be a text, got 3",
@@ -278,7 +280,7 @@ def test_unusable_files(tmp_path, write):
     (tmp_path / "b.yaml").write_bytes(bytes(range(256)))
     assert problems(tmp_path / "b.yaml") == ["b.yaml: not a text file; a recipe is YAML in UTF-8"]
     assert problems(tmp_path / "rr.yaml")[0].startswith(
-        "rr.yaml: no such recipe (did you mean 'r.yaml'?); shipped with"
+        "rr.yaml: no such recipe, nor a run's folder (did you mean 'r.yaml'?)"
     )
     with pytest.raises(InputError, match="is a folder, neither a recipe nor a run"):
         load_recipe(tmp_path)

@@ -8,8 +8,10 @@ import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch.distributions import Normal, kl_divergence
 from toys import here, write_circle, write_recipe
 
@@ -195,7 +197,59 @@ def test_many_modalities_are_bounded(tmp_path: Path) -> None:
     )
     assert here("report", "run", "--rows", "20", cwd=tmp_path).returncode == 0
     page = Page(html := (run / "report.html").read_text())
-    assert "The first 12 of 40 modalities are shown." in page.text and len(html) < 300_000
+    assert "16 of 40 modalities are shown" in page.text and len(html) < 300_000
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A folder with a run of many measurements and, last, a class; and what its training printed."""
+    folder = tmp_path_factory.mktemp("wide")
+    names = [f"a_measurement_of_{i}_long_words" for i in range(17)]
+    own = {"loc": [900.0], "scale": [10.0]}
+    schemas = {name: modalkit.schema("vector", size=1, standardize=own) for name in names}
+    schemas["sort"] = modalkit.schema("label", names=["red", "white"])
+    values = {name: 900 + 10 * torch.randn(90, 1) for name in names} | {"sort": torch.arange(90) % 2}
+    modalkit.write_dataset(
+        folder / "data", schemas, values, present={n: torch.arange(90) % 17 != i for i, n in enumerate(names)}
+    )
+    drafted = here("init", "data", cwd=folder).stdout
+    (folder / "wide.yaml").write_text(drafted)
+    small = ("train.epochs=2", "train.accelerator=cpu", "train.pictures_every=0")
+    done = here("train", "wide.yaml", *(word for text in small for word in ("--set", text)), cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return folder, done.stdout
+
+
+def test_a_wide_run_fits_the_terminal_and_the_page_has_its_classes(wide: tuple[Path, str]) -> None:
+    folder, printed = wide
+    translations = printed.splitlines()
+    assert max(len(line) for line in translations if not line.startswith("2 epochs done")) <= 100
+    assert "given the best other" in printed and "translations.json" in printed
+    assert re.search(r"with the weights of epoch [12], the best", printed)
+    rows = re.search(r"on the (\d+ to \d+ test) rows that have both", printed)
+    done = here("report", "runs/wide", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    page = Page((folder / "runs" / "wide" / "report.html").read_text())
+    assert rows and f"each on the {rows[1]} rows that have both" in page.text
+    assert "16 of 18 modalities are shown, those with classes first" in page.text and "from sort" in page.text
+    assert {"red", "white"} <= set(page.text.split()) and not re.search(r"long_words\s+[-−]?[012]\.", page.text)
+
+
+def test_long_names_do_not_run_into_each_other_on_a_sheet(wide: tuple[Path, str]) -> None:
+    sheet = np.asarray(Image.open(wide[0] / "runs" / "wide" / "pictures" / "final.png"))
+    margin, pitch, heading = 92, 100, 30
+    assert (sheet[:, margin - 4 : margin] == 255).all() and (sheet[heading:, :margin] < 128).any()
+    for column in range(margin, sheet.shape[1], pitch):
+        assert (sheet[:heading, column - 2 : column + 2] == 255).all()
+        assert (sheet[:heading, column : column + pitch] < 128).any()
+
+
+def test_what_is_cut_and_what_is_alike_is_said(wide: tuple[Path, str]) -> None:
+    folder, _ = wide
+    shutil.copytree(folder / "runs" / "wide", folder / "runs" / "again", dirs_exist_ok=True)
+    compared = here("compare", "runs/wide", "runs/again", cwd=folder)
+    assert "The recipes are the same, key by key." in compared.stdout
+    assert re.search(r"\(the first 60 of \d+ lines; the page has more\)", compared.stdout)
 
 
 def test_errors_name_what_to_do(mixed: Path) -> None:

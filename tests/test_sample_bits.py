@@ -108,7 +108,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 def test_a_thousand_modalities_leave_a_run_that_a_person_can_read(trained: tuple[Path, str]) -> None:
     folder, printed = trained
     run = folder / "run"
-    assert "24 of 1000 modalities, evenly spaced" in printed and len(max(printed.splitlines(), key=len)) < 400
+    assert "24 of 1000 modalities" in printed and len(max(printed.splitlines(), key=len)) < 400
     translations = json.loads((run / "translations.json").read_text())
     assert {t["want"] for t in translations} <= set(some([f"bit{i}" for i in range(1000)], 24))
     assert {t["given"] for t in translations} == {t["want"] for t in translations} | {"all"}
@@ -131,8 +131,8 @@ def test_what_is_said_of_a_thousand_modalities_is_short(trained: tuple[Path, str
     assert "1000 modalities (bit0, bit1," in valid and "and 976 more" in valid and len(valid) < 500
     other = ["--set", "modalities.bit{}.each=1000..1999"]
     refused = here("validate", "bits1000_mvae", *other, cwd=folder)
-    assert refused.returncode == 2 and "modalities.bit1000: the dataset has no such modality" in refused.stderr
-    assert "only the first 24 are listed" in refused.stderr and len(refused.stderr) < 6000
+    assert refused.returncode == 2 and "the dataset lacks bit1000, bit1001, " in refused.stderr
+    assert "and 976 more; it has bit0" in refused.stderr and len(refused.stderr) < 1000
     with pytest.raises(InputError, match="and 991 more") as caught:
         Dataset(folder / "data/bits1000", [f"byte{i}" for i in range(1000)])
     assert len(str(caught.value)) < 2000

@@ -132,11 +132,6 @@ def _read_csv(path: Path) -> Read:
             rows, begins = [], []
             begin = lines.line_num + 1
             for row in lines:
-                if row and len(row) != len(names):
-                    raise InputError(
-                        f"{path}:{begin}: has {len(row)} cells, the header {len(names)}; correct this line "
-                        f"(a cell that holds a separator stands in double quotes)"
-                    )
                 if row:
                     rows.append(row)
                     begins.append(begin)
@@ -145,7 +140,35 @@ def _read_csv(path: Path) -> Read:
         raise InputError(f"{path}: is no text in UTF-8 ({error.reason}); save it as CSV in UTF-8") from None
     except csv.Error as error:
         raise InputError(f"{path}:{lines.line_num}: is no CSV: {error}") from None
+    _check_cells(path, names, [len(row) for row in rows], begins)
     return names, [list(column) for column in zip(*rows, strict=True)], {}, begins, separator
+
+
+def _check_cells(path: Path, names: Sequence[str], cells: Sequence[int], begins: Sequence[int]) -> None:
+    """Raise `InputError` unless every row has as many cells as the header, and say which of them looks wrong."""
+    wrong = [row for row, count in enumerate(cells) if count != len(names)]
+    if not wrong:
+        return
+    first, header = cells[wrong[0]], f"'{','.join(names)[:40]}'"
+    if len(wrong) == len(cells) > 1 and len(set(cells)) == 1:
+        raise InputError(
+            f"{path}:1: {header} was taken as the header, which names the columns, but has {_cells(len(names))}, and "
+            f"every line below it {first}; delete it if it is a comment or a title, or give each column a name"
+        )
+    if len(wrong) > max(1, len(cells) / 2):
+        raise InputError(
+            f"{path}: is no table: its first line, {header}, has {_cells(len(names))}, and {len(wrong)} of the "
+            f"{len(cells)} lines below have other numbers of them; a table has a header with the columns' names, then "
+            f"a line for each row, with cells separated by commas, semicolons or tabs"
+        )
+    raise InputError(
+        f"{path}:{begins[wrong[0]]}: has {_cells(first)}, the header {len(names)} ({header}); correct this line (a "
+        f"cell that holds a separator stands in double quotes)"
+    )
+
+
+def _cells(count: int) -> str:
+    return "1 cell" if count == 1 else f"{count} cells"
 
 
 def _read_parquet(path: Path) -> Read:

@@ -173,6 +173,8 @@ def infer(table: Table, ids: str | None = None, split: str | None = None) -> tup
     Returns:
         The grouping, and per column that is left out the reason.
     """
+    if table.rows == 1:
+        raise InputError(f"{table.path}: has one row below its header, which is too few: a model is learned from many")
     first = next(iter(table.columns.values()))
     named = [c for c in table.columns.values() if _IDS.fullmatch(c.name)] + ([] if first.numeric else [first])
     ids = ids or next((c.name for c in named if _tells_rows_apart(c)), None)
@@ -200,8 +202,11 @@ def infer(table: Table, ids: str | None = None, split: str | None = None) -> tup
             title = prefix if len(part) == len(names) else part[0].name
             modalities[_free(title, modalities)] = Group(columns=tuple(c.name for c in part), kind=kind)
     if not modalities:
+        reasons = {name: why for name, why in ((ids, "names the rows"), (split, "says the splits")) if name} | left
+        single = "; it is the only one: cells are separated by commas, semicolons or tabs, and line 1 is the header"
         raise InputError(
-            f"{table.path}: no column can be used: {'; '.join(f'{name}: {why}' for name, why in left.items())}"
+            f"{table.path}: no column can be used: {'; '.join(f'{name}: {why}' for name, why in reasons.items())}"
+            f"{single if len(table.columns) == 1 else ''}"
         )
     return Grouping(ids=ids, split=split, modalities=modalities), left
 

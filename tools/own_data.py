@@ -76,13 +76,13 @@ def confirm(inferred: str, accepted: bool, option: str) -> None:
     Raises:
         InputError: not accepted, or nobody is there to ask; says how to go on.
     """
-    how = f"give --yes to build it so; or save it to a file, edit that, and give it as {option} FILE"
+    how = f"add --yes to build what is shown; or save that to a file, edit it, and add {option} FILE"
     if accepted:
         say(inferred.rstrip())
         return
     print(inferred, end="", flush=True)  # to standard output, so that it can be saved as it is
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
-        raise InputError(f"above is what was inferred, nothing is built yet: {how}")
+        raise InputError(f"nothing is built yet, for nobody is there to ask whether the above is right: {how}")
     print("Build it so? [y/N] ", end="", file=sys.stderr, flush=True)
     if sys.stdin.readline().strip().lower() not in ("y", "yes"):
         raise InputError(f"nothing was built; {how}")
@@ -158,12 +158,13 @@ def standardization(
         step = np.spacing(largest.astype(np.float32)).astype(np.float64)
     coarse = ~constant & (step > _COARSE * scale)
     for which, what in (
-        (constant, "constant in the training rows, and so teach nothing; leave them out"),
-        (coarse, "large beside their spread, of which single precision loses digits; subtract a constant first"),
+        (constant, "constant in the training rows, which teaches nothing: leave out"),
+        (coarse, "large beside the spread, of which single precision loses digits: subtract a constant first"),
     ):
         if which.any():
             some = [column for column, bad in zip(columns, which, strict=True) if bad]
-            say(f"{name}: {', '.join(some[:5])}{' …' if len(some) > 5 else ''}: {what}")
+            who = "" if some == [name] else f"{', '.join(some[:5])}{' …' if len(some) > 5 else ''}: "
+            say(f"{name}: {who}{what}")
     return {"loc": loc.tolist(), "scale": np.where(constant, 1.0, scale).tolist()}
 
 

@@ -71,8 +71,14 @@ class Manifest(Settings):
 
     def mismatches(self, schemas: Mapping[str, Schema]) -> list[str]:
         """Return a sentence for each way in which schemas do not describe this dataset, up to a few dozen."""
-        wrong: list[str] = []
+        missing = [name for name in schemas if name not in self.modalities]
+        if len(missing) <= _MOST_WRONG:  # near names are sought among few
+            missing = [name for name in missing if not did_you_mean(name, self.modalities)]
+        together = set(missing) if len(missing) > 1 else set()
+        wrong = [f"the dataset lacks {listed(missing)}; it has {listed(self.modalities)}"] if together else []
         for name, schema in schemas.items():
+            if name in together:
+                continue
             if len(wrong) >= _MOST_WRONG:
                 return [*wrong, f"and so on; only the first {len(wrong)} are listed"]
             if name not in self.modalities:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 from torch import Tensor
 
@@ -171,9 +172,11 @@ def _figures(prediction: Prediction) -> dict[str, Any]:
     found: dict[str, Any] = {"text": text, "value": prediction.in_units(prediction.value)[0].tolist()}
     if prediction.scale is not None:
         found["scale"] = prediction.width_in_units(prediction.scale)[0].tolist()
-    for what in ("probability", "probabilities"):
-        if (one := getattr(prediction, what)) is not None:
-            found[what] = one[0].tolist()
+    if prediction.probability is not None:
+        found["probability"] = prediction.probability[0].tolist()
+    if prediction.probabilities is not None:
+        each = enumerate(prediction.probabilities[0].tolist())
+        found["probabilities"] = {str(show(prediction.schema, torch.tensor(i))): one for i, one in each}
     return found | {"samples": prediction.in_units(prediction.samples)[:, 0].tolist()}
 
 

@@ -104,9 +104,12 @@ def _stored(schema: Schema, source: Any) -> tuple[Sequence[Tensor | None], bool]
         return [None], True
     if isinstance(source, Path | str):
         opened = _opened(source)
-        if isinstance(opened, str):
-            return [_read(schema, opened)], True
-        return _stored(schema, opened)
+        try:
+            return ([_read(schema, opened)], True) if isinstance(opened, str) else _stored(schema, opened)
+        except (InputError, ValueError, TypeError) as error:
+            if opened == str(source):
+                raise
+            raise ValueError(f"what {source} holds was taken as the value: {error}") from None
     if isinstance(source, Image.Image):
         return [_from_picture(schema, source)], True
     if isinstance(source, list | tuple) and not _is_numbers(source):

@@ -15,7 +15,7 @@ from torch.distributions import Categorical
 
 from modalkit import registry
 from modalkit.distributions import Gaussian, product_of_experts
-from modalkit.errors import InputError, RunError
+from modalkit.errors import InputError, RunError, install
 from modalkit.inference import TrainedModel
 from modalkit.inference.trained import storable
 from modalkit.model import MultimodalVAE, gaussian
@@ -80,9 +80,7 @@ def onnx_graph(model: TrainedModel, given: Sequence[str], want: str) -> Callable
         import onnxruntime  # noqa: F401
         import onnxscript  # noqa: F401
     except ModuleNotFoundError as error:
-        raise InputError(
-            f"--onnx needs {error.name}, which is not installed; `pip install 'modalkit-vae[onnx]'` brings it"
-        ) from None
+        raise InputError(f"--onnx needs {error.name}, which is not installed; {install('onnx')} brings it") from None
     if any(getattr(type(model.model), part) is not getattr(MultimodalVAE, part) for part in _PARTS):
         raise InputError(
             f"--onnx: this run's objective ({model.recipe.objective.name}) makes its posteriors in a way of its own; "

@@ -10,7 +10,7 @@ from typing import Any
 from markupsafe import Markup
 
 from modalkit.errors import InputError
-from modalkit.layout import columns
+from modalkit.layout import clipped, columns
 from modalkit.report import svg
 from modalkit.report.facts import chart_title, metric_names, points
 from modalkit.report.page import Section, figure, many, note, render, table
@@ -19,7 +19,8 @@ from modalkit.report.sources import Source, open_source
 from modalkit.run_folder import leaves
 from modalkit.translation import ALL
 
-_MOST_CURVES, _MOST_LINES = 24, 60
+_MOST_CURVES, _MOST_LINES, _MOST_PRINTED = 24, 600, 60
+_SAME = "The recipes are the same, key by key."
 Rows = list[list[str]]
 """A first column of names, and one for each run."""
 
@@ -45,6 +46,8 @@ def compare(paths: Sequence[Path]) -> tuple[str, str]:
     }
     sections = []
     for title, (lead, rows) in tables.items():
+        if title == "Recipes" and not rows:
+            sections.append(Section(title, _SAME, []))
         if rows:
             parts = [
                 table(
@@ -61,7 +64,14 @@ def compare(paths: Sequence[Path]) -> tuple[str, str]:
     page = render(
         "Comparison of runs", ", ".join(runs), [], sections, shlex.join(["modalkit", "compare", *map(str, paths)])
     )
-    said = [f"{title}\n{columns([head, *rows[:_MOST_LINES]])}" for title, (_, rows) in tables.items() if rows]
+    said = []
+    for title, (_, rows) in tables.items():
+        if rows:
+            cut = f"\n(the first {_MOST_PRINTED} of {len(rows)} lines; the page has more)"
+            printed = columns([head, *rows[:_MOST_PRINTED]])
+            said.append(f"{title}\n{printed}{cut if len(rows) > _MOST_PRINTED else ''}")
+        elif title == "Recipes":
+            said.append(f"{title}\n{_SAME}")
     return page, "\n\n".join(said)
 
 
@@ -85,7 +95,7 @@ def _recipes(runs: dict[str, Source]) -> tuple[str, Rows]:
 
 def _said(value: Any) -> str:
     text = "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
-    return text if len(text) <= 60 else f"{text[:59]}…"
+    return clipped(text, 60)
 
 
 def _metrics(runs: dict[str, Source]) -> tuple[str, Rows]:

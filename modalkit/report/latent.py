@@ -11,6 +11,7 @@ from torch import Tensor
 
 from modalkit import registry
 from modalkit.inference import Embedding
+from modalkit.inference.prediction import in_units
 from modalkit.pictures import show
 from modalkit.report import svg
 from modalkit.report.page import Section, figure, grid, heat, note, side_by_side, table
@@ -201,7 +202,7 @@ def _colours(source: Source, held_out: HeldOut, rows: Tensor) -> dict[str, _Colo
         if len(texts) == len(shown) and 2 <= len(known) <= _MOST_GROUPS:
             by_group[name] = _Colours([float(known.index(text)) for text in texts], known, kept.tolist())
             continue
-        flat, correct = value.double().flatten(1), registry.modality(schema.kind).correct
+        flat, correct = in_units(schema, value).double().flatten(1), registry.modality(schema.kind).correct
         if correct is not None and value.is_floating_point() and bool(((flat == 0) | (flat == 1)).all()):
             # Where none of several bits is predicted, what is right says which are not set, and what they are called.
             for part, off in correct(schema, torch.zeros_like(value), value).items():

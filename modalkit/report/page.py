@@ -62,8 +62,8 @@ def table(caption: str, head: Sequence[str], lines: Iterable[Sequence[object]], 
         )
         body += Markup('<tr><th scope="row">{}</th>{}</tr>\n').format(first, cells)
     return Markup(
-        '<div class="wide" tabindex="0" role="group" aria-label="{}"><table class="{}"><caption>{}</caption>'
-        "{}<tbody>{}</tbody></table></div>"
+        '<div class="wide" tabindex="0" role="group" aria-label="{}"><table class="{}">'
+        "<caption><span>{}</span></caption>{}<tbody>{}</tbody></table></div>"
     ).format(caption, kind, caption, Markup("<thead><tr>{}</tr></thead>").format(top) if head else "", body)
 
 

@@ -15,8 +15,11 @@ from modalkit.errors import InputError
 from modalkit.evaluation.loading import no_run
 from modalkit.inference import TrainedModel, load
 from modalkit.metrics_log import Line, read_metrics
-from modalkit.pictures import MOST_COLUMNS
 from modalkit.recipe import Recipe, load_recipe
+from modalkit.translation import chosen
+
+MOST_SHOWN = 16
+"""Modalities that the page's tables have room for; of more, those `chosen`."""
 
 
 @dataclass(frozen=True)
@@ -64,13 +67,17 @@ class Source:
     @property
     def names(self) -> list[str]:
         """The modalities that there is room for."""
-        return list(self.recipe.modalities)[:MOST_COLUMNS]
+        return chosen(self.recipe.modalities, MOST_SHOWN)
 
     @property
     def unseen(self) -> str:
         """In words which modalities there is no room for; empty if none."""
         count = len(self.recipe.modalities)
-        return f"The first {len(self.names)} of {count} modalities are shown." if count > len(self.names) else ""
+        return (
+            f"{len(self.names)} of {count} modalities are shown, those with classes first."
+            if count > len(self.names)
+            else ""
+        )
 
     def kept(self, name: str) -> Any:
         """Return the content of one of the run's JSON files, or None where it has no such file.

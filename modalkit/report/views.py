@@ -16,7 +16,7 @@ from modalkit.report.latent import Latent
 from modalkit.report.page import Section, cell, heat, note, side_by_side, table
 from modalkit.report.sources import HeldOut, Source, only, some
 from modalkit.report.svg import number
-from modalkit.translation import ALL, translations
+from modalkit.translation import ALL, among, translations
 
 _EXAMPLES, _DRAWS, _SAMPLES, _GIVEN = 4, 16, 8, 8
 _STEPS = (-3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0)
@@ -54,7 +54,7 @@ def _margins(source: Source, held_out: HeldOut) -> Markup:
             lines.append([f"from {given}", *(_margin(by, given, want, names) for want in names)])
     caption = (
         "Nats per dimension above predicting the training mean; shaded within each column, where it is more than two "
-        "standard errors from 0"
+        f"standard errors from 0; each on the {among(found)} {held_out.split} rows that have both"
     )
     bare = [n for n in names if any(k[1] == n and one["margin"] is None for k, one in by.items())]
     if bare:
