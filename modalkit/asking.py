@@ -113,7 +113,7 @@ def impute(
     """
     from modalkit.data import Dataset
     from modalkit.inference import load
-    from modalkit.inference.imputing import impute_dataset, impute_table
+    from modalkit.inference.imputing import impute_dataset, impute_table, uninformed
     from modalkit.inference.tables import check_table
 
     as_table = not out.is_dir() and re.fullmatch(r"\.[A-Za-z]\w*", out.suffix) is not None  # data/v1.2 is a folder
@@ -129,6 +129,9 @@ def impute(
         beside = f"; table: {out / 'imputed'}"
     filled = ", ".join(f"{name} {count:,}" for name, (count, _) in found.items() if count) or "none was absent"
     typer.echo(f"{out}: {len(opened):,} rows; entries filled: {filled}{beside}")
+    if nothing := uninformed(model, opened):
+        what = "draws of what any row might be" if sample else "what the model expects of any row"
+        typer.echo(f"{nothing:,} row{' has' if nothing == 1 else 's have'} nothing to infer from: filled with {what}")
     if left := ", ".join(f"{name} {count:,}" for name, (_, count) in found.items() if count):
         typer.echo(f"still absent, for this run's objective has no posterior given what those rows have: {left}")
 

@@ -169,10 +169,12 @@ def _print_translations(results: list[Translation], names: list[str], split: str
     shown = some(names, MOST_TRANSLATED)
     few = f"; {len(shown)} of {len(names)} modalities, evenly spaced" if len(shown) < len(names) else ""
     rows = max(r.rows for r in results)
-    error = max((r.standard_error for r in results if r.standard_error is not None), default=float("nan"))
+    errors = [r.standard_error for r in results if r.standard_error is not None]
+    sure = f"standard errors up to {max(errors):.4f}" if errors else "too few for standard errors"
+    held = f"{rows} {split} row{'' if rows == 1 else 's'}"
     typer.echo(
-        f"\nNats per dimension above predicting the training mean, on {rows} {split} rows "
-        f"(standard errors up to {error:.4f}{few}):\n\n{table(results, shown)}\n"
+        f"\nNats per dimension above predicting the training mean, on {held} "
+        f"({sure}{few}):\n\n{table(results, shown)}\n"
     )
 
 
