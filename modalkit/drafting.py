@@ -70,11 +70,7 @@ def draft(path: Path) -> str:
     else:
         subsets = "  k: 1  # random subsets of modalities a step, beside all together and each alone"
     wait = max(3, epochs // (4 if lone else 10))
-    patience = (
-        f"  patience: {wait}  # epochs without a better validation ELBO, then it stops early\n"
-        if valid
-        else ""
-    )
+    patience = f"  patience: {wait}  # epochs without a better validation ELBO, then it stops early\n" if valid else ""
     latent = next((size for most, size in _LATENT if numbers <= most), 64)
     lines = "\n".join(entries + left)
     return f"""\
