@@ -75,18 +75,23 @@ def sample(
     seed: Seed = 0,
     device: Device = "cpu",
 ) -> None:
-    """Draw from the prior, every modality of one draw belonging together; written as `translate` does.
+    """Draw from the prior, every modality of one draw belonging together.
+
+    Written as `translate` does; where there are no pictures, as one table, samples.csv.
 
     Example: modalkit sample runs/quickstart -n 16 -o drawn
     """
     from modalkit.inference import load
-    from modalkit.inference.answers import earlier_files, samples, where, write_answer
+    from modalkit.inference.answers import earlier_files, first_samples, samples, where, write_answer
 
     earlier_files(out)
     model = load(run, device=device)
     files, figures = samples(model.sample(n, _names(want), noise=noise, seed=seed))
     about = {"run": str(run), "weights": model.weights, "seed": seed, "drawn": figures}
-    typer.echo(where(write_answer(out, files, about)))
+    written = write_answer(out, files, about)
+    if "samples.csv" in files:
+        typer.echo("\n".join(first_samples(files["samples.csv"])))
+    typer.echo(where(written))
 
 
 def impute(

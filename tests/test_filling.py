@@ -248,3 +248,7 @@ def test_rows_without_anything_get_one_answer_and_constants_their_value(tmp_path
     assert "9 rows have nothing to infer from: filled with draws of what any row might be" in drawn.stdout
     several = {line[1] for line, before in zip(read(tmp_path / "drawn.csv")[1], rows, strict=True) if not before[1]}
     assert len(several) == 9
+    sampled = here("sample", "run", "-n", 4, "-o", "prior", cwd=tmp_path)
+    assert {path.name for path in (tmp_path / "prior").iterdir()} - {".lock"} == {"samples.csv", "answer.json"}
+    header, prior = read(tmp_path / "prior" / "samples.csv")
+    assert header == ["x", "y"] and len(prior) == 4 and all(cell in sampled.stdout for line in prior for cell in line)
