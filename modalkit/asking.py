@@ -75,18 +75,23 @@ def sample(
     seed: Seed = 0,
     device: Device = "cpu",
 ) -> None:
-    """Draw from the prior, every modality of one draw belonging together; written as `translate` does.
+    """Draw from the prior, every modality of one draw belonging together.
+
+    Written as `translate` does; where there are no pictures, as one table, samples.csv.
 
     Example: modalkit sample runs/quickstart -n 16 -o drawn
     """
     from modalkit.inference import load
-    from modalkit.inference.answers import earlier_files, samples, where, write_answer
+    from modalkit.inference.answers import earlier_files, first_samples, samples, where, write_answer
 
     earlier_files(out)
     model = load(run, device=device)
     files, figures = samples(model.sample(n, _names(want), noise=noise, seed=seed))
     about = {"run": str(run), "weights": model.weights, "seed": seed, "drawn": figures}
-    typer.echo(where(write_answer(out, files, about)))
+    written = write_answer(out, files, about)
+    if "samples.csv" in files:
+        typer.echo("\n".join(first_samples(files["samples.csv"])))
+    typer.echo(where(written))
 
 
 def impute(
@@ -113,7 +118,7 @@ def impute(
     """
     from modalkit.data import Dataset
     from modalkit.inference import load
-    from modalkit.inference.imputing import impute_dataset, impute_table
+    from modalkit.inference.imputing import impute_dataset, impute_table, uninformed
     from modalkit.inference.tables import check_table
 
     as_table = not out.is_dir() and re.fullmatch(r"\.[A-Za-z]\w*", out.suffix) is not None  # data/v1.2 is a folder
@@ -129,6 +134,9 @@ def impute(
         beside = f"; table: {out / 'imputed'}"
     filled = ", ".join(f"{name} {count:,}" for name, (count, _) in found.items() if count) or "none was absent"
     typer.echo(f"{out}: {len(opened):,} rows; entries filled: {filled}{beside}")
+    if nothing := uninformed(model, opened):
+        what = "draws of what any row might be" if sample else "what the model expects of any row"
+        typer.echo(f"{nothing:,} row{' has' if nothing == 1 else 's have'} nothing to infer from: filled with {what}")
     if left := ", ".join(f"{name} {count:,}" for name, (_, count) in found.items() if count):
         typer.echo(f"still absent, for this run's objective has no posterior given what those rows have: {left}")
 

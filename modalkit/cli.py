@@ -180,10 +180,11 @@ def _print_translations(result: Result, recipe: Recipe) -> None:
 
     found, names = result.translations, chosen(recipe.modalities, MOST_TRANSLATED)
     few = f"; {len(names)} of {len(recipe.modalities)} modalities" if len(names) < len(recipe.modalities) else ""
-    error = max((r.standard_error for r in found if r.standard_error is not None), default=float("nan"))
+    errors = [r.standard_error for r in found if r.standard_error is not None]
+    sure = f"standard errors up to {max(errors):.4f}" if errors else "too few for standard errors"
     typer.echo(
         f"\nNats per dimension above predicting the training mean, on the {among(map(vars, found))} {result.held_out} "
-        f"rows that have both\n(standard errors up to {error:.4f}{few}):\n\n"
+        f"rows that have both\n({sure}{few}):\n\n"
         f"{table(found, names, shutil.get_terminal_size((100, 24)).columns)}\n"
     )
 

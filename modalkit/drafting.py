@@ -18,6 +18,8 @@ _STEPS = 2500
 """Gradient steps that a draft asks for at most; patience mostly ends it earlier."""
 _LATENT = ((20, 8), (1000, 16), (10_000, 32))
 """Latent dimensions by numbers in a row; 64 above."""
+_SINGLES, _SUBSETS = 4, 16
+"""Of single and of random subsets a step, at most, where modalities are single values."""
 
 
 def draft(path: Path) -> str:
@@ -25,7 +27,8 @@ def draft(path: Path) -> str:
 
     Its sizes are chosen by rules of thumb: dense networks of 128 units a layer for samples of up to 512 numbers and
     256 above, a kind's own network where that is another; 8 to 64 latent dimensions and 10 to 200 epochs by how
-    much there is to learn from.
+    much there is to learn from. Where modalities are single values, one of which tells little of a row, random subsets
+    outweigh the single ones, and the KL weighs less.
 
     Raises:
         InputError: no dataset there, nothing to train on, or a name that recipes do not allow.
@@ -57,11 +60,17 @@ def draft(path: Path) -> str:
     batch = next((size for size in (100, 50, 20) if len(train) >= 10 * size), 10)
     epochs = min(200, max(10, _STEPS // math.ceil(len(train) / batch)))
     valid = len(dataset.rows("valid"))
-    patience = (
-        f"  patience: {max(3, epochs // 10)}  # epochs without a better validation ELBO, then it stops early\n"
-        if valid
-        else ""
-    )
+    lone = len(entries) > 2 and numbers < 2 * len(entries)  # modalities are single values, but for a few
+    if lone:
+        subsets = f"""\
+  # Modalities are mostly single values, one of which tells little of a row: so as many random subsets a step as there
+  # are modalities, up to {_SUBSETS}, few single ones, a light KL, and more patience.
+  k: {min(len(entries), _SUBSETS)}  # random subsets of modalities a step, beside all together
+  singles: {min(len(entries), _SINGLES)}  # modalities alone a step, drawn anew"""
+    else:
+        subsets = "  k: 1  # random subsets of modalities a step, beside all together and each alone"
+    wait = max(3, epochs // (4 if lone else 10))
+    patience = f"  patience: {wait}  # epochs without a better validation ELBO, then it stops early\n" if valid else ""
     latent = next((size for most, size in _LATENT if numbers <= most), 64)
     lines = "\n".join(entries + left)
     return f"""\
@@ -80,9 +89,9 @@ model:
 objective:
   name: mvae  # a product of experts: any modalities can be given, and any asked for
   targets: present  # whatever is given must explain all that a row has: that is how imputing is learned
-  k: 1  # random subsets of modalities a step, beside all together and each alone
+{subsets}
   warmup_epochs: {max(1, epochs // 20)}  # the KL comes in gently; without this, latents may stay unused
-  beta: 1.0  # weight of the KL; above 1 smoother, below 1 more exact reconstructions
+  beta: {0.3 if lone else 1.0}  # weight of the KL; above 1 smoother, below 1 more exact reconstructions
 train:
   epochs: {epochs}
 {patience}  batch_size: {batch}

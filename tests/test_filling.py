@@ -218,3 +218,37 @@ def test_a_table_that_cannot_be_written_is_refused(work: Path) -> None:
         assert done.returncode == 2 and message in done.stderr and not list(work.glob("never*"))
     again = here("build-dataset", "table", "patients.csv", "--out", "data", "--yes", cwd=work)
     assert again.returncode == 0 and copy.read_bytes() == content  # the build brings it back
+
+
+def test_rows_without_anything_get_one_answer_and_constants_their_value(tmp_path: Path) -> None:
+    draw, rows = random.Random(0), []
+    for i in range(60):
+        a, nothing = draw.gauss(0, 1), i % 7 == 3
+        x, y = ("", "") if nothing else (f"{a:.4f}", "" if i % 5 == 1 else f"{2 * a:.4f}")
+        constant = "" if i % 3 == 0 else "7.5"
+        lone = "yes" if constant else ""
+        rows.append([f"r{i}", x, y, constant, lone, "Chile" if i % 4 else "", "seen" if i == 5 else ""])
+    write_csv(tmp_path / "t.csv", rows, ["id", "x", "y", "constant", "lone", "country", "note"])
+    built = here("build-dataset", "table", "t.csv", "--out", "data", "--yes", cwd=tmp_path)
+    assert "constant: '7.5' in every row that has it" in built.stderr
+    (tmp_path / "r.yaml").write_text(here("init", "data", cwd=tmp_path).stdout)
+    assert here("train", "r.yaml", "--set", "train.max_steps=4", "--out", "run", cwd=tmp_path).returncode == 0
+    found = set()
+    for seed in (0, 1):
+        done = here("impute", "run", "data", "-o", "filled.csv", "--seed", seed, cwd=tmp_path)
+        assert "9 rows have nothing to infer from: filled with what the model expects of any row" in done.stdout
+        assert "the one value that their column holds: constant 20, country 15" in done.stderr
+        assert "stay empty, since the model does not infer them or they are pictures: lone 20, note 59" in done.stderr
+        (_, filled), (_, unsure) = read(tmp_path / "filled.csv"), read(tmp_path / "filled-uncertainty.csv")
+        found |= {tuple(line[1:3]) for line, before in zip(filled, rows, strict=True) if not before[1]}
+        assert {(line[3], line[5]) for line in filled} == {("7.5", "Chile")}
+        assert {line[3] for line in unsure} == {"", "0"} and {line[5] for line in unsure} == {"", "1"}
+    assert len(found) == 1
+    drawn = here("impute", "run", "data", "-o", "drawn.csv", "--sample", cwd=tmp_path)
+    assert "9 rows have nothing to infer from: filled with draws of what any row might be" in drawn.stdout
+    several = {line[1] for line, before in zip(read(tmp_path / "drawn.csv")[1], rows, strict=True) if not before[1]}
+    assert len(several) == 9
+    sampled = here("sample", "run", "-n", 4, "-o", "prior", cwd=tmp_path)
+    assert {path.name for path in (tmp_path / "prior").iterdir()} - {".lock"} == {"samples.csv", "answer.json"}
+    header, prior = read(tmp_path / "prior" / "samples.csv")
+    assert header == ["x", "y"] and len(prior) == 4 and all(cell in sampled.stdout for line in prior for cell in line)

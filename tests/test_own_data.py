@@ -483,5 +483,28 @@ def test_a_recipe_is_drafted_for_any_kinds(tmp_path: Path) -> None:
     recipe = load_recipe(tmp_path / "mine.yaml")
     assert list(recipe.modalities) == ["image", "position", "class", "counts"]
     assert here("validate", "mine.yaml", cwd=tmp_path).returncode == 0
+    assert recipe.objective.model_dump().get("k") == 1 and recipe.objective.beta == 1
     missing = here("init", "nowhere", cwd=tmp_path)
     assert missing.returncode == 2 and "there is no such dataset" in missing.stderr
+
+
+def test_single_values_are_drafted_to_be_told_by_random_subsets(tmp_path: Path) -> None:
+    rows = [[str(i), *(f"{(i * place) % 7 + 0.5}" for place in range(1, 6)), "ab"[i % 2]] for i in range(60)]
+    write_csv(tmp_path / "t.csv", rows, ["id", "v", "w", "x", "y", "z", "side"])
+    assert table(tmp_path, "t.csv", "--out", "data", "--yes").returncode == 0
+    (tmp_path / "mine.yaml").write_text(here("init", "data", cwd=tmp_path).stdout)
+    recipe = load_recipe(tmp_path / "mine.yaml")
+    options = recipe.objective.model_dump()
+    assert (options["k"], options["singles"], options["beta"]) == (6, 4, 0.3)
+    assert here("train", "mine.yaml", "--set", "train.max_steps=2", cwd=tmp_path).returncode == 0
+
+
+def test_so_few_rows_are_said_to_teach_little(tmp_path: Path) -> None:
+    write_csv(tmp_path / "t.csv", [[str(i), f"{i * i / 7:.3f}", "ab"[i % 2]] for i in range(11)], ["id", "x", "side"])
+    built = table(tmp_path, "t.csv", "--out", "data", "--yes")
+    assert "9 training rows teach little, and scores on 1 test row mean nothing" in built.stderr, built.stderr
+    (tmp_path / "r.yaml").write_text(here("init", "data", cwd=tmp_path).stdout)
+    trained = here("train", "r.yaml", "--set", "train.max_steps=2", "--out", "run", cwd=tmp_path)
+    assert "on 1 test row (too few for standard errors)" in trained.stdout and "nan" not in trained.stdout
+    new = table(tmp_path, "t.csv", "--out", "new", "--columns", "data", "--train", 0, "--valid", 0)
+    assert new.returncode == 0 and "teach little" not in new.stderr

@@ -76,6 +76,8 @@ def fill(dataset: Path, filled: Mapping[str, Filled], out: Path) -> list[Path]:
     Cells that were not empty are as they were, to the letter. Numbers that were filled have no more decimals than
     their column has, classes and bits its words. A second table of the same rows and columns, ``NAME-uncertainty``, is
     empty but for the ids and the cells that were filled: standard deviations of numbers, probabilities of all else.
+    Gaps of a column that holds one value, which no model learns, get that value: numbers with a standard deviation
+    of 0, texts with a probability of 1.
 
     Args:
         dataset: its folder.
@@ -105,6 +107,10 @@ def fill(dataset: Path, filled: Mapping[str, Filled], out: Path) -> list[Path]:
     for name, group in grouping.modalities.items():
         if name in filled:
             gaps |= _gaps(group, table, filled[name])
+    if constant := {n: _constant(c) for n, c in table.columns.items() if n not in gaps and _is_constant(c)}:
+        gaps |= constant
+        said = ", ".join(f"{name} {len(rows):,}" for name, rows in constant.items())
+        say(f"cells filled with the one value that their column holds: {said}")
     nothing = [""] * table.rows
     columns = table.columns | {name: Column(name, nothing, "", nothing) for name in gaps if name not in table.columns}
     if left := [f"{n} {count:,}" for n, c in columns.items() if (count := int(c.empty.sum()) - len(gaps.get(n, ())))]:
@@ -121,6 +127,21 @@ def fill(dataset: Path, filled: Mapping[str, Filled], out: Path) -> list[Path]:
         else:
             _write_csv(path, columns, texts, kept, form)
     return [out, beside]
+
+
+def _is_constant(column: Column) -> bool:
+    """Tell whether a column holds one value, in half of the rows or more, and has gaps.
+
+    What is seldom there may say something by being there, and beside a lone yes a gap may mean no.
+    """
+    held = {text.casefold() for text in column.distinct}
+    return not column.unreadable and len(held) == 1 and not held <= YES | NO and 0.5 <= 1 - column.empty.mean() < 1
+
+
+def _constant(column: Column) -> Gaps:
+    """Return what the gaps of such a column become."""
+    sure = 0.0 if column.numeric else 1.0
+    return dict.fromkeys(column.empty.nonzero()[0].tolist(), (column.distinct[0], sure))
 
 
 def _gaps(group: Group, table: Table, filled: Filled) -> dict[str, Gaps]:

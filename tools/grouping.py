@@ -261,7 +261,7 @@ def _useless(column: Column) -> str:
     if not column.distinct:
         return "empty in every row"
     if len(column.distinct) == 1:
-        return f"'{column.distinct[0]}' in every row"
+        return f"'{column.distinct[0]}' in every row{' that has it' if column.empty.any() else ''}"
     filled = int((~column.empty).sum())
     words = {text.casefold() for text in column.distinct}
     numbers = sum(n == n for n in column.numbers)

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 _COARSE = 0.01
 """Of a column's standard deviation: larger steps of single precision are said."""
+_FEW = 50
+"""Fewer training rows are said."""
 
 
 class OwnDataOptions(Settings):
@@ -194,6 +196,10 @@ def write_made(
     check_values(schemas, rows)
     if nothing := int((~np.any([one.present for one in made.values()], axis=0)).sum()):
         say(f"{nothing} rows have no modality at all; they are kept, and training skips them")
+    if 0 < (train := int((split == 0).sum())) < _FEW:  # of new rows for a model that is trained, none trains
+        tests = int((split == 2).sum())
+        of = f", and scores on {tests} test row{'' if tests == 1 else 's'} mean nothing" if tests else ""
+        say(f"{train} training rows teach little{of}: gather more, {_FEW} at the least")
     return write(out, about, schemas, len(keys), rows.part, what="rows", beside=beside)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,6 +25,7 @@ from modalkit.plugin import Picture, Schema
 _ACCOUNT, _SHEET = "answer.json", "sheet.png"
 _MOST_LINES = 64  # on a sheet
 _MOST_NUMBERS = 16  # in a line
+_MOST_SHOWN = 8  # columns of samples that are printed
 
 
 def answer(
@@ -58,7 +60,10 @@ def answer(
 
 
 def samples(inference: Inference) -> tuple[dict[str, bytes], dict[str, Any]]:
-    """Return rows drawn from the prior as files ``NAME-ROW.png`` and so on, and in figures; see `answer`."""
+    """Return rows drawn from the prior as files ``NAME-ROW.png`` and so on, and in figures; see `answer`.
+
+    Where there are no pictures, all is in ``samples.csv``: a line a row, numbers in their units, a column each.
+    """
     files: dict[str, bytes] = {}
     figures: dict[str, Any] = {}
     lines: dict[str, list[Cell]] = {}
@@ -68,7 +73,39 @@ def samples(inference: Inference) -> tuple[dict[str, bytes], dict[str, Any]]:
         lines[name] = [show(prediction.schema, one) for one in drawn]
         if isinstance(lines[name][0], str):
             figures[name] = {"texts": lines[name], "samples": drawn.tolist()}
+    if len(figures) == len(lines):
+        return {"samples.csv": _samples_table(inference)}, figures
     return files | _page(lines, [str(i) for i in range(len(inference.posterior.loc))]), figures
+
+
+def _samples_table(inference: Inference) -> bytes:
+    """Return samples of what are no pictures as CSV: numbers by column, of the names they have, else texts."""
+    columns: dict[str, list[str]] = {}
+    for name, prediction in inference.items():
+        drawn, schema = prediction.samples[0], prediction.schema  # (rows, *event_shape)
+        if not drawn.is_floating_point():
+            columns[name] = [str(show(schema, one)) for one in drawn]
+            continue
+        flat = in_units(schema, drawn).reshape(len(drawn), -1)  # (rows, *event_shape) -> (rows, numbers)
+        titles = getattr(schema, "names", None) or [f"{name}.{i}" for i in range(flat.shape[1])]
+        titles = [name] if flat.shape[1] == 1 else titles
+        for title, column in zip(titles, flat.unbind(1), strict=True):
+            columns[title if title not in columns else f"{name}.{title}"] = [f"{x:.6g}" for x in column.tolist()]
+    text = io.StringIO()
+    lines = csv.writer(text, lineterminator="\n")
+    lines.writerow(columns)
+    lines.writerows(zip(*columns.values(), strict=True))
+    return text.getvalue().encode()
+
+
+def first_samples(table: bytes) -> Iterator[str]:
+    """Yield the first lines of ``samples.csv`` to print, as far as a terminal holds them."""
+    lines = list(csv.reader(io.StringIO(table.decode())))
+    few = [[cell[:14] for cell in line[:_MOST_SHOWN]] for line in lines[: _MOST_SHOWN - 2]]
+    widths = [max(map(len, column)) for column in zip(*few, strict=True)]
+    for line in few:
+        cells = (cell.rjust(width) for cell, width in zip(line, widths, strict=True))
+        yield "  ".join(cells) + ("  …" if len(lines[0]) > _MOST_SHOWN else "")
 
 
 def told(figures: Mapping[str, Mapping[str, Any]], written: Sequence[Path]) -> Iterator[str]:

@@ -129,6 +129,12 @@ def impute_table(
     return dict(zip(model.modalities, zip(*counts.tolist(), strict=True), strict=True)), files
 
 
+def uninformed(model: TrainedModel, dataset: Dataset) -> int:
+    """Return how many rows have nothing that the model could infer the rest from, so that the prior fills them."""
+    given = model.usable(dataset.present[:, [dataset.names.index(n) for n in model.modalities]])
+    return int((~given.any(1) & model.model.allows(given)).sum())
+
+
 def _impute(
     model: TrainedModel, dataset: Dataset, index: int, rows: Tensor, sample: bool, draws: int, seed: int
 ) -> Imputed:

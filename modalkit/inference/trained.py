@@ -30,6 +30,8 @@ from modalkit.recipe import Recipe
 
 _NUMBERS = 1 << 23  # of a modality, over all draws and rows of a chunk: 32 MiB a tensor
 _MOST_ROWS = 256
+_PRIOR_DRAWS = 1000
+"""At least so many draws make the mean of the prior, which fills every row that has nothing."""
 
 _computing = threading.RLock()
 """Held for each chunk: some models keep what they are conditioned on while they compute, likelihoods draw from torch's
@@ -200,9 +202,9 @@ class TrainedModel:
 
         What is filled is the mean of the prediction, to what the schema can store (a bit is the likelier of its
         values), or a sample. Numbers of an absent entry that a dataset knows (`Dataset.known`) stay as they are; the
-        others are inferred from the row's other modalities alone. A row that has nothing is filled from the prior.
-        Where the model has no posterior of all that a row has, one modality alone stands for it, the first that can;
-        where none can, entries stay absent.
+        others are inferred from the row's other modalities alone. A row that has nothing is filled from the prior: its
+        mean is the same for all such rows, whatever the seed. Where the model has no posterior of all that a row has,
+        one modality alone stands for it, the first that can; where none can, entries stay absent.
 
         Args:
             data: a dataset with the model's modalities, or values as for `infer`.
@@ -226,17 +228,26 @@ class TrainedModel:
         can = self.model.allows(given)
         fill = ~batch.present & can[:, None] & torch.tensor([n in self.model.decoders for n in self.modalities])
         asked = Batch(batch.values, given)
-        lacking = [n for n, any_ in zip(self.modalities, fill.any(0), strict=True) if any_]
-        predictions = self._infer(asked, lacking, int(sample), draws, sample, derived_seed(seed, "impute"), fill)
+        alike = can & ~given.any(1) & (not sample)  # what is expected of a row that has nothing is one answer
+        apart, ours = fill & ~alike[:, None], derived_seed(seed, "impute")
+        predictions = self._infer(asked, self._lacking(apart), int(sample), draws, sample, ours, apart)
+        expected: Mapping[str, Prediction] = {}
+        if alike.any():
+            nothing, lacking = as_batch(self.schemas, {}), self._lacking(fill & alike[:, None])
+            expected = self._infer(nothing, lacking, 0, max(draws, _PRIOR_DRAWS), False, 0)
         values, known = dict(batch.values), dict[str, Tensor]()
         scale: dict[str, Tensor] = {}
         probability: dict[str, Tensor] = {}
-        for name, prediction in predictions.items():
+        for name in self._lacking(fill):
             schema, filling = self.schemas[name], fill[:, self.modalities.index(name)]
+            found = [of[name] for of in (predictions, expected) if name in of]
+            if name in expected:
+                found += found[-1:] * (int((filling & alike).sum()) - 1)
+            prediction = joined_predictions(found)
             filled = storable(schema, prediction.samples[0] if sample else prediction.value)
             sure = probability_of(prediction, filled)
             into, sure = (probability, sure) if sure is not None else (scale, prediction.scale)
-            at = filling.nonzero().squeeze(1)
+            at = torch.cat([(filling & which).nonzero().squeeze(1) for which in (~alike, alike)])
             values[name] = values[name].index_copy(0, at, filled)
             if sure is not None:
                 into[name] = sure.new_full((len(batch), *sure.shape[1:]), math.nan).index_copy(0, at, sure)
@@ -300,6 +311,10 @@ class TrainedModel:
                     )
                 )
         return Estimate(*(torch.cat(one) for one in zip(*(vars(part).values() for part in parts), strict=True)))
+
+    def _lacking(self, fill: Tensor) -> list[str]:
+        """Return the modalities of which some entry is to be filled."""
+        return [name for name, some in zip(self.modalities, fill.any(0), strict=True) if some]
 
     def usable(self, present: Tensor) -> Tensor:
         """Return of which of its modalities each row has a posterior, bool `(rows, modalities)`.
