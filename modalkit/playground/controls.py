@@ -74,8 +74,9 @@ def _value_of(control: Control, given: Sequence[str | bytes]) -> Any:
         return _picture(given[0])
     texts = [one for one in given if isinstance(one, str)]
     if control.form == "text" and len(texts) == 1:
+        read = registry.modality(control.schema.kind).read  # finding a plugin opens files
         with guard(f"kind '{control.schema.kind}': its read"), _nothing_opened():
-            return registry.modality(control.schema.kind).read(control.schema, texts[0])
+            return read(control.schema, texts[0])
     numbers = {str(number): number for number in range(len(control.options))}
     if control.form == "choice" and len(texts) == 1 and texts[0] in numbers:
         return torch.tensor(numbers[texts[0]])
