@@ -183,8 +183,8 @@ def _print_translations(result: Result, recipe: Recipe) -> None:
     errors = [r.standard_error for r in found if r.standard_error is not None]
     sure = f"standard errors up to {max(errors):.4f}" if errors else "too few for standard errors"
     typer.echo(
-        f"\nNats per dimension above predicting the training mean, on the {among(map(vars, found))} {result.held_out} "
-        f"rows that have both\n({sure}{few}):\n\n"
+        f"\nNats per dimension above predicting the training mean, on "
+        f"{among(map(vars, found), result.held_out)}\n({sure}{few}):\n\n"
         f"{table(found, names, shutil.get_terminal_size((100, 24)).columns)}\n"
     )
 

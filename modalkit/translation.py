@@ -186,14 +186,18 @@ def _in_short(cells: Mapping[tuple[str, str], Translation], want: str) -> tuple[
     return clipped(want, _WIDEST_NAME), _cell(cells.get((ALL, want))), said
 
 
-def among(results: Iterable[Mapping[str, Any]]) -> str:
-    """Return on how many rows translations (of ``translations.json``) were measured.
+def among(results: Iterable[Mapping[str, Any]], split: str) -> str:
+    """Say on which rows translations (of ``translations.json``) were measured.
 
-    >>> among([{"rows": 17}, {"rows": 12}])
-    '12 to 17'
+    >>> among([{"rows": 17}, {"rows": 12}], "test")
+    'the 12 to 17 test rows that have both'
+    >>> among([{"rows": 1}], "test")
+    'the 1 test row that has both'
     """
     counts = sorted({one["rows"] for one in results}) or [0]
-    return f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    if counts == [1]:
+        return f"the 1 {split} row that has both"
+    return f"the {counts[0] if len(counts) == 1 else f'{counts[0]} to {counts[-1]}'} {split} rows that have both"
 
 
 def _cell(result: Translation | None) -> str:

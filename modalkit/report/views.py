@@ -54,7 +54,7 @@ def _margins(source: Source, held_out: HeldOut) -> Markup:
             lines.append([f"from {given}", *(_margin(by, given, want, names) for want in names)])
     caption = (
         "Nats per dimension above predicting the training mean; shaded within each column, where it is more than two "
-        f"standard errors from 0; each on the {among(found)} {held_out.split} rows that have both"
+        f"standard errors from 0; each on {among(found, held_out.split)}"
     )
     bare = [n for n in names if any(k[1] == n and one["margin"] is None for k, one in by.items())]
     if bare:
