@@ -50,12 +50,13 @@ def test_loss_and_gradients_are_the_same_and_other_numbers_of_rows_compile_nothi
             torch.testing.assert_close(other[1].grad, one[1].grad, rtol=1e-7, atol=1e-9, msg=one[0])
         torch.testing.assert_close(compiled.state_dict(), plain.state_dict())  # running statistics too
         graphs.append(counters["stats"]["unique_graphs"])
-    assert graphs[-1] == graphs[2], graphs
+    assert graphs[0] > 0 and graphs[-1] == graphs[2], graphs
 
 
 def test_a_recipe_asks_for_it_and_goes_on_without(tmp_path: Path) -> None:
     recipe = write_recipe(tmp_path, write_circle(tmp_path))
+    before = counters["stats"]["unique_graphs"]
     first = here("train", recipe, "--set", "train.compile=default", "--set", "train.max_steps=8", cwd=tmp_path)
-    assert first.returncode == 0, first.stderr
+    assert first.returncode == 0 and counters["stats"]["unique_graphs"] > before, first.stderr
     more = here("train", recipe, "--set", "train.max_steps=12", cwd=tmp_path)
     assert more.returncode == 0 and "going on after step 8" in more.stderr + more.stdout
