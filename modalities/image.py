@@ -11,6 +11,7 @@ from PIL import Image, ImageOps
 from pydantic import BeforeValidator, Field, PositiveInt, model_validator
 from torch import Tensor, nn
 from torch.distributions import Distribution
+from torch.nn import functional
 
 from modalkit.distributions import Bernoullis
 from modalkit.errors import InputError, unreadable
@@ -65,6 +66,20 @@ class ImageSchema(Schema):
         """Binarise."""
         threshold = torch.rand(stored.shape, generator=generator)
         return (threshold * 255 < stored).to(torch.uint8) * 255
+
+    @property
+    def warps(self) -> bool:
+        """Pictures do."""
+        return True
+
+    def warp(self, stored: Tensor, maps: Tensor) -> Tensor:
+        """Move pictures by bilinear interpolation; what comes in from outside is the nearest pixel of the border."""
+        height, width = self.size
+        # affine_grid lets either side reach from -1 to 1, so that a rotation mixes its units.
+        unit = maps.new_tensor([[1, height / width, 1], [width / height, 1, 1]])
+        grid = functional.affine_grid(maps * unit, list(stored.shape), align_corners=False)
+        moved = functional.grid_sample(stored.to(grid), grid, padding_mode="border", align_corners=False)
+        return moved.round().to(stored.dtype)
 
     def unpack(self, stored: Tensor) -> Tensor:
         """Turn bytes into intensities."""

@@ -144,6 +144,25 @@ class Schema(Settings):
         """
         return stored
 
+    @property
+    def warps(self) -> bool:
+        """Whether samples lie in a plane that can be shifted, turned and scaled, by `warp`, as pictures do."""
+        return False
+
+    def warp(self, stored: Tensor, maps: Tensor) -> Tensor:
+        """Move samples in their plane, for `data.augment`.
+
+        Args:
+            stored: `(batch, *event_shape)` of `dtype`.
+            maps: one a sample, `(batch, 2, 3)`, float32, on the device of `stored`: from where a point (x to the right,
+                y downwards, from the middle) comes to lie, to where it was. The 2 x 2 part is for equal units in both
+                directions; the offset is in halves of the width and of the height.
+
+        Returns:
+            The same shape and dtype.
+        """
+        return stored
+
     def columns(self, value: Tensor) -> Tensor:
         """Return values, `(batch, *event_shape)`, as columns `(batch, width)` that a network is conditioned on.
 

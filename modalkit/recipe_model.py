@@ -155,6 +155,20 @@ class WeakSettings(Settings):
     keep: float = Field(1.0, ge=0, le=1, description="Probability with which each entry of each row is kept.")
 
 
+class AugmentSettings(Settings):
+    """How far training rows are moved, anew at every step; all pictures of a row move alike."""
+
+    shift: float = Field(0.0, ge=0, lt=1, description="Largest shift, in either direction, as a fraction of the side.")
+    rotate: float = Field(0.0, ge=0, le=180, description="Largest rotation, in either direction, degrees.")
+    scale: float = Field(0.0, ge=0, lt=1, description="Largest change of the width and of the height, as a fraction.")
+    flip: bool = Field(False, description="Whether half of the rows are mirrored, left to right.")
+
+    @property
+    def moves(self) -> bool:
+        """Whether anything is moved at all."""
+        return self != AugmentSettings()
+
+
 class DataSettings(Settings):
     """The dataset to train on."""
 
@@ -168,6 +182,9 @@ class DataSettings(Settings):
         None, description="Whether to read the whole dataset into memory; null: if it is small."
     )
     weak: WeakSettings = Field(WeakSettings(), description="Weak supervision: hide some of the training entries.")
+    augment: AugmentSettings = Field(
+        AugmentSettings(), description="Augmentation: shift, rotate, scale and flip the training rows' pictures."
+    )
 
     @model_validator(mode="after")
     def _steps_write_somewhere(self) -> DataSettings:
@@ -277,6 +294,12 @@ class Recipe(Settings):
                 raise _wrong(("data", "weak", "groups"), f"there is no modality '{name}'{near}")
             if grouped.count(name) > 1:
                 raise _wrong(("data", "weak", "groups"), f"'{name}' stands in it twice")
+        return self
+
+    @model_validator(mode="after")
+    def _something_to_augment(self) -> Recipe:
+        if self.data.augment.moves and not any(schema.warps for schema in self.modalities.values()):
+            raise _wrong(("data", "augment"), "there is no picture among the modalities to be moved")
         return self
 
     def to_yaml(self) -> str:

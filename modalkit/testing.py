@@ -171,7 +171,21 @@ class _Check:
         # Floats may be rounded on the way, as where they are scaled.
         same = torch.allclose(again, stored, 1e-5, 1e-6) if stored.is_floating_point() else torch.equal(again, stored)
         self.expect("schema.pack", same, "does not undo unpack: another value came back")
+        if schema.warps:
+            self.check_warp(stored)
         return values
+
+    def check_warp(self, stored: Tensor) -> None:
+        """What `data.augment` does with samples."""
+        still = torch.eye(2, 3).expand(self.rows, 2, 3)
+        with self.using("schema.warp"):
+            same, moved = self.schema.warp(stored, still), self.schema.warp(stored, still * 1.1 + 0.1)
+        wanted, got = (stored.dtype, stored.shape), (moved.dtype, moved.shape)
+        self.expect("schema.warp", got == wanted, f"expected {wanted}, got {got}")
+        unmoved = torch.allclose(same, stored, 1e-5, 1e-6) if stored.is_floating_point() else torch.equal(same, stored)
+        self.expect("schema.warp", unmoved, "the map that leaves everything in place changes samples")
+        valid = self.schema.valid(moved)
+        self.expect("schema.warp", bool(valid.all()), f"makes what schema.valid refuses: {moved[~valid][:1]}")
 
     def check_prediction(self, likelihood: Distribution, values: Tensor) -> None:
         """What stands for the likelihood in a translation, and how a person sees it and gives it."""

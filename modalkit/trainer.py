@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 from modalkit.checkpoint import load_state, load_weights, save_state, save_weights
-from modalkit.data import Batch, Dataset, check_manifest, draw, draws, evenly, weaken
+from modalkit.data import Batch, Dataset, check_manifest, draw, draw_maps, draws, evenly, warp, weaken
 from modalkit.diagnosis import unsound, where_not_finite
 from modalkit.engine import evaluate_plan, means
 from modalkit.errors import InputError, RunError
@@ -297,10 +297,16 @@ class Trainer:
 
     def _fetch(self, rows: Tensor, mine: slice, purpose: str, number: int) -> Batch:
         """Fetch one process's share of some rows; what is drawn is drawn for all of them, as one process would."""
-        if not draws(self.recipe.modalities):
-            return self.source[rows[mine]]
-        draw_from = generator(self.recipe.seed, f"{purpose} data", number)
-        return draw(self.source[rows], self.recipe.modalities, draw_from).part(mine)
+        recipe, drawn = self.recipe, bool(draws(self.recipe.modalities))
+        part = slice(None) if drawn else mine
+        batch = self.source[rows[part]]
+        if purpose == "train" and recipe.data.augment.moves:
+            maps = draw_maps(recipe.data.augment, len(rows), generator(recipe.seed, "augmentation", number))
+            batch = warp(batch, recipe.modalities, maps[part])
+        if drawn:
+            draw_from = generator(recipe.seed, f"{purpose} data", number)
+            batch = draw(batch, recipe.modalities, draw_from).part(mine)
+        return batch
 
     def beta(self, number: int) -> float:
         """Return the weight of the KL in a step, counted from 0: linear from 0 over the warm-up, step by step."""

@@ -302,6 +302,26 @@ BROKEN: dict[str, tuple[dict[str, Any], str]] = {
         {"likelihood": lambda schema, raw: _Viewless(Normal(raw, 1.0), 1)},
         "likelihood.log_prob: differs between an expanded view",
     ),
+    "warp raises": (
+        {"schema": _broken(warps=property(lambda self: True), warp=_raises)},
+        "schema.warp: raised RuntimeError",
+    ),
+    "warp shape": (
+        {"schema": _broken(warps=property(lambda self: True), warp=lambda schema, stored, maps: stored[:, :1])},
+        r"schema.warp: expected .*\[4, 2\].*, got .*\[4, 1\]",
+    ),
+    "warp moves": (
+        {"schema": _broken(warps=property(lambda self: True), warp=lambda schema, stored, maps: stored + 1)},
+        "schema.warp: the map that leaves everything in place changes samples",
+    ),
+    "warp invalid": (
+        {
+            "schema": _broken(
+                warps=property(lambda self: True), warp=lambda schema, stored, maps: stored / (maps[0, 0, 2] == 0)
+            )
+        },
+        "schema.warp: makes what schema.valid refuses",
+    ),
     "mean": (
         {"likelihood": lambda schema, raw: Independent(_Normal(raw, "mean"), 1)},
         "likelihood.mean: expected finite",

@@ -12,6 +12,7 @@ it, the bytes are the same.
 """
 
 from modalkit.data.arrays import assign_splits, packed, write_dataset
+from modalkit.data.augment import draw_maps, warp
 from modalkit.data.manifest import SPLITS, Manifest, check_manifest, read_json, read_manifest, shard_path
 from modalkit.data.reading import Batch, Dataset, draw, draws, evenly
 from modalkit.data.weak import weaken
@@ -29,12 +30,14 @@ __all__ = [
     "check_manifest",
     "check_values",
     "draw",
+    "draw_maps",
     "draws",
     "evenly",
     "packed",
     "read_json",
     "read_manifest",
     "shard_path",
+    "warp",
     "weaken",
     "write_dataset",
     "write_shard",
