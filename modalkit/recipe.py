@@ -22,7 +22,12 @@ from modalkit.recipe_yaml import Document, Key, Problem, merged, override, read
 __all__ = ["Recipe", "load_recipe", "recipe_schema", "shipped"]
 
 _TABLES = (".csv", ".tsv", ".parquet", ".pq")
-_OF_NAMES: set[Key] = {("modalities",), ("objective",), ("data", "weak", "groups")}
+_OF_NAMES: set[Key] = {
+    ("modalities",),
+    ("objective",),
+    ("data", "weak", "groups"),
+    ("train", "self_training", "modalities"),
+}
 """Where a modality is missed that a template would have made, had it been right."""
 
 

@@ -219,13 +219,35 @@ Precision = Annotated[
 PositiveInt = Annotated[int, Field(ge=1)]
 
 
+class SelfTrainingSettings(Settings):
+    """What of training rows may be guessed where it is absent, and when."""
+
+    modalities: Annotated[tuple[str, ...], BeforeValidator(as_tuple)] = Field(
+        min_length=1, description="Modalities of classes, bits or texts."
+    )
+    confidence: float = Field(0.95, gt=0, le=1, description="Least probability of a guess that is taken.")
+    after_epochs: int = Field(1, ge=0, description="Epochs before the first guess.")
+
+
 class TrainSettings(Settings):
     """How to train."""
 
     epochs: int = Field(10, ge=1, description="Passes over the training rows.")
     max_steps: PositiveInt | None = Field(None, description="Stop after this many steps, whatever the epoch.")
     batch_size: int = Field(100, ge=1, description="Rows a step, over all devices.")
+    paired_share: Annotated[float, Field(gt=0, lt=1)] | None = Field(
+        None,
+        description="Share of every batch that rows with two modalities or more make up, however few they are; an "
+        "epoch is a pass over the other rows. null: rows come as they are.",
+    )
+    self_training: SelfTrainingSettings | None = Field(
+        None,
+        description="Take the model's own confident predictions of absent modalities for observed, anew at every step.",
+    )
     learning_rate: float = Field(1e-3, gt=0, allow_inf_nan=False, description="Learning rate of Adam.")
+    schedule: Literal["constant", "cosine"] = Field(
+        "constant", description="Course of the learning rate: constant, or falling to 0 along half a cosine."
+    )
     clip_norm: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = Field(
         None, description="Scale gradients down to this Euclidean norm where theirs is larger."
     )
@@ -250,6 +272,12 @@ class TrainSettings(Settings):
         "unless their own environment variables say otherwise.",
     )
     pictures_every: int = Field(1, ge=0, description="Epochs between sample pictures; 0: only at the end.")
+
+    @model_validator(mode="after")
+    def _room_for_a_share(self) -> TrainSettings:
+        if self.paired_share is not None and self.batch_size < 2:
+            raise _wrong(("paired_share",), "needs a batch_size of 2 or more")
+        return self
 
 
 class Recipe(Settings):
@@ -294,6 +322,14 @@ class Recipe(Settings):
                 raise _wrong(("data", "weak", "groups"), f"there is no modality '{name}'{near}")
             if grouped.count(name) > 1:
                 raise _wrong(("data", "weak", "groups"), f"'{name}' stands in it twice")
+        return self
+
+    @model_validator(mode="after")
+    def _guesses_name_modalities(self) -> Recipe:
+        for name in self.train.self_training.modalities if self.train.self_training else ():
+            if name not in self.modalities:
+                near = did_you_mean(name, self.modalities)
+                raise _wrong(("train", "self_training", "modalities"), f"there is no modality '{name}'{near}")
         return self
 
     @model_validator(mode="after")

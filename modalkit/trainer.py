@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 from modalkit.checkpoint import load_state, load_weights, save_state, save_weights
-from modalkit.data import Batch, Dataset, check_manifest, draw, draw_maps, draws, evenly, warp, weaken
+from modalkit.data import Batch, Batches, Dataset, check_manifest, draw, draw_maps, draws, evenly, warp, weaken
 from modalkit.diagnosis import unsound, where_not_finite
 from modalkit.engine import evaluate_plan, means
 from modalkit.errors import InputError, RunError
@@ -46,6 +46,7 @@ from modalkit.progress import bar, say
 from modalkit.randomness import derived_seed, generator
 from modalkit.recipe import Recipe
 from modalkit.run_folder import check_claim, claim
+from modalkit.self_training import check_guesses, guess
 from modalkit.translation import Translation, translations
 
 _EPOCHS_APART = 5.0
@@ -117,7 +118,9 @@ class Trainer:
         if recipe.train.patience is not None and not len(self.valid):
             raise InputError(f"train.patience: {recipe.data.path} has no validation rows to wait for")
         self.data_digest = hashlib.sha256((self.dataset.folder / "manifest.json").read_bytes()).hexdigest()
-        self.steps_per_epoch = math.ceil(len(self.rows) / recipe.train.batch_size)
+        present = self.dataset.present[self.rows]
+        self.batches = Batches(self.rows, present, recipe.train.batch_size, recipe.train.paired_share)
+        self.steps_per_epoch = len(self.batches)
         self.planner, self.model = Planner(recipe), assemble(recipe)
         if self.processes.size > 1 and share_statistics(self.model):
             self.model.processes = self.processes
@@ -139,7 +142,12 @@ class Trainer:
         # What is drawn anew is drawn on the CPU.
         still = [name for name in recipe.modalities if name not in draws(recipe.modalities)]
         self.source = self.dataset.on(self.fabric.device, still)
-        self.fetched_ahead = self.fabric.device.type == "cuda" and self.source is self.dataset
+        own = recipe.train.self_training
+        # A batch with guesses must wait for the step before it.
+        self.fetched_ahead = self.fabric.device.type == "cuda" and self.source is self.dataset and own is None
+        if own is not None:
+            self.model.eval()
+            check_guesses(self.model, self.dataset[self.rows[self.model.allows(present)][:1]], own.modalities)
 
     def fit(self) -> Result:
         """Train until the recipe is fulfilled or a signal comes; then translate and draw, and return how it ended."""
@@ -229,8 +237,7 @@ class Trainer:
     def epoch_steps(self) -> Iterator[Step]:
         """Yield what is left of this epoch, made ready to be taken by `step`."""
         seed, epoch, start = self.recipe.seed, self.progress.epoch, self.progress.step
-        order = torch.randperm(len(self.rows), generator=generator(seed, "order", epoch))
-        batches = torch.split(self.rows[order], self.recipe.train.batch_size)
+        batches = self.batches.draw(generator(seed, "order", epoch))
         first = epoch * self.steps_per_epoch
 
         def ready(number: int) -> Step:
@@ -264,6 +271,8 @@ class Trainer:
             self.fabric.clip_gradients(
                 self.loss, self.optimizer, max_norm=self.recipe.train.clip_norm, error_if_nonfinite=False
             )
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate(self.progress.step)
         self.optimizer.step()
         self.optimizer.zero_grad()
 
@@ -283,15 +292,16 @@ class Trainer:
             number: which draw of that purpose.
             beta: weight of the KL.
         """
-        epoch = self.progress.epoch if self.model.training else None
-        plan = self.planner.plan(self.dataset.present[rows], purpose, number, epoch)
+        epoch = self.progress.epoch if purpose == "train" else None
+        mine = slice(self.processes.rank, None, self.processes.size)
+        batch, present = self._fetch(rows, mine, purpose, number), self.dataset.present[rows]
+        present[mine] = batch.present  # guesses, if any
+        plan = self.planner.plan(present, purpose, number, epoch)
         shape = (self.model.components * len(plan.terms), len(rows), self.model.latent_dim)
         device = self.fabric.device
         noise = torch.randn(
             shape, generator=generator(self.recipe.seed, f"{purpose} noise", number, device=device), device=device
         )
-        mine = slice(self.processes.rank, None, self.processes.size)
-        batch = self._fetch(rows, mine, purpose, number)
         batch = (batch.pin_memory() if self.fetched_ahead else batch).to(device)
         return Step(batch, plan.rows(mine), noise[:, mine].to(self.model.dtype), beta, len(rows))
 
@@ -300,6 +310,12 @@ class Trainer:
         recipe, drawn = self.recipe, bool(draws(self.recipe.modalities))
         part = slice(None) if drawn else mine
         batch = self.source[rows[part]]
+        own = recipe.train.self_training
+        if purpose == "train" and own is not None and self.progress.epoch >= own.after_epochs:
+            self.model.eval()
+            drawn_from = derived_seed(recipe.seed, "self-training", number)
+            batch = guess(self.model, batch, own.modalities, own.confidence, drawn_from)
+            self._freeze()
         if purpose == "train" and recipe.data.augment.moves:
             maps = draw_maps(recipe.data.augment, len(rows), generator(recipe.seed, "augmentation", number))
             batch = warp(batch, recipe.modalities, maps[part])
@@ -307,6 +323,12 @@ class Trainer:
             draw_from = generator(recipe.seed, f"{purpose} data", number)
             batch = draw(batch, recipe.modalities, draw_from).part(mine)
         return batch
+
+    def learning_rate(self, number: int) -> float:
+        """Return a step's learning rate, counted from 0: constant, or falling to 0 along half a cosine."""
+        train = self.recipe.train
+        done = number / (train.epochs * self.steps_per_epoch) if train.schedule == "cosine" else 0.0
+        return train.learning_rate * (1 + math.cos(math.pi * done)) / 2
 
     def beta(self, number: int) -> float:
         """Return the weight of the KL in a step, counted from 0: linear from 0 over the warm-up, step by step."""

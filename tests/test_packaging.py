@@ -36,6 +36,7 @@ ORDER = [
     ["asking"],
     ["report"],
     ["reporting"],
+    ["self_training"],
     ["trainer"],
     ["reproduction"],
     ["cli"],

@@ -38,6 +38,16 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     # Most steps lack a modality on one process, many on both, and then nothing of it may change.
     "rare": ("{name: mvae, warmup_epochs: 1}", {"data.weak.keep": 0.25, "train.batch_size": 9, "train.clip_norm": 5}),
     "present": ("{name: mvae, targets: present, k: 2}", {"data.weak.keep": 0.6, "train.batch_size": 7}),
+    "few-pairs": (
+        "{name: mvae}",
+        {
+            "data.weak.paired": 0.3,
+            "data.augment.rotate": 20,
+            "train.paired_share": 0.4,
+            "train.self_training": "{modalities: [class], confidence: 0.4}",
+            "train.schedule": "cosine",
+        },
+    ),
     "two-stages": ("{name: telbo, first_stage_epochs: 1}", {"data.weak.keep": 0.7}),
     "joint": ("{name: jmvae, hidden: 8}", {"data.path": "whole"}),
     "conditional": ("{name: cvae, target: image}", TWO),

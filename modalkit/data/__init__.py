@@ -13,6 +13,7 @@ it, the bytes are the same.
 
 from modalkit.data.arrays import assign_splits, packed, write_dataset
 from modalkit.data.augment import draw_maps, warp
+from modalkit.data.batches import Batches
 from modalkit.data.manifest import SPLITS, Manifest, check_manifest, read_json, read_manifest, shard_path
 from modalkit.data.reading import Batch, Dataset, draw, draws, evenly
 from modalkit.data.weak import weaken
@@ -22,6 +23,7 @@ __all__ = [
     "SPLITS",
     "Array",
     "Batch",
+    "Batches",
     "Dataset",
     "DatasetWriter",
     "Manifest",
