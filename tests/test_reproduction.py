@@ -193,6 +193,12 @@ def test_figure_4_sweeps_over_supervision() -> None:
     before = trained()
     reproduce("fig4", "--values", "0,0.5", *FEW)
     assert trained() == before
+    reproduce("fig4", "--dataset", "mnist_weak", "--values", "0.01,1", *FEW)
+    new = {
+        path.parent.parent.name: (path.parent.parent / "recipe.yaml").read_text() for path in trained().keys() - before
+    }
+    assert "paired: 0.01" in new["mnist_weak_mvae"], "the recipe's own fraction is its own run"
+    assert "paired: 1.0" in new["mnist_weak_mvae-paired1"]
 
 
 def test_figure_4_counts_characters_and_strings() -> None:
