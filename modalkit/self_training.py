@@ -9,7 +9,7 @@ from torch import Tensor
 
 from modalkit.data import Batch
 from modalkit.errors import InputError
-from modalkit.inference.prediction import predict, probability_of
+from modalkit.inference.prediction import Prediction, predict, probability_of, stores_bits
 from modalkit.model import MultimodalVAE
 
 _DRAWS = 5  # of z, over which a prediction is averaged
@@ -32,7 +32,7 @@ def check_guesses(model: MultimodalVAE, batch: Batch, names: Sequence[str]) -> N
     inputs = _draws(model, batch.to(model.device), 0)
     for name in names:
         prediction = predict(model, name, inputs, 0, noise=False)
-        if probability_of(prediction, model.schemas[name].pack(prediction.value)) is None:
+        if _stored(prediction)[1] is None:
             raise InputError(
                 f"train.self_training.modalities: '{name}' is of kind '{model.schemas[name].kind}', whose predictions "
                 f"have no probability; name modalities of classes, bits or texts"
@@ -66,17 +66,23 @@ def guess(model: MultimodalVAE, batch: Batch, names: Sequence[str], confidence: 
     inputs = _draws(model, some, seed)
     for name, column in zip(names, columns, strict=True):
         lacking = ~some.present[:, column]
-        at, schema = rows[lacking], model.schemas[name]
-        prediction = predict(model, name, inputs[:, lacking.to(inputs.device)], 0, noise=False)
-        value = prediction.value
-        stored = schema.pack(value.round() if value.is_floating_point() else value)
-        probability = probability_of(prediction, stored)
+        at = rows[lacking]
+        stored, probability = _stored(predict(model, name, inputs[:, lacking.to(inputs.device)], 0, noise=False))
         assert probability is not None, "check_guesses has seen to it"
         sure = (probability.flatten(1) >= confidence).all(1) if probability.ndim > 1 else probability >= confidence
         values[name] = values[name].clone()
         values[name][at[sure].to(values[name].device)] = stored[sure].to(values[name])
         present[at[sure], column] = True
     return Batch(values, present)
+
+
+def _stored(prediction: Prediction) -> tuple[Tensor, Tensor | None]:
+    """Return the likeliest values as they are stored, and their probabilities; None where there is but a scale."""
+    value = prediction.value
+    if prediction.scale is not None and not stores_bits(prediction.schema):
+        return value, None
+    stored = prediction.schema.pack(value.round() if value.is_floating_point() else value)  # a bit's is its probability
+    return stored, probability_of(prediction, stored)
 
 
 def _draws(model: MultimodalVAE, batch: Batch, seed: int) -> Tensor:

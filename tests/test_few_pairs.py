@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from test_cli import refused
 from toys import here, write_circle, write_recipe
 
-from modalkit.data import Batch, Batches
+from modalkit.data import Batch, Batches, write_dataset
 from modalkit.model import MultimodalVAE
 from modalkit.recipe import load_recipe
 from modalkit.registry import schema
@@ -23,6 +23,21 @@ from modalkit.trainer import Trainer
 
 GUESSING = "train.self_training={modalities: [class], confidence: 0.4, after_epochs: 1}"
 FEW = ["data.weak.paired=0.2", "train.paired_share=0.4", GUESSING, "train.schedule=cosine"]
+
+
+SIGNS = """\
+data: {path: signs, weak: {paired: 0.5}}
+modalities:
+  x: {kind: vector, size: 1, scale: 0.1}
+  bit: {kind: bit, weight: 10}
+  pair: {kind: attributes, names: [one, other], weight: 10}
+  text: {kind: tokens, max_length: 2, alphabet: ab, weight: 10}
+model: {latent_dim: 4}
+objective: {targets: present}
+train:
+  {epochs: 10, batch_size: 20, learning_rate: 0.01, pictures_every: 0, accelerator: cpu,
+   self_training: {modalities: [bit, pair, text], confidence: 0.9, after_epochs: 3}}
+"""
 
 
 @settings(deadline=None, max_examples=60)
@@ -106,6 +121,35 @@ def test_guesses_begin_after_their_epochs_and_are_only_for_training(tmp_path: Pa
     assert bool((step.plan.given <= step.batch.present).all())
     assert trainer.model.training, "guessing leaves the networks as training has them"
     assert int(trainer.dataset.present[rows, 2].sum()) == before
+
+
+def test_bits_and_texts_can_be_guessed_too(tmp_path: Path) -> None:
+    schemas = {
+        "x": schema("vector", size=1, scale=0.1),
+        "bit": schema("bit"),
+        "pair": schema("attributes", names=["one", "other"]),
+        "text": schema("tokens", max_length=2, alphabet="ab"),
+    }
+    x = torch.randn(200, 1, generator=torch.Generator().manual_seed(0)).sign()
+    bit = (x[:, 0] > 0).long()
+    values = {
+        "x": x,
+        "bit": bit,
+        "pair": bit[:, None].repeat(1, 2),
+        "text": ["ab" if b else "ba" for b in bit.tolist()],
+    }
+    write_dataset(tmp_path / "signs", schemas, values)
+    (tmp_path / "signs.yaml").write_text(SIGNS)
+    recipe = load_recipe(tmp_path / "signs.yaml", [f"data.path={tmp_path / 'signs'}"])
+    trainer = Trainer(recipe, tmp_path / "run")
+    trainer.fit()
+    trainer.model.eval()
+    rows = trainer.dataset.rows("test")
+    lone = Batch(trainer.dataset[rows].values, torch.tensor([[True, False, False, False]]).expand(len(rows), 4))
+    blank = Batch({n: v.clone() if n == "x" else torch.zeros_like(v) for n, v in lone.values.items()}, lone.present)
+    after = guess(trainer.model, blank, ["bit", "pair", "text"], 0.9, seed=0)
+    assert after.present.all()
+    assert all(torch.equal(after.values[name], lone.values[name]) for name in schemas)
 
 
 def test_a_stopped_run_goes_on_as_if_it_had_not_been(tmp_path: Path) -> None:
