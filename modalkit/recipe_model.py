@@ -156,7 +156,7 @@ class WeakSettings(Settings):
 
 
 class AugmentSettings(Settings):
-    """How far training rows are moved, anew at every step; all pictures of a row move alike."""
+    """How far pictures of training rows are moved, anew at every step; those of a row move alike."""
 
     shift: float = Field(0.0, ge=0, lt=1, description="Largest shift, in either direction, as a fraction of the side.")
     rotate: float = Field(0.0, ge=0, le=180, description="Largest rotation, in either direction, degrees.")

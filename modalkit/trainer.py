@@ -306,7 +306,10 @@ class Trainer:
         return Step(batch, plan.rows(mine), noise[:, mine].to(self.model.dtype), beta, len(rows))
 
     def _fetch(self, rows: Tensor, mine: slice, purpose: str, number: int) -> Batch:
-        """Fetch one process's share of some rows; what is drawn is drawn for all of them, as one process would."""
+        """Fetch one process's share of some rows, for training with guesses and moved, as the recipe says.
+
+        What is drawn is drawn for all of them, as one process would.
+        """
         recipe, drawn = self.recipe, bool(draws(self.recipe.modalities))
         part = slice(None) if drawn else mine
         batch = self.source[rows[part]]
