@@ -13,7 +13,7 @@ from lightning_fabric.strategies import DDPStrategy
 from torch import Tensor, nn
 
 from modalkit.data import Batch
-from modalkit.engine import Elbo, evaluate_plan
+from modalkit.engine import Elbo, Sums, evaluate_plan
 from modalkit.errors import InputError
 from modalkit.model import MultimodalVAE
 from modalkit.plugin import Plan
@@ -23,13 +23,22 @@ from modalkit.recipe_model import TrainSettings
 class Step:
     """What one step needs and what it gives; a plain object, so that no wrapper moves its masks to a device.
 
-    `batch`, `plan` and `noise` are one process's share of the step's `rows`.
+    `batch`, `plan` and `noise` are one process's share of the step's `rows`, and `guessed` says how many entries of it
+    are guesses, None where the recipe asks for none.
     """
 
-    def __init__(self, batch: Batch, plan: Plan, noise: Tensor, beta: float, rows: int) -> None:
+    def __init__(
+        self, batch: Batch, plan: Plan, noise: Tensor, beta: float, rows: int, guessed: int | None = None
+    ) -> None:
         self.batch, self.plan, self.noise, self.beta, self.rows = batch, plan, noise, beta, rows
+        self.guessed = guessed
         self.elbo: Elbo
         self.loss: Tensor
+
+    def sums(self) -> Sums:
+        """Return what `Elbo.sums` does, and of guesses how many there are, in ``guessed``."""
+        guessed = {} if self.guessed is None else {"guessed": (float(self.guessed), len(self.batch))}
+        return self.elbo.sums() | guessed
 
 
 class Loss(nn.Module):

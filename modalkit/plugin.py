@@ -160,8 +160,11 @@ class Schema(Settings):
 
         Returns:
             The same shape and dtype.
+
+        Raises:
+            TypeError: unless a subclass that `warps` says how.
         """
-        return stored
+        raise TypeError(f"{type(self).__name__} does not define warp")
 
     def columns(self, value: Tensor) -> Tensor:
         """Return values, `(batch, *event_shape)`, as columns `(batch, width)` that a network is conditioned on.

@@ -156,11 +156,16 @@ class WeakSettings(Settings):
 
 
 class AugmentSettings(Settings):
-    """How far pictures of training rows are moved, anew at every step; those of a row move alike."""
+    """How far pictures of training rows are moved, anew at every step; those of a row move alike.
+
+    The bounds are of where each pixel comes from, in the stored picture.
+    """
 
     shift: float = Field(0.0, ge=0, lt=1, description="Largest shift, in either direction, as a fraction of the side.")
     rotate: float = Field(0.0, ge=0, le=180, description="Largest rotation, in either direction, degrees.")
-    scale: float = Field(0.0, ge=0, lt=1, description="Largest change of the width and of the height, as a fraction.")
+    scale: float = Field(
+        0.0, ge=0, lt=1, description="Pictures get 1 / (1 - scale) to 1 / (1 + scale) as wide and high."
+    )
     flip: bool = Field(False, description="Whether half of the rows are mirrored, left to right.")
 
     @property
@@ -223,10 +228,17 @@ class SelfTrainingSettings(Settings):
     """What of training rows may be guessed where it is absent, and when."""
 
     modalities: Annotated[tuple[str, ...], BeforeValidator(as_tuple)] = Field(
-        min_length=1, description="Modalities of classes, bits or texts."
+        min_length=1, description="Modalities of classes or bits."
     )
     confidence: float = Field(0.95, gt=0, le=1, description="Least probability of a guess that is taken.")
-    after_epochs: int = Field(1, ge=0, description="Epochs before the first guess.")
+    after_epochs: int = Field(1, ge=0, description="Epochs before the first guess; fewer than there are.")
+
+    @field_validator("modalities")
+    @classmethod
+    def _each_once(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise PydanticCustomError("said", "{message}", {"message": f"'{twice[0]}' stands in it twice"})
+        return names
 
 
 class TrainSettings(Settings):
@@ -237,8 +249,8 @@ class TrainSettings(Settings):
     batch_size: int = Field(100, ge=1, description="Rows a step, over all devices.")
     paired_share: Annotated[float, Field(gt=0, lt=1)] | None = Field(
         None,
-        description="Share of every batch that rows with two modalities or more make up, however few they are; an "
-        "epoch is a pass over the other rows. null: rows come as they are.",
+        description="Least share of a batch that rows with two modalities or more make up; where they are fewer they "
+        "come again and again, and an epoch is a pass over the other rows. null: rows come as they are.",
     )
     self_training: SelfTrainingSettings | None = Field(
         None,
@@ -277,6 +289,15 @@ class TrainSettings(Settings):
     def _room_for_a_share(self) -> TrainSettings:
         if self.paired_share is not None and self.batch_size < 2:
             raise _wrong(("paired_share",), "needs a batch_size of 2 or more")
+        return self
+
+    @model_validator(mode="after")
+    def _time_to_guess(self) -> TrainSettings:
+        if self.self_training is not None and self.self_training.after_epochs >= self.epochs:
+            raise _wrong(
+                ("self_training", "after_epochs"),
+                f"leaves nothing of the {self.epochs} epochs; give fewer, or train more",
+            )
         return self
 
 

@@ -68,15 +68,19 @@ def _recipe_of(path: Path) -> Recipe:
 
 
 def differences(before: Recipe, now: Recipe) -> list[str]:
-    """Return the dotted keys in which two recipes differ, without what may change when a run goes on."""
-    one, other = (dict(leaves(_comparable(recipe))) for recipe in (before, now))
+    """Return the dotted keys in which two recipes differ, without what may change when a run goes on.
+
+    The number of epochs may not where a learning rate is to fall over them.
+    """
+    fixed = {"epochs"} if {before.train.schedule, now.train.schedule} != {"constant"} else set()
+    one, other = (dict(leaves(_comparable(recipe, MAY_CHANGE - fixed))) for recipe in (before, now))
     return [key for key in one | other if one.get(key) != other.get(key)]
 
 
-def _comparable(recipe: Recipe) -> dict[str, Any]:
+def _comparable(recipe: Recipe, without: set[str]) -> dict[str, Any]:
     # How its data was built is no matter here: the trainer compares what is in it.
     whole = recipe.model_dump(mode="json", exclude={"extends": True, "description": True, "data": {"build"}})
-    return whole | {"train": {key: value for key, value in whole["train"].items() if key not in MAY_CHANGE}}
+    return whole | {"train": {key: value for key, value in whole["train"].items() if key not in without}}
 
 
 def leaves(value: Any, at: str = "") -> Iterator[tuple[str, Any]]:

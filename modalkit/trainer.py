@@ -145,9 +145,8 @@ class Trainer:
         own = recipe.train.self_training
         # A batch with guesses must wait for the step before it.
         self.fetched_ahead = self.fabric.device.type == "cuda" and self.source is self.dataset and own is None
-        if own is not None:
-            self.model.eval()
-            check_guesses(self.model, self.dataset[self.rows[self.model.allows(present)][:1]], own.modalities)
+        if own is not None and len(rows := self.rows[self.model.allows(present)]):
+            check_guesses(self.model, self.dataset[rows[:1]], own.modalities)
 
     def fit(self) -> Result:
         """Train until the recipe is fulfilled or a signal comes; then translate and draw, and return how it ended."""
@@ -170,7 +169,7 @@ class Trainer:
                         self.check(step)
                         rate, seen = seen / (time.monotonic() - started), 0
                         started = time.monotonic()
-                        parts = self.processes.gather(step.elbo.sums())
+                        parts = self.processes.gather(step.sums())
                         metrics = means(parts) | {"beta": step.beta, "rows_per_second": rate}
                         shown.set_postfix_str(f"ELBO {metrics.get('elbo', 0):.1f}, {rate:.0f} rows/s", refresh=False)
                         log("train", progress.step, progress.epoch, metrics)
@@ -295,7 +294,11 @@ class Trainer:
         epoch = self.progress.epoch if purpose == "train" else None
         mine = slice(self.processes.rank, None, self.processes.size)
         batch, present = self._fetch(rows, mine, purpose, number), self.dataset.present[rows]
-        present[mine] = batch.present  # guesses, if any
+        guessed = None
+        if purpose == "train" and self.recipe.train.self_training:
+            guessed = int(batch.present.sum() - present[mine].sum())
+            for rank, share in enumerate(self.processes.gather(batch.present)):
+                present[rank :: self.processes.size] = share
         plan = self.planner.plan(present, purpose, number, epoch)
         shape = (self.model.components * len(plan.terms), len(rows), self.model.latent_dim)
         device = self.fabric.device
@@ -303,7 +306,7 @@ class Trainer:
             shape, generator=generator(self.recipe.seed, f"{purpose} noise", number, device=device), device=device
         )
         batch = (batch.pin_memory() if self.fetched_ahead else batch).to(device)
-        return Step(batch, plan.rows(mine), noise[:, mine].to(self.model.dtype), beta, len(rows))
+        return Step(batch, plan.rows(mine), noise[:, mine].to(self.model.dtype), beta, len(rows), guessed)
 
     def _fetch(self, rows: Tensor, mine: slice, purpose: str, number: int) -> Batch:
         """Fetch one process's share of some rows, for training with guesses and moved, as the recipe says.
@@ -315,10 +318,8 @@ class Trainer:
         batch = self.source[rows[part]]
         own = recipe.train.self_training
         if purpose == "train" and own is not None and self.progress.epoch >= own.after_epochs:
-            self.model.eval()
             drawn_from = derived_seed(recipe.seed, "self-training", number)
             batch = guess(self.model, batch, own.modalities, own.confidence, drawn_from)
-            self._freeze()
         if purpose == "train" and recipe.data.augment.moves:
             maps = draw_maps(recipe.data.augment, len(rows), generator(recipe.seed, "augmentation", number))
             batch = warp(batch, recipe.modalities, maps[part])

@@ -26,7 +26,7 @@ class Augment(Protocol):
 
     @property
     def scale(self) -> float:
-        """Largest change of either side, as a fraction of it."""
+        """Largest change, up or down, of either side of what is seen, as a fraction of it."""
 
     @property
     def flip(self) -> bool:
@@ -38,7 +38,8 @@ def draw_maps(augment: Augment, rows: int, generator: torch.Generator) -> Tensor
 
     .. math:: x \mapsto R(\alpha)\, \mathrm{diag}(s)\, x + t
 
-    with the angle :math:`\alpha`, the scales s and the shift t uniform within their bounds around the identity.
+    from where a point comes to lie to where it was, with the angle :math:`\alpha`, the scales s and the shift t uniform
+    within their bounds around the identity.
 
     Args:
         augment: the bounds.

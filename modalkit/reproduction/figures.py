@@ -32,7 +32,7 @@ FIG2 = {"mnist": "5", "binary_mnist": "5", "fashion_mnist": "9", "multimnist": "
 FIG3_K = (0, 1, 2, 5, 10, 20, 50)
 FIG4_PAIRED = (0.0, 0.001, 0.002, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0)
 FIG4 = (*DATASETS, "mnist_weak")
-"""Figure 4: what the recipes of its models begin with, the paper's first."""
+"""Figure 4: what the recipes of its models begin with, the paper's five first."""
 FIG5 = ("celeba19", "celeba19_small")
 """Figure 5: what the recipes of its models begin with, the paper's first."""
 FIG5_KEEP = (0.001, 0.01, 0.05, 0.1, 0.2, 0.5, 1.0)
@@ -114,7 +114,8 @@ def fig4(dataset: str, settings: Settings, values: Sequence[float], rows: int | 
     if dataset not in FIG4:
         raise InputError(f"--dataset {dataset}: give one of {', '.join(FIG4)}")
     name = "celeba19_mvae" if dataset == "celeba" else f"{dataset}_mvae"
-    own, found = settings.recipe(name).data.weak.paired, list[Row]()
+    own = settings.recipe(name).data.weak.paired
+    found: list[Row] = []
     for paired in values:
         changes = [f"data.weak.paired={paired}"]
         if dataset == "celeba":

@@ -45,6 +45,9 @@ class Settings:
             return recipe
         warmup = recipe.objective.warmup_epochs * self.epochs / recipe.train.epochs
         scaled = [f"train.epochs={self.epochs}", f"objective.warmup_epochs={warmup:g}"]
+        if own := recipe.train.self_training:
+            before = own.after_epochs * self.epochs // recipe.train.epochs
+            scaled.append(f"train.self_training.after_epochs={before}")
         return load_recipe(Path(name), [*changes, *scaled, *self.overrides])
 
     def dataset(self, name: str) -> Path | str:
