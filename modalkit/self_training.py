@@ -68,6 +68,8 @@ def guess(model: MultimodalVAE, batch: Batch, names: Sequence[str], confidence: 
         for name in names:
             column = model.names.index(name)
             lacking = ~some.present[:, column]
+            if not lacking.any():
+                continue
             guessed = _stored(predict(model, name, inputs[:, lacking.to(inputs.device)], 0, noise=False))
             assert guessed is not None, "check_guesses has seen to it"
             stored, probability = guessed

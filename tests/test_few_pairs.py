@@ -152,6 +152,8 @@ def test_bits_can_be_guessed_too(tmp_path: Path) -> None:
     after = guess(trainer.model, blank, ["bit", "pair"], 0.9, seed=0)
     assert after.present.all()
     assert all(torch.equal(after.values[name], lone.values[name]) for name in schemas)
+    half = Batch(after.values, torch.tensor([[True, False, True]]).expand(len(rows), 3))
+    assert guess(trainer.model, half, ["pair", "bit"], 0.9, seed=0).present.all(), "where none lacks one of them"
 
 
 def test_a_stopped_run_goes_on_as_if_it_had_not_been(tmp_path: Path) -> None:
