@@ -1,4 +1,4 @@
-"""Self-training: what a model is sure of stands in training for what a row does not have."""
+"""Self-training: what a model is sure of (pseudo-labels) stands in training for what a row does not have."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from modalkit.data import Batch
 from modalkit.errors import InputError
+from modalkit.evaluation.accuracy import posterior_draws
 from modalkit.inference.prediction import Prediction, predict, probability_of, stores_bits
 from modalkit.model import MultimodalVAE
 
@@ -31,7 +32,7 @@ def check_guesses(model: MultimodalVAE, batch: Batch, names: Sequence[str]) -> N
     if unknown := [name for name in names if name not in model.decoders]:
         raise InputError(f"train.self_training.modalities: this objective does not predict {', '.join(unknown)}")
     with _evaluated(model):
-        inputs = _draws(model, batch.to(model.device), 0)
+        inputs = posterior_draws(model, batch.to(model.device), model.names, 1, 0)
         for name in names:
             if _stored(predict(model, name, inputs, 0, noise=False)) is None:
                 raise InputError(
@@ -64,7 +65,7 @@ def guess(model: MultimodalVAE, batch: Batch, names: Sequence[str], confidence: 
         return batch
     some = Batch({n: v[rows.to(v.device)] for n, v in values.items()}, present[rows]).to(model.device)
     with _evaluated(model):
-        inputs = _draws(model, some, seed)
+        inputs = posterior_draws(model, some, model.names, _DRAWS, seed, same_noise=True)
         for name in names:
             column = model.names.index(name)
             lacking = ~some.present[:, column]
@@ -104,17 +105,3 @@ def _stored(prediction: Prediction) -> tuple[Tensor, Tensor] | None:
     probability = probability_of(prediction, stored)
     assert probability is not None, "classes and bits have one"
     return stored, probability.reshape(len(stored), -1).amin(1)  # (rows, *event_shape) -> (rows,)
-
-
-def _draws(model: MultimodalVAE, batch: Batch, seed: int) -> Tensor:
-    """Return what decoders see for draws of z from q(z|all that a row has), `(draws, batch, …)`.
-
-    One noise serves all rows, so that what a row's guess is does not depend on those beside it.
-    """
-    draws_of = torch.Generator().manual_seed(seed)
-    noise = torch.randn(_DRAWS, 1, 1, model.latent_dim, generator=draws_of).to(model.device, model.dtype)
-    choice = torch.rand(_DRAWS, 1, 1, generator=draws_of).to(model.device, model.dtype)
-    observed = model.observed(batch)
-    posterior = model.posterior(observed, batch.present, batch.present[None])
-    z = posterior.sample(noise.expand(-1, -1, len(batch), -1), choice.expand(-1, -1, len(batch)))
-    return model.decoder_inputs(z.squeeze(1), observed, batch.present)  # (draws, 1, batch, …) -> (draws, batch, …)

@@ -23,7 +23,9 @@ from modalkit.randomness import derived_seed, generator
 _ROWS = 200
 
 
-def posterior_draws(model: MultimodalVAE, batch: Batch, given: Sequence[str], samples: int, seed: int) -> Tensor:
+def posterior_draws(
+    model: MultimodalVAE, batch: Batch, given: Sequence[str], samples: int, seed: int, *, same_noise: bool = False
+) -> Tensor:
     """Return what decoders see for draws of z from q(z|x_given), `(samples, batch, …)`.
 
     Args:
@@ -32,10 +34,12 @@ def posterior_draws(model: MultimodalVAE, batch: Batch, given: Sequence[str], sa
         given: modalities; of them each row uses those that it has.
         samples: draws a row.
         seed: of the draws.
+        same_noise: one noise for all rows, so that a row's draws do not depend on those beside it.
     """
-    draws_of = torch.Generator().manual_seed(seed)
-    noise = torch.randn(samples, 1, len(batch), model.latent_dim, generator=draws_of).to(model.device, model.dtype)
-    choice = torch.rand(samples, 1, len(batch), generator=draws_of).to(model.device, model.dtype)
+    draws_of, rows = torch.Generator().manual_seed(seed), 1 if same_noise else len(batch)
+    noise = torch.randn(samples, 1, rows, model.latent_dim, generator=draws_of).to(model.device, model.dtype)
+    choice = torch.rand(samples, 1, rows, generator=draws_of).to(model.device, model.dtype)
+    noise, choice = noise.expand(-1, -1, len(batch), -1), choice.expand(-1, -1, len(batch))
     observed, known = model.observed(batch), batch.present & mask(model, given)
     posterior = model.posterior(observed, known, known[None])  # which encodes nothing else
     z = posterior.sample(noise, choice).squeeze(1)  # (samples, batch, latent_dim)
