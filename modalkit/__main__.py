@@ -1,5 +1,5 @@
 """`python -m modalkit`: the command line."""
 
-from modalkit.cli import main
+from modalkit.cli.app import main
 
 main()

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Bernoulli, Independent
 
-from modalkit.functional import bernoulli_log_prob
+from modalkit.nn.fast import bernoulli_log_prob
 
 
 class Bernoullis(Independent):  # type: ignore[type-arg]  # not generic in every torch

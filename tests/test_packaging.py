@@ -15,37 +15,26 @@ GROUPS = PROJECT["project"]["entry-points"]
 
 # Each line may know itself and the lines above it.
 ORDER = [
-    ["errors"],
-    ["progress", "layout", "randomness", "processes", "functional"],
-    ["files", "interrupts", "remote"],
+    ["errors", "util"],
     ["plugin"],
     ["nn", "distributions"],
     ["registry"],
     ["data"],
-    ["testing", "new_modality", "recipe_yaml", "recipe_errors", "recipe_modalities", "recipe_model", "recipe"],
-    ["alike"],
-    ["model"],
-    ["engine", "objectives"],
-    ["marginals"],
-    ["translation", "diagnosis"],
-    ["pictures"],
-    ["inspection", "checkpoint", "run_folder", "metrics_log", "fabric", "building", "planning"],
-    ["evaluation", "drafting"],
-    ["inference"],
-    ["playground", "publishing"],
-    ["asking"],
-    ["report"],
-    ["reporting"],
-    ["self_training"],
-    ["trainer"],
-    ["reproduction"],
+    ["recipe", "testing", "scaffold"],
+    ["model", "objectives"],
+    ["evaluation"],
+    ["runs"],
+    ["inference", "training"],
+    ["playground", "publishing", "report", "reproduction"],
     ["cli"],
     ["__main__"],
 ]
 ROOMS = {
     "modalities": {"plugin", "nn", "distributions", "errors"},
-    "tools": {"plugin", "data", "registry", "errors", "files", "progress", "recipe_yaml", "recipe_modalities"},
+    "tools": {"plugin", "data", "registry", "errors", "util", "recipe"},
 }
+
+ROOTS = {"modalkit": "modalkit"} | {room: f"modalkit_{room}" for room in ("modalities", "tools", "recipes")}
 
 
 def imports(path: Path) -> set[str]:
@@ -83,7 +72,7 @@ def test_every_core_module_has_a_place_in_the_order() -> None:
 def test_the_core_knows_only_what_stands_above(path: Path) -> None:
     if path.parent.name == "modalkit" and path.stem == "__init__":
         return
-    name = path.stem if path.parent.name == "modalkit" else path.parent.name
+    name = path.relative_to(ROOT / "modalkit").parts[0].removesuffix(".py")
     place = next(i for i, line in enumerate(ORDER) if name in line)
     allowed = {known for line in ORDER[: place + 1] for known in line}
     assert core(imports(path)) - {"__version__"} <= allowed
@@ -105,8 +94,9 @@ def test_no_source_line_imports_the_plugin_rooms() -> None:
 def test_every_plugin_file_has_its_entry_point() -> None:
     kinds = {p.stem for p in sources("modalities")} - {"__init__"}
     assert set(GROUPS["modalkit.modalities"]) == kinds
-    with_builder = {p.stem for p in sources("tools") if "BUILDER" in p.read_text()}
-    assert {value.split(":")[0].split(".")[1] for value in GROUPS["modalkit.builders"].values()} == with_builder
+    with_builder = {p.relative_to(ROOT / "tools") for p in sources("tools") if "BUILDER" in p.read_text()}
+    named = [value.split(":")[0].split(".")[1:] for value in GROUPS["modalkit.builders"].values()]
+    assert {Path(*parts).with_suffix(".py") for parts in named} == with_builder
 
 
 @pytest.mark.parametrize("group", GROUPS)
@@ -119,6 +109,6 @@ def test_the_installed_entry_points_are_those_of_the_project(group: str) -> None
 
 
 def test_packages_are_all_listed() -> None:
-    found = {"modalkit"} | {f"modalkit.{p.parent.name}" for p in (ROOT / "modalkit").glob("*/__init__.py")}
-    listed = set(PROJECT["tool"]["setuptools"]["packages"])
-    assert listed == found | {"modalkit_modalities", "modalkit_tools", "modalkit_recipes"}
+    folders = [p.parent.relative_to(ROOT) for room in ROOTS for p in (ROOT / room).rglob("__init__.py")]
+    found = {".".join((ROOTS[folder.parts[0]], *folder.parts[1:])) for folder in folders}
+    assert set(PROJECT["tool"]["setuptools"]["packages"]) == found

@@ -17,7 +17,7 @@ from pydantic import Field
 
 from modalkit.plugin import Builder, Schema, Settings
 
-from .shards import write
+from .execution.shards import write
 
 if TYPE_CHECKING:
     import numpy as np

@@ -15,7 +15,7 @@ from modalkit.data.writing import Array, DatasetWriter, Rows, check_values, writ
 from modalkit.errors import InputError
 from modalkit.plugin import Schema
 from modalkit.registry import modality
-from modalkit.remote import refuse_url
+from modalkit.util.remote import refuse_url
 
 
 def write_dataset(

@@ -13,9 +13,9 @@ from filelock import FileLock, Timeout
 
 from modalkit.data.manifest import Manifest, ShardFacts, parse_manifest
 from modalkit.errors import InputError, RunError
-from modalkit.files import remove_leftovers, write_atomic, write_text
-from modalkit.progress import bar, say
-from modalkit.remote import download, read
+from modalkit.util.files import remove_leftovers, write_atomic, write_text
+from modalkit.util.progress import bar, say
+from modalkit.util.remote import download, read
 
 
 def cache_folder() -> Path:

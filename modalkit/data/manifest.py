@@ -12,9 +12,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from modalkit.errors import InputError, did_you_mean
-from modalkit.layout import listed
 from modalkit.plugin import Schema, Settings
-from modalkit.remote import is_url, read
+from modalkit.util.remote import is_url, read
+from modalkit.util.text import listed
 
 FORMAT = 1
 SPLITS = ("train", "valid", "test")

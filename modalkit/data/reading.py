@@ -13,9 +13,9 @@ from torch import Tensor
 from modalkit.data.fetching import fetch
 from modalkit.data.manifest import REMEDY, SPLITS, open_shard, read_manifest
 from modalkit.errors import InputError, did_you_mean
-from modalkit.layout import listed
 from modalkit.plugin import Schema
-from modalkit.remote import is_url, location
+from modalkit.util.remote import is_url, location
+from modalkit.util.text import listed
 
 
 @dataclass(frozen=True)

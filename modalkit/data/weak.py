@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from modalkit.data.reading import Dataset
-from modalkit.randomness import generator
+from modalkit.util.randomness import generator
 
 
 class Weak(Protocol):

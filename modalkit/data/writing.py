@@ -27,8 +27,8 @@ from modalkit.data.manifest import (
     shard_path,
 )
 from modalkit.errors import InputError
-from modalkit.files import is_empty, write_atomic, write_json, write_text
 from modalkit.plugin import Schema
+from modalkit.util.files import is_empty, write_atomic, write_json, write_text
 
 Array = npt.NDArray[Any]
 

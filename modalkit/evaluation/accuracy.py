@@ -11,14 +11,14 @@ from torch import Tensor, nn
 from torch.distributions import Categorical
 
 from modalkit import registry
-from modalkit.checkpoint import load_weights, save_weights
 from modalkit.data import Batch, Dataset, draw
 from modalkit.errors import InputError, guard
 from modalkit.evaluation.likelihood import fetch, mask
-from modalkit.model import MultimodalVAE
+from modalkit.model.vae import MultimodalVAE
 from modalkit.plugin import Schema
-from modalkit.progress import bar
-from modalkit.randomness import derived_seed, generator
+from modalkit.runs.checkpoint import load_weights, save_weights
+from modalkit.util.progress import bar
+from modalkit.util.randomness import derived_seed, generator
 
 _ROWS = 200
 

@@ -12,9 +12,9 @@ from torch.distributions import Distribution
 
 from modalkit.data import Batch, Dataset, draw, draws
 from modalkit.distributions import log_prior
-from modalkit.model import MultimodalVAE
+from modalkit.model.vae import MultimodalVAE
 from modalkit.plugin import Schema
-from modalkit.randomness import generator
+from modalkit.util.randomness import generator
 
 _NUMBERS = 1 << 21  # of a modality, decoded at once: 8 MiB a tensor, which a CPU's cache still helps with
 _HIDDEN = 512  # a decoder's layers are about so wide, however small what it gives

@@ -16,12 +16,12 @@ from torch import Tensor
 from modalkit.errors import InputError, did_you_mean
 from modalkit.evaluation.accuracy import mean_and_error
 from modalkit.evaluation.likelihood import Estimate, PriorDraws, batches, evidence_by_prior, fetch, importance
-from modalkit.evaluation.loading import Run
-from modalkit.files import write_atomic
-from modalkit.layout import columns
-from modalkit.model import MultimodalVAE
-from modalkit.progress import bar
-from modalkit.randomness import generator
+from modalkit.model.vae import MultimodalVAE
+from modalkit.runs.opened import Run
+from modalkit.util.files import write_atomic
+from modalkit.util.progress import bar
+from modalkit.util.randomness import generator
+from modalkit.util.text import columns
 
 _SAVE_EVERY = 10  # batches
 Names = tuple[str, ...]

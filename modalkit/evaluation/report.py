@@ -13,11 +13,11 @@ from typing import Any
 from modalkit import registry
 from modalkit.errors import InputError
 from modalkit.evaluation.accuracy import accuracy, coherence, mean_and_error, reconstruction, train_classifier
-from modalkit.evaluation.loading import Run
 from modalkit.evaluation.questions import Answer, Asking, Question, allows, ask, check, table, usual_questions
-from modalkit.files import write_json
-from modalkit.model import MultimodalVAE
+from modalkit.model.vae import MultimodalVAE
 from modalkit.plugin import CustomNetwork
+from modalkit.runs.opened import Run
+from modalkit.util.files import write_json
 
 _SAMPLES = 20  # draws of z for a prediction
 _CLASSIFIER_EPOCHS = 5

@@ -16,11 +16,11 @@ from torch import Tensor
 
 from modalkit.data import Batch, read_json
 from modalkit.errors import InputError
-from modalkit.files import remove_leftovers, write_bytes, write_json
+from modalkit.evaluation.pictures import Cell, sheet, show, truth
 from modalkit.inference.prediction import Prediction, in_units
 from modalkit.inference.results import Inference
-from modalkit.pictures import Cell, sheet, show, truth
 from modalkit.plugin import Picture, Schema
+from modalkit.util.files import remove_leftovers, write_bytes, write_json
 
 _ACCOUNT, _SHEET = "answer.json", "sheet.png"
 _MOST_LINES = 64  # on a sheet

@@ -14,18 +14,18 @@ from torch import Tensor
 
 from modalkit import registry
 from modalkit.data import Dataset, DatasetWriter, Rows, write_shard
+from modalkit.data.inspection import schemas as schemas_of
 from modalkit.errors import InputError
-from modalkit.files import locked, remove_leftovers
+from modalkit.evaluation.pictures import show
 from modalkit.inference.prediction import in_units
 from modalkit.inference.results import Imputed
 from modalkit.inference.tables import ROWS, Columns, check_table, numbered, splits, write_table
 from modalkit.inference.trained import TrainedModel
-from modalkit.inspection import schemas as schemas_of
-from modalkit.pictures import show
 from modalkit.plugin import Filled, Schema
-from modalkit.progress import bar
-from modalkit.randomness import derived_seed
-from modalkit.remote import is_url
+from modalkit.util.files import locked, remove_leftovers
+from modalkit.util.progress import bar
+from modalkit.util.randomness import derived_seed
+from modalkit.util.remote import is_url
 
 Counts = dict[str, tuple[int, int]]
 """By modality how many entries were filled, and how many remain absent."""

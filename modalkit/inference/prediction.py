@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.distributions import Categorical, Distribution
 
-from modalkit.model import MultimodalVAE
-from modalkit.pictures import show
+from modalkit.evaluation.pictures import show
+from modalkit.model.vae import MultimodalVAE
 from modalkit.plugin import Picture, Schema
 
 _NUMBERS = 1 << 21  # of a modality, decoded at once: 8 MiB a tensor

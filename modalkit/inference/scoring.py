@@ -9,8 +9,8 @@ import torch
 from modalkit.data import Batch
 from modalkit.evaluation.likelihood import Estimate, PriorDraws, evidence_by_prior, importance, mask
 from modalkit.evaluation.questions import Question, allows
-from modalkit.model import MultimodalVAE
-from modalkit.randomness import generator
+from modalkit.model.vae import MultimodalVAE
+from modalkit.util.randomness import generator
 
 _PRIOR_PARTICLES = 5000
 

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from modalkit.data import SPLITS, Batch, Dataset
 from modalkit.errors import InputError
-from modalkit.files import write_atomic
 from modalkit.inference.trained import TrainedModel
-from modalkit.progress import bar
+from modalkit.util.files import write_atomic
+from modalkit.util.progress import bar
 
 ROWS = 1000
 """How many rows are asked at once."""

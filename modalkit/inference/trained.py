@@ -17,16 +17,16 @@ from modalkit.distributions import Posterior
 from modalkit.errors import InputError
 from modalkit.evaluation import likelihood
 from modalkit.evaluation.likelihood import Estimate
-from modalkit.evaluation.loading import load_model
 from modalkit.evaluation.questions import Question, allows, check
 from modalkit.inference.prediction import Prediction, predict, probability_of, stores_bits
 from modalkit.inference.results import Embedding, Imputed, Inference, joined_embeddings, joined_predictions, moments
 from modalkit.inference.scoring import score
 from modalkit.inference.values import Given, as_batch, check_names
-from modalkit.model import MultimodalVAE
+from modalkit.model.vae import MultimodalVAE
 from modalkit.plugin import Schema
-from modalkit.randomness import derived_seed, generator
-from modalkit.recipe import Recipe
+from modalkit.recipe.loading import Recipe
+from modalkit.runs.opened import load_model
+from modalkit.util.randomness import derived_seed, generator
 
 _NUMBERS = 1 << 23  # of a modality, over all draws and rows of a chunk: 32 MiB a tensor
 _MOST_ROWS = 256

@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from modalkit.distributions import Gaussian
-from modalkit.model import MultimodalVAE, gaussian, of_rows, spread
+from modalkit.model.vae import MultimodalVAE, gaussian, of_rows, spread
 from modalkit.nn import CategoryEncoder
 from modalkit.plugin import Draws, Objective, ObjectiveOptions, Plan, Schema
 

@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from modalkit.distributions import Gaussian, Mixture
-from modalkit.model import MultimodalVAE, full, spread
+from modalkit.model.vae import MultimodalVAE, full, spread
 from modalkit.objectives.mvae import MvaeOptions, check_mvae, plan_mvae
 from modalkit.plugin import Objective, Schema
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from modalkit.distributions import Gaussian, Mixture, product_of_experts
-from modalkit.model import MultimodalVAE
+from modalkit.model.vae import MultimodalVAE
 from modalkit.plugin import Draws, Objective, ObjectiveOptions, Plan, Schema
 
 _MOST_COMPONENTS = 255

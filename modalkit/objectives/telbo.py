@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from modalkit.distributions import Gaussian
-from modalkit.model import MultimodalVAE, gaussian, spread
+from modalkit.model.vae import MultimodalVAE, gaussian, spread
 from modalkit.plugin import Draws, Objective, ObjectiveOptions, Plan, Schema
 
 

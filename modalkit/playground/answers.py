@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from modalkit.data import Batch
+from modalkit.evaluation.pictures import Cell, show, truth
 from modalkit.inference import Prediction, TrainedModel, as_batch
 from modalkit.inference.answers import png
-from modalkit.pictures import Cell, show, truth
 from modalkit.plugin import Schema
 
 SAMPLES = 8

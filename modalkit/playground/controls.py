@@ -16,8 +16,8 @@ from torch import Tensor
 
 from modalkit import registry
 from modalkit.errors import InputError, guard
+from modalkit.evaluation.pictures import show
 from modalkit.inference import TrainedModel
-from modalkit.pictures import show
 from modalkit.plugin import Schema
 
 MOST_PIXELS = 40_000_000

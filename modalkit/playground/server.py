@@ -12,7 +12,7 @@ from modalkit.errors import InputError
 from modalkit.inference import TrainedModel
 from modalkit.playground.app import make_app
 from modalkit.playground.gate import is_loopback
-from modalkit.progress import say
+from modalkit.util.progress import say
 
 _MOST_CONNECTIONS = 256
 _SECONDS_TO_END = 5

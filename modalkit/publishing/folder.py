@@ -9,12 +9,12 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from modalkit.errors import InputError, RunError
-from modalkit.evaluation.loading import weights_of
-from modalkit.files import write_text
 from modalkit.inference import TrainedModel
 from modalkit.publishing.card import card
-from modalkit.recipe import Recipe
-from modalkit.recipe_yaml import dump
+from modalkit.recipe.loading import Recipe
+from modalkit.recipe.yaml import dump
+from modalkit.runs.opened import weights_of
+from modalkit.util.files import write_text
 
 
 def export(model: TrainedModel, out: Path, extra: Iterable[Callable[[Path], Path]] = ()) -> list[Path]:

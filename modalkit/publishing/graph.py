@@ -18,9 +18,9 @@ from modalkit.distributions import Gaussian, product_of_experts
 from modalkit.errors import InputError, RunError, install
 from modalkit.inference import TrainedModel
 from modalkit.inference.trained import storable
-from modalkit.model import MultimodalVAE, gaussian
+from modalkit.model.vae import MultimodalVAE, gaussian
 from modalkit.nn import CategoryEncoder
-from modalkit.randomness import generator
+from modalkit.util.randomness import generator
 
 _TOLERANCE = 1e-4
 _EXAMPLES = 3

@@ -10,14 +10,14 @@ from typing import Any
 from markupsafe import Markup
 
 from modalkit.errors import InputError
-from modalkit.layout import clipped, columns
+from modalkit.evaluation.translation import ALL
 from modalkit.report import svg
 from modalkit.report.facts import chart_title, metric_names, points
 from modalkit.report.page import Section, figure, many, note, render, table
 from modalkit.report.run import best_validation
 from modalkit.report.sources import Source, open_source
-from modalkit.run_folder import leaves
-from modalkit.translation import ALL
+from modalkit.runs.folder import leaves
+from modalkit.util.text import clipped, columns
 
 _MOST_CURVES, _MOST_LINES, _MOST_PRINTED = 24, 600, 60
 _SAME = "The recipes are the same, key by key."

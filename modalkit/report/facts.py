@@ -9,10 +9,10 @@ from typing import Any
 
 from markupsafe import Markup
 
-from modalkit.metrics_log import Line, metrics_of
 from modalkit.report import svg
 from modalkit.report.page import Section, figure, folded, heat, many, note, table
 from modalkit.report.sources import HeldOut, Source
+from modalkit.runs.metrics import Line, metrics_of
 
 _MOST_CURVES = 24
 _MOST_LINES = 40

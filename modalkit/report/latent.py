@@ -10,9 +10,9 @@ from markupsafe import Markup
 from torch import Tensor
 
 from modalkit import registry
+from modalkit.evaluation.pictures import show
 from modalkit.inference import Embedding
 from modalkit.inference.prediction import in_units
-from modalkit.pictures import show
 from modalkit.report import svg
 from modalkit.report.page import Section, figure, grid, heat, note, side_by_side, table
 from modalkit.report.sources import HeldOut, Source, only, some

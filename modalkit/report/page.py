@@ -15,7 +15,7 @@ from markupsafe import Markup
 from PIL import Image
 
 import modalkit
-from modalkit.pictures import Cell
+from modalkit.evaluation.pictures import Cell
 
 _PIXELATED = 64
 """Pictures up to this many pixels are shown as they are, without smoothing."""

@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import TypeVar
 
 from modalkit.errors import InputError
-from modalkit.planning import Planner
-from modalkit.progress import bar
 from modalkit.report.calibration import calibration
 from modalkit.report.facts import curves, environment, likelihoods, parameters, presence
 from modalkit.report.latent import dimensions, embedded, maps
 from modalkit.report.page import Section, note, render
 from modalkit.report.sources import Source, open_source
 from modalkit.report.views import samples, translated, walks
+from modalkit.training.planning import Planner
+from modalkit.util.progress import bar
 
 ROWS = 300
 Made = TypeVar("Made")

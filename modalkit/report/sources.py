@@ -12,11 +12,11 @@ from torch import Tensor
 
 from modalkit.data import Batch, Dataset, evenly
 from modalkit.errors import InputError
-from modalkit.evaluation.loading import no_run
+from modalkit.evaluation.translation import chosen
 from modalkit.inference import TrainedModel, load
-from modalkit.metrics_log import Line, read_metrics
-from modalkit.recipe import Recipe, load_recipe
-from modalkit.translation import chosen
+from modalkit.recipe.loading import Recipe, load_recipe
+from modalkit.runs.metrics import Line, read_metrics
+from modalkit.runs.opened import no_run
 
 MOST_SHOWN = 16
 """Modalities that the page's tables have room for; of more, those `chosen`."""

@@ -9,14 +9,14 @@ from markupsafe import Markup
 from torch import Tensor
 
 from modalkit.data import Batch
+from modalkit.evaluation.pictures import Cell, truth
+from modalkit.evaluation.translation import ALL, among, translations
 from modalkit.inference import Prediction, TrainedModel, as_batch
 from modalkit.inference.prediction import predict
-from modalkit.pictures import Cell, truth
 from modalkit.report.latent import Latent
 from modalkit.report.page import Section, cell, heat, note, side_by_side, table
 from modalkit.report.sources import HeldOut, Source, only, some
 from modalkit.report.svg import number
-from modalkit.translation import ALL, among, translations
 
 _EXAMPLES, _DRAWS, _SAMPLES, _GIVEN = 4, 16, 8, 8
 _STEPS = (-3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0)

@@ -17,15 +17,15 @@ from modalkit.data import Batch
 from modalkit.errors import InputError
 from modalkit.evaluation.accuracy import accuracy, mean_and_error, posterior_draws
 from modalkit.evaluation.likelihood import mask
-from modalkit.evaluation.loading import Run
+from modalkit.evaluation.pictures import show
 from modalkit.evaluation.questions import Asking, Question, ask
-from modalkit.files import write_atomic
-from modalkit.layout import columns
-from modalkit.pictures import show
-from modalkit.randomness import derived_seed
 from modalkit.reproduction.paper import DATASETS
 from modalkit.reproduction.runs import Settings, progress
 from modalkit.reproduction.tables import write_csv
+from modalkit.runs.opened import Run
+from modalkit.util.files import write_atomic
+from modalkit.util.randomness import derived_seed
+from modalkit.util.text import columns
 
 FIG2 = {"mnist": "5", "binary_mnist": "5", "fashion_mnist": "9", "multimnist": "1773", "celeba": "Male"}
 """Figure 2: what each dataset's samples are conditioned on (9 is the ankle boot)."""

@@ -8,16 +8,16 @@ from pathlib import Path
 
 import torch
 
-from modalkit.building import ensure_dataset
-from modalkit.checkpoint import load_state
 from modalkit.data import check_manifest
+from modalkit.data.building import ensure_dataset
 from modalkit.errors import InputError, StoppedError
-from modalkit.evaluation.loading import Run, load_run
-from modalkit.model import assemble
-from modalkit.progress import say
-from modalkit.recipe import Recipe, load_recipe
-from modalkit.run_folder import differences
-from modalkit.trainer import Progress, train
+from modalkit.model.vae import assemble
+from modalkit.recipe.loading import Recipe, load_recipe
+from modalkit.runs.checkpoint import load_state
+from modalkit.runs.folder import differences
+from modalkit.runs.opened import Run, load_run
+from modalkit.training.trainer import Progress, train
+from modalkit.util.progress import say
 
 
 @dataclass(frozen=True)

@@ -9,15 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from modalkit.errors import InputError
-from modalkit.evaluation.loading import Run
 from modalkit.evaluation.questions import Answer, Asking, Question, allows, ask
-from modalkit.files import write_text
-from modalkit.layout import columns
-from modalkit.model import MultimodalVAE, assemble
-from modalkit.progress import say
-from modalkit.recipe import load_recipe
+from modalkit.model.vae import MultimodalVAE, assemble
+from modalkit.recipe.loading import load_recipe
 from modalkit.reproduction.paper import DATASETS, KNOWN_DIFFERENCES, PARTICLES, TABLE1, TABLES, Line
 from modalkit.reproduction.runs import Settings, progress
+from modalkit.runs.opened import Run
+from modalkit.util.files import write_text
+from modalkit.util.progress import say
+from modalkit.util.text import columns
 
 DYNAMIC = "binary_mnist_dynamic"
 """BinaryMNIST binarised anew at every training step, and tested on the fixed test images."""

@@ -28,8 +28,8 @@ from typing import Any
 import cv2
 import dlib
 import numpy as np
-from modalkit_tools.celeba import CelebaOptions, plan, write_task
-from modalkit_tools.executors import map_tasks
+from modalkit_tools.execution.tasks import map_tasks
+from modalkit_tools.faces.celeba import CelebaOptions, plan, write_task
 from safetensors.numpy import save_file
 from skimage.feature import canny
 
@@ -37,7 +37,7 @@ ROWS = 50
 PROGRAM = """
 import sys
 from pathlib import Path
-from modalkit_tools.celeba import BUILDER, CelebaOptions
+from modalkit_tools.faces.celeba import BUILDER, CelebaOptions
 
 if __name__ == "__main__":  # Dask's workers import this program
     source, out, photos, workers, engine, rows = sys.argv[1:]

@@ -20,8 +20,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as the command line does 
 
 import torch
 
-from modalkit.recipe import load_recipe
-from modalkit.trainer import Trainer
+from modalkit.recipe.loading import load_recipe
+from modalkit.training.trainer import Trainer
 
 
 class Turns(Trainer):

@@ -20,10 +20,10 @@ os.environ.setdefault("OMP_WAIT_POLICY", "active")  # as the command line does o
 import torch
 
 from modalkit.data import Batch
-from modalkit.engine import evaluate_plan
-from modalkit.model import MultimodalVAE
-from modalkit.planning import Planner
-from modalkit.recipe import load_recipe
+from modalkit.model.engine import evaluate_plan
+from modalkit.model.vae import MultimodalVAE
+from modalkit.recipe.loading import load_recipe
+from modalkit.training.planning import Planner
 
 ROWS = 100
 

@@ -11,7 +11,7 @@ from multivae.models.base import BaseDecoder, BaseEncoder
 from pythae.models.base.base_utils import ModelOutput
 from torch import Tensor, nn
 
-from modalkit.model import MultimodalVAE
+from modalkit.model.vae import MultimodalVAE
 
 
 class _Expert(BaseEncoder):

@@ -20,25 +20,27 @@ import gc
 import importlib.util
 import os
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parents[1]))  # the support room of the tests
 os.environ.setdefault("OMP_WAIT_POLICY", "active")  # as the command line does on a machine that is its own
 
 import torch
-from once_per_term import once_per_term_loss
+from support.once_per_term import once_per_term_loss
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from modalkit.data import Batch
-from modalkit.engine import evaluate_plan
-from modalkit.model import MultimodalVAE
-from modalkit.planning import Planner
+from modalkit.model.engine import evaluate_plan
+from modalkit.model.vae import MultimodalVAE
 from modalkit.plugin import Plan
-from modalkit.recipe import Recipe, load_recipe
+from modalkit.recipe.loading import Recipe, load_recipe
+from modalkit.training.planning import Planner
 
 PAPER = ("mnist_mvae", "fashion_mnist_mvae", "multimnist_mvae", "celeba19_mvae", "celeba_transforms")
 

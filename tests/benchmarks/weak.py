@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from modalkit.data import Dataset, weaken
-from modalkit.recipe import load_recipe
+from modalkit.recipe.loading import load_recipe
 
 Array, Mask = NDArray[np.float64], NDArray[np.bool_]
 BITS = ("Male", "Smiling", "Mouth_Slightly_Open", "Heavy_Makeup", "Wavy_Hair")

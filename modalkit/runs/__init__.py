@@ -1,0 +1,1 @@
+"""Run folders: whose they are, their log, their saved state, and finished runs opened again."""

@@ -1,0 +1,56 @@
+"""Saving and loading a run's state: whole or not at all, and never by executing what is in the file."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_model, save_model
+from torch import nn
+
+from modalkit.errors import InputError
+from modalkit.util.files import write_atomic
+
+
+def save_weights(path: Path, model: nn.Module) -> None:
+    """Write a model's weights and running statistics as safetensors."""
+    write_atomic(path, lambda temporary: save_model(model, str(temporary)))
+
+
+def load_weights(path: Path, model: nn.Module) -> None:
+    """Read what `save_weights` wrote into `model`.
+
+    Raises:
+        InputError: no such file, or it holds another model's weights.
+    """
+    try:
+        load_model(model, str(path))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no weights there; has this run finished an epoch?") from None
+    except (SafetensorError, RuntimeError) as error:
+        raise InputError(f"{path}: not this recipe's weights: {' '.join(str(error).split())[:300]}") from None
+
+
+def save_state(path: Path, state: dict[str, Any]) -> None:
+    """Write tensors and plain values for `load_state`."""
+    write_atomic(path, lambda temporary: torch.save(state, temporary))
+
+
+def load_state(path: Path, device: torch.device) -> dict[str, Any]:
+    """Read what `save_state` wrote.
+
+    Raises:
+        InputError: the file is damaged.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:  # which torch writes, but whose checksums it does not look at
+            if damaged := archive.testzip():
+                raise ValueError(f"the checksum of {damaged} differs")
+        state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+    except Exception as error:  # a damaged file can fail anywhere in reading it
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"{path}: damaged ({reason}); delete the run folder and train again") from None
+    return state

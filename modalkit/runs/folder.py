@@ -1,0 +1,96 @@
+"""A run folder: whose it is, and what it ran on."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import modalkit
+from modalkit.errors import InputError
+from modalkit.recipe.loading import Recipe, load_recipe
+from modalkit.util.files import is_empty, remove_leftovers, write_json, write_text
+from modalkit.util.text import listed
+
+MAY_CHANGE = {
+    "epochs",
+    "max_steps",
+    "patience",
+    "accelerator",
+    "devices",
+    "compile",
+    "checkpoint_every",
+    "log_every",
+    "loggers",
+    "pictures_every",
+}
+"""Keys of ``train:`` that may change when a run goes on: how long, where, and how often to report."""
+
+
+def check_claim(recipe: Recipe, run: Path) -> None:
+    """Check that a run folder is this recipe's, or nobody's.
+
+    Raises:
+        InputError: it holds the saved state of another recipe's run, or files of something else.
+    """
+    path = run / "recipe.yaml"
+    if not path.exists() and not is_empty(run):
+        raise InputError(f"{run}: is not empty and not a run; choose another --out")
+    for folder in (run, run / "checkpoints", run / "pictures"):
+        remove_leftovers(folder)
+    trained = path.exists() and any((run / "checkpoints").glob("*"))
+    if trained and (changed := differences(_recipe_of(path), recipe)):
+        raise InputError(
+            f"{run}: holds a run of another recipe (it differs in {listed(changed)}); choose another --out, or "
+            f"delete this folder"
+        )
+
+
+def claim(recipe: Recipe, run: Path) -> None:
+    """Write into a run folder what it is a run of, and what it runs on."""
+    write_text(run / "recipe.yaml", recipe.to_yaml())
+    versions = {"modalkit": modalkit.__version__, "torch": torch.__version__, "python": platform.python_version()}
+    machine = {"platform": platform.platform(), "cpus": os.cpu_count(), "cuda": torch.version.cuda}
+    write_json(run / "environment.json", versions | machine | {"command": sys.argv})
+
+
+def _recipe_of(path: Path) -> Recipe:
+    """Return the recipe that a run was begun with; what has been added to recipes since then has its default."""
+    try:
+        return load_recipe(path)
+    except InputError as error:
+        raise InputError(f"{path}: this run's recipe is damaged ({error}); choose another --out") from None
+
+
+def differences(before: Recipe, now: Recipe) -> list[str]:
+    """Return the dotted keys in which two recipes differ, without what may change when a run goes on.
+
+    The number of epochs may not where a learning rate is to fall over them.
+    """
+    fixed = {"epochs"} if {before.train.schedule, now.train.schedule} != {"constant"} else set()
+    one, other = (dict(leaves(_comparable(recipe, MAY_CHANGE - fixed))) for recipe in (before, now))
+    return [key for key in one | other if one.get(key) != other.get(key)]
+
+
+def _comparable(recipe: Recipe, without: set[str]) -> dict[str, Any]:
+    # How its data was built is no matter here: the trainer compares what is in it.
+    whole = recipe.model_dump(mode="json", exclude={"extends": True, "description": True, "data": {"build"}})
+    return whole | {"train": {key: value for key, value in whole["train"].items() if key not in without}}
+
+
+def leaves(value: Any, at: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield what nested mappings hold, each with its dotted key.
+
+    >>> list(leaves({"train": {"epochs": 3}, "seed": 0}))
+    [('train.epochs', 3), ('seed', 0)]
+    """
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from leaves(item, f"{at}.{key}" if at else str(key))
+    else:
+        yield at, value

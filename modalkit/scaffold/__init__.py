@@ -1,0 +1,1 @@
+"""Packages for plugin authors to start from."""

@@ -1,0 +1,1 @@
+"""What every room may use: files, progress, text in columns, randomness, processes, signals, URLs."""

@@ -1,0 +1,59 @@
+"""The tutorials do what they say: everything that they show is run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from support.documents import follow
+
+SMALLER = {
+    "modalkit train quickstart": [
+        *("--set", "data.build.0.count=60", "--set", "data.build.0.workers=1", "--set", "data.build.1.workers=1"),
+        *("--set", "train.epochs=2"),
+    ],
+    "modalkit train patients.yaml": ["--set", "train.max_steps=160"],
+    "modalkit train wind.yaml": ["--set", "train.epochs=12"],
+    "modalkit train circle.yaml": ["--set", "train.epochs=6"],
+}
+"""What makes the default run short; the slow one does exactly what the reader does."""
+
+
+@pytest.fixture(params=["small", pytest.param("whole", marks=pytest.mark.slow)])
+def smaller(request: pytest.FixtureRequest) -> Any:
+    return SMALLER if request.param == "small" else {}
+
+
+def test_faces(tmp_path: Path, smaller: Any) -> None:
+    names = follow("tutorials/faces.md", tmp_path, smaller)
+    assert names["coloured"].shape == (32, 32, 3) and names["coloured"].dtype == np.uint8
+    for name in ("image-mean", "image-7", "edges-mean", "sheet"):
+        assert (tmp_path / f"coloured/{name}.png").is_file()
+    assert (tmp_path / "runs/quickstart/pictures/final.png").is_file()
+    written = np.asarray(Image.open(tmp_path / "coloured/image-mean.png")).astype(int)
+    assert written.ndim == 3 and np.abs(written[..., 0] - written[..., 2]).max() > 20  # it has colours
+
+
+def test_table(tmp_path: Path, smaller: Any) -> None:
+    names = follow("tutorials/table.md", tmp_path, smaller)
+    for name, (ours, of_the_mean) in names["errors"].items():
+        assert ours < 0.7 * of_the_mean, name
+    assert names["right"].mean() > names["often"] + 0.2
+
+
+def test_modality(tmp_path: Path, smaller: Any) -> None:
+    names = follow("tutorials/modality.md", tmp_path, smaller)
+    assert (tmp_path / "wind-speed/wind_speed_kind.py").is_file()
+    east, west = names["found"]["speed"].value.flatten().tolist()
+    assert east > 6 and west < 4
+
+
+def test_objective(tmp_path: Path, smaller: Any) -> None:
+    names = follow("tutorials/objective.md", tmp_path, smaller)
+    assert "elbo/without:position" in (tmp_path / "runs/circle/metrics.jsonl").read_text()
+    off = names["found"]["position"].value - torch.tensor([[0.6, 0.8], [0.6, -0.8]])
+    assert off.norm(dim=1).max() < 0.4

@@ -1,0 +1,517 @@
+"""Each objective's loss and gradients against its formula written out, row by row, and against closed forms."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.distributions import Categorical, Independent, MixtureSameFamily, MultivariateNormal, Normal, kl_divergence
+
+import modalkit
+from modalkit import registry
+from modalkit.data import Batch
+from modalkit.distributions import Gaussian, Mixture
+from modalkit.model.engine import evaluate_plan
+from modalkit.model.vae import MultimodalVAE
+from modalkit.objectives.cvae import ConditionedEncoder
+from modalkit.plugin import Draws, Schema
+
+ROWS, LATENT, BETA = 6, 3, 0.7
+MLP = {"type": "mlp", "hidden": [7, 6], "decoder_hidden": [6]}
+NORMED = {**MLP, "batch_norm": True}
+CONVOLUTIONS = {"type": "dcgan", "widths": [3, 4], "hidden": 7, "decoder_hidden": [5], "batch_norm": True}
+PRIOR = Normal(0.0, 1.0)
+KINDS: dict[str, tuple[str, dict[str, Any]]] = {
+    "place": ("vector", {"size": 2, "weight": 0.5, "network": MLP}),
+    "class": ("label", {"classes": 3, "weight": 3, "network": MLP}),
+    "bits": ("attributes", {"names": ["x", "y", "z"], "network": NORMED}),
+    "picture": ("image", {"size": 8, "channels": 1, "weight": 0.1, "network": CONVOLUTIONS}),
+}
+
+
+@pytest.fixture(autouse=True)
+def double() -> Iterator[None]:
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+def schemas(names: tuple[str, ...]) -> dict[str, Schema]:
+    return {n: modalkit.schema(KINDS[n][0], **KINDS[n][1]) for n in names}
+
+
+def random_batch(made: dict[str, Schema], present: Tensor) -> Batch:
+    g = torch.Generator().manual_seed(4)
+    values = {}
+    for column, (name, schema) in enumerate(made.items()):
+        shape = (len(present), *schema.event_shape)
+        high = {"image": 256, "label": 3, "attributes": 2}.get(schema.kind)
+        value = torch.randint(0, high, shape, generator=g) if high else torch.randn(shape, generator=g)
+        there = present[:, column].reshape(-1, *[1] * (value.ndim - 1))
+        values[name] = (value * there).to(getattr(torch, schema.dtype))
+    return Batch(values, present)
+
+
+def make(name: str, made: dict[str, Schema], latent_dim: int = LATENT, **options: Any) -> tuple[Any, MultimodalVAE]:
+    """Return an objective's options and its model."""
+    objective = registry.get(registry.OBJECTIVES, name)
+    chosen = objective.options(name=name, **options)
+    objective.check(chosen, tuple(made))
+    torch.manual_seed(1)
+    return chosen, objective.model(chosen, made, latent_dim)
+
+
+def elbo_of(options: Any, model: MultimodalVAE, batch: Batch, noise: Tensor, epoch: int | None = None) -> Any:
+    objective = registry.get(registry.OBJECTIVES, options.name)
+    plan = objective.plan(options, model.names, batch.present, Draws(torch.Generator().manual_seed(0), epoch))
+    plan.check(batch.present)
+    return evaluate_plan(model, batch, plan, noise[: model.components * len(plan.terms)], BETA)
+
+
+# The formulas, written out. An expert is a Normal over the latent dimensions; a row's are {modality: Normal}.
+
+
+class Plain:
+    """A model's networks and a batch, with every quantity of one row at a time."""
+
+    def __init__(self, options: Any, model: MultimodalVAE, batch: Batch, noise: Tensor) -> None:
+        self.options, self.model, self.noise = options, model, noise
+        self.rows = [[n for n, p in zip(model.names, row, strict=True) if p] for row in batch.present.tolist()]
+        self.values = {n: model.schemas[n].unpack(batch.values[n]) for n in model.names}
+
+    def having(self, name: str) -> list[int]:
+        return [row for row, there in enumerate(self.rows) if name in there]
+
+    def complete(self) -> list[int]:
+        return [row for row, there in enumerate(self.rows) if len(there) == len(self.model.names)]
+
+    def raw(self, name: str, network: Callable[[Tensor], Tensor] | None = None) -> dict[int, Tensor]:
+        """Return what the network, by default encoder and head, gives for each row that has a modality."""
+        rows = self.having(name)
+        network = network or (lambda x: self.model.heads[name](self.model.encoders[name](x)))
+        return dict(zip(rows, network(self.values[name][rows]), strict=True)) if rows else {}
+
+    def experts(self) -> list[dict[str, Normal]]:
+        raw = {name: self.raw(name) for name in self.model.names}
+        return [{name: normal(raw[name][row]) for name in there} for row, there in enumerate(self.rows)]
+
+    def log_px(self, name: str, z: dict[int, Tensor]) -> dict[int, Tensor]:
+        """Return the weighted log-likelihood of a modality in those rows of one term that draw a z and have it."""
+        rows = [row for row in z if name in self.rows[row]]
+        if not rows:
+            return {}
+        schema = self.model.schemas[name]
+        raw = self.model.decoders[name](torch.stack([z[row] for row in rows]))
+        scores = registry.modality(schema.kind).likelihood(schema, raw).log_prob(self.values[name][rows])
+        return dict(zip(rows, schema.weight * scores, strict=True))
+
+    def explained(self, z: dict[int, Tensor], names: tuple[str, ...] | None = None) -> Tensor:
+        """Return the log-likelihoods of one term, of all modalities or of some, summed over rows."""
+        return sum((s for n in names or self.model.names for s in self.log_px(n, z).values()), torch.zeros(()))
+
+
+def normal(raw: Tensor) -> Normal:
+    loc, log_variance = raw.chunk(2)
+    return Normal(loc, (log_variance / 2).exp())
+
+
+def product(experts: list[Normal], *, prior: bool) -> Normal:
+    """Return the product of Gaussians, one factor at a time; of nothing, the prior."""
+    factors = [*experts, Normal(torch.zeros(LATENT), 1.0)] if prior or not experts else experts
+    precision, weighted = torch.zeros(LATENT), torch.zeros(LATENT)
+    for one in factors:
+        precision = precision + 1 / one.variance
+        weighted = weighted + one.mean / one.variance
+    return Normal(weighted / precision, precision.rsqrt())
+
+
+def drawn(q: Normal, noise: Tensor) -> Tensor:
+    return q.mean + q.stddev * noise
+
+
+def kl(q: Normal, p: Normal = PRIOR) -> Tensor:
+    return kl_divergence(q, p).sum()
+
+
+def plain_vae(it: Plain) -> Tensor:
+    (name,) = it.model.names
+    q = {row: one[name] for row, one in enumerate(it.experts()) if one}
+    return it.explained({r: drawn(q[r], it.noise[0, r]) for r in q}) - BETA * sum(kl(one) for one in q.values())
+
+
+def plain_bivcca(it: Plain) -> Tensor:
+    total, experts, rest = torch.zeros(()), it.experts(), len(it.model.names) - 1
+    for term, name in enumerate(it.model.names):
+        weight = it.options.mu if term == 0 else (1 - it.options.mu) / rest
+        q = {row: experts[row][name] for row in it.having(name)}
+        elbo = it.explained({r: drawn(q[r], it.noise[term, r]) for r in q}) - BETA * sum(kl(one) for one in q.values())
+        total = total + weight * elbo
+    return total
+
+
+def plain_jmvae(it: Plain) -> Tensor:
+    model: Any = it.model
+    experts = it.experts()
+    parts = torch.cat([model.trunks[name](it.values[name]) for name in model.names], 1)
+    joint = [normal(raw) for raw in model.joint(parts)]
+    total = it.explained({row: drawn(q, it.noise[0, row]) for row, q in enumerate(joint)})
+    for row, q in enumerate(joint):
+        total = total - BETA * kl(q)
+        for name in model.names:
+            total = total - BETA * it.options.alpha * kl(q, experts[row][name])
+    return total
+
+
+def plain_telbo(it: Plain, stage: int) -> Tensor:
+    model: Any = it.model
+    experts = it.experts()
+    q = {row: product(list(experts[row].values()), prior=True) for row in it.complete()}
+    total = it.explained({r: drawn(q[r], it.noise[0, r]) for r in q}) - BETA * sum(kl(one) for one in q.values())
+    for term, name in enumerate(model.names if stage == 2 else ()):
+        own = {row: normal(raw) for row, raw in it.raw(name, model.alone[name]).items()}
+        total = total + it.explained({r: drawn(own[r], it.noise[term + 1, r]) for r in own}, (name,))
+        total = total - BETA * sum(kl(one) for one in own.values())
+    return total
+
+
+def plain_cvae(it: Plain) -> Tensor:
+    model: Any = it.model
+    target, condition = it.options.target, next(n for n in model.names if n != it.options.target)
+    rows, encoder = it.complete(), model.encoders[target]
+    x, columns = it.values[target][rows], torch.zeros(len(rows), 3)
+    for place, row in enumerate(rows):  # the condition is a class or three bits
+        columns[place] = it.values[condition][row] if condition == "bits" else torch.eye(3)[it.values[condition][row]]
+    layers = encoder.encoder
+    if target == "picture":
+        x, layers = layers.convolutions(x).flatten(1), layers.dense
+    first, *later = layers
+    both = torch.cat([first.linear.weight, first.of_condition.weight], 1)
+    features = torch.cat([x, columns], 1) @ both.T + first.linear.bias
+    for layer in later:
+        features = layer(features)
+    q = dict(zip(rows, map(normal, model.heads[target](features)), strict=True))
+    z = {row: torch.cat([drawn(q[row], it.noise[0, row]), columns[place]]) for place, row in enumerate(rows)}
+    return it.explained(z, (target,)) - BETA * sum(kl(one) for one in q.values())
+
+
+def plain_mmvae(it: Plain) -> Tensor:
+    total, experts = torch.zeros(()), it.experts()
+    for part, name in enumerate(it.model.names):  # a draw of each expert
+        z = {row: drawn(experts[row][name], it.noise[part, row]) for row in it.having(name)}
+        for scored in it.model.names:
+            for row, score in it.log_px(scored, z).items():
+                total = total + score / len(it.rows[row])
+        for row, point in z.items():
+            of = [one.log_prob(point).sum() for one in experts[row].values()]
+            log_q = torch.stack(of).logsumexp(0) - math.log(len(of))
+            total = total - BETA * (log_q - PRIOR.log_prob(point).sum()) / len(of)
+    return total
+
+
+def plain_mopoe(it: Plain) -> Tensor:
+    total, experts, names = torch.zeros(()), it.experts(), it.model.names
+    for code in range(1, 2 ** len(names)):
+        subset = [name for bit, name in enumerate(names) if code >> bit & 1]
+        rows = [row for row, there in enumerate(it.rows) if set(subset) <= set(there)]
+        q = {row: product([experts[row][name] for name in subset], prior=False) for row in rows}
+        z = {row: drawn(q[row], it.noise[code - 1, row]) for row in rows}
+        for scored in names:
+            for row, score in it.log_px(scored, z).items():
+                total = total + score / (2 ** len(it.rows[row]) - 1)
+        for row in rows:
+            total = total - BETA * kl(q[row]) / (2 ** len(it.rows[row]) - 1)
+    return total
+
+
+def plain_mvtcae(it: Plain) -> Tensor:
+    total, experts, alpha = torch.zeros(()), it.experts(), it.options.alpha
+    q = {row: product(list(one.values()), prior=False) for row, one in enumerate(experts) if one}
+    z = {row: drawn(q[row], it.noise[0, row]) for row in q}
+    for scored in it.model.names:
+        for row, score in it.log_px(scored, z).items():
+            total = total + score * (len(it.rows[row]) - alpha) / len(it.rows[row])
+    for row in q:
+        total = total - BETA * (1 - alpha) * kl(q[row])
+        for one in experts[row].values():
+            total = total - BETA * alpha / len(it.rows[row]) * kl(q[row], one)
+    return total
+
+
+def mixture_of(raw: Tensor, components: int) -> list[tuple[Tensor, Normal]]:
+    """Return the log-weight and the Gaussian of each part of an expert that is a mixture."""
+    parts = raw.reshape(components, 2 * LATENT + 1)
+    log_weights = parts[:, -1] - parts[:, -1].logsumexp(0)
+    return [(w, normal(part[:-1])) for w, part in zip(log_weights, parts, strict=True)]
+
+
+def plain_mixture_mvae(it: Plain) -> Tensor:
+    """Return the sum over the complete and the single terms (k = 0), each with one draw of each of its parts."""
+    total, names, each, zero = torch.zeros(()), it.model.names, it.options.components, torch.zeros(LATENT)
+    raw = {name: it.raw(name) for name in names}
+    terms = [set(names), *({name} for name in names)]
+    for term, subset in enumerate(terms):
+        mixtures: dict[int, dict[int, tuple[Tensor, Normal]]] = {}  # by row and part
+        for row, there in enumerate(it.rows):
+            given = [n for n in names if n in there and n in subset]
+            if not given or (term and len(there) == 1):  # a lone modality's complete term is its own
+                continue
+            found = {}
+            for part, choice in enumerate(itertools.product(range(each), repeat=len(names))):
+                if any(c for n, c in zip(names, choice, strict=True) if n not in given):
+                    continue
+                factors = [mixture_of(raw[n][row], each)[choice[names.index(n)]] for n in given]
+                q = product([one for _, one in factors], prior=True)
+                # The integral of prior times factors: their density at any point over that of their product.
+                integral = sum(w + one.log_prob(zero).sum() for w, one in factors) + PRIOR.log_prob(zero).sum()
+                found[part] = (integral - q.log_prob(zero).sum(), q)
+            mass = torch.stack([w for w, _ in found.values()]).logsumexp(0)
+            mixtures[row] = {part: (w - mass, q) for part, (w, q) in found.items()}
+        for part in range(each ** len(names)):
+            mine = {row: mixtures[row][part] for row in mixtures if part in mixtures[row]}
+            z = {row: drawn(q, it.noise[part * len(terms) + term, row]) for row, (_, q) in mine.items()}
+            for scored in (n for n in names if n in subset):
+                for row, score in it.log_px(scored, z).items():
+                    total = total + mine[row][0].exp() * score
+            for row, point in z.items():
+                log_q = torch.stack([w + q.log_prob(point).sum() for w, q in mixtures[row].values()]).logsumexp(0)
+                total = total - BETA * mine[row][0].exp() * (log_q - PRIOR.log_prob(point).sum())
+    return total
+
+
+Case = tuple[str, tuple[str, ...], dict[str, Any], Callable[[Plain], Tensor], int | None]
+TWO, THREE = ("place", "bits"), ("place", "class", "bits")
+CASES: dict[str, Case] = {
+    "vae": ("vae", ("place",), {}, plain_vae, 0),
+    "vae, batch norm": ("vae", ("bits",), {}, plain_vae, 0),
+    "bivcca": ("bivcca", TWO, {"mu": 0.3}, plain_bivcca, 0),
+    "bivcca of three": ("bivcca", THREE, {"mu": 0.3}, plain_bivcca, 0),
+    "jmvae": ("jmvae", TWO, {"alpha": 0.2, "hidden": 5}, plain_jmvae, 0),
+    "jmvae of three": ("jmvae", ("class", "bits", "picture"), {"alpha": 0.2, "hidden": 5}, plain_jmvae, 0),
+    "telbo, first stage": ("telbo", THREE, {"first_stage_epochs": 2}, lambda it: plain_telbo(it, 1), 1),
+    "telbo, second stage": ("telbo", THREE, {"first_stage_epochs": 2}, lambda it: plain_telbo(it, 2), 2),
+    "telbo, validation": ("telbo", TWO, {"first_stage_epochs": 2}, lambda it: plain_telbo(it, 2), None),
+    "cvae of a vector": ("cvae", ("place", "class"), {"target": "place"}, plain_cvae, 0),
+    "cvae of a class": ("cvae", ("bits", "place"), {"target": "place"}, plain_cvae, 0),
+    "cvae of a picture": ("cvae", ("picture", "bits"), {"target": "picture"}, plain_cvae, 0),
+    "mmvae": ("mmvae", TWO, {}, plain_mmvae, 0),
+    "mmvae of three": ("mmvae", THREE, {}, plain_mmvae, 0),
+    "mopoe": ("mopoe", TWO, {}, plain_mopoe, 0),
+    "mopoe of three": ("mopoe", THREE, {}, plain_mopoe, 0),
+    "mvtcae": ("mvtcae", TWO, {"alpha": 0.6}, plain_mvtcae, 0),
+    "mvtcae of three": ("mvtcae", THREE, {"alpha": 0.6}, plain_mvtcae, 0),
+    "mixture-mvae of one": ("mixture-mvae", TWO, {"k": 0, "components": 1}, plain_mixture_mvae, 0),
+    "mixture-mvae of three": ("mixture-mvae", THREE, {"k": 0, "components": 2}, plain_mixture_mvae, 0),
+}
+
+
+def patterns(modalities: int) -> dict[str, Tensor]:
+    """Return presence: of everything, and at random with one row that has nothing and one that has all."""
+    missing = torch.rand(ROWS, modalities, generator=torch.Generator().manual_seed(5)) < 0.6
+    missing[0], missing[1:3] = False, True
+    return {"complete": torch.ones(ROWS, modalities, dtype=torch.bool), "missing": missing}
+
+
+@pytest.mark.parametrize("rows", ["complete", "missing"])
+@pytest.mark.parametrize("case", CASES)
+def test_loss_and_gradients_equal_the_formula_written_out(case: str, rows: str) -> None:
+    name, names, settings, formula, epoch = CASES[case]
+    if rows == "missing" and registry.get(registry.OBJECTIVES, name).complete_rows:
+        pytest.skip("defined for complete rows only")
+    made = schemas(names)
+    options, model = make(name, made, **settings)
+    batch = random_batch(made, patterns(len(names))[rows])
+    noise = torch.randn(64, ROWS, LATENT, generator=torch.Generator().manual_seed(2))
+    fast = -elbo_of(options, model, batch, noise, epoch).elbo.sum() / ROWS
+    slow = -formula(Plain(options, model, batch, noise)) / ROWS
+    assert abs(fast.item() - slow.item()) <= 1e-10 * abs(slow.item()) and slow.item() != 0
+    ours, theirs = (torch.autograd.grad(loss, list(model.parameters()), allow_unused=True) for loss in (fast, slow))
+    largest = max(float(g.abs().max()) for g in theirs if g is not None)
+    for (parameter, values), one, other in zip(model.named_parameters(), ours, theirs, strict=True):
+        # What has no part in a formula has no gradient, or zeros.
+        one, other = (torch.zeros_like(values) if g is None else g for g in (one, other))
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10 * largest, msg=lambda m, p=parameter: f"{p}: {m}")
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_every_network_learns_something(case: str) -> None:
+    """No parameter is forgotten by its objective; TELBO's single networks wait for the second stage."""
+    name, names, settings, _, epoch = CASES[case]
+    made = schemas(names)
+    options, model = make(name, made, **settings)
+    batch = random_batch(made, torch.ones(ROWS, len(names), dtype=torch.bool))
+    elbo_of(options, model, batch, torch.randn(64, ROWS, LATENT), epoch).elbo.sum().backward()
+    without = {n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()}
+    waits = case == "telbo, first stage"
+    waiting = {n for n, _ in model.named_parameters() if waits and n.startswith("alone.")}
+    normed = {n for n in without - waiting if ".bits." in n and n.endswith(".bias")}  # batch norm removes a bias
+    assert without - normed == waiting
+
+
+def test_an_encoder_that_is_one_layer_sees_the_condition_too() -> None:
+    layer = torch.nn.Linear(2, 3)
+    encoder = ConditionedEncoder(layer, 4)
+    x, columns = torch.randn(5, 2), torch.randn(5, 4)
+    torch.testing.assert_close(encoder(x, columns), layer(x) + columns @ encoder.first.of_condition.weight.T)
+
+
+# Closed forms.
+
+
+def linear(name: str, size: int, parts: int = 0, **options: Any) -> tuple[Any, MultimodalVAE, Batch, Tensor]:
+    """Return a model of one modality, x = slope * z + noise of scale 0.7, whose expert is the exact posterior.
+
+    With the prior as a factor of its own the expert is the likelihood instead. Also returns each row's evidence.
+    """
+    network = {"type": "mlp", "hidden": [size], "decoder_hidden": []}
+    chosen, model = make(name, {"x": modalkit.schema("vector", size=size, scale=0.7, network=network)}, size, **options)
+    g = torch.Generator().manual_seed(3)
+    slope = torch.rand(size, generator=g) + 0.5
+    prior = 0.0 if model.prior_expert else 1.0
+    precision = prior + slope**2 / 0.49
+    width = 2 * size + (parts > 0)
+    head = torch.nn.Linear(size, max(1, parts) * width)
+    with torch.no_grad():
+        head.weight.zero_()
+        head.bias.zero_()
+        for first in range(0, len(head.bias), width):
+            head.weight[first : first + size] = torch.diag(slope / 0.49 / precision)
+            head.bias[first + size : first + 2 * size] = -precision.log()
+            if parts:
+                head.bias[first + 2 * size] = float(first)  # weights that differ between equal parts
+        decoder = next(part for part in model.decoders["x"].modules() if isinstance(part, torch.nn.Linear))
+        decoder.weight.copy_(torch.diag(slope))
+        decoder.bias.zero_()
+    model.encoders["x"], model.heads["x"] = torch.nn.Identity(), head
+    x = torch.randn(ROWS, size, generator=g).float()
+    evidence = MultivariateNormal(torch.zeros(size), torch.diag(slope**2 + 0.49)).log_prob(x.double())
+    return chosen, model, Batch({"x": x}, torch.ones(ROWS, 1, dtype=torch.bool)), evidence
+
+
+@pytest.mark.parametrize(
+    ("name", "parts", "options"),
+    [("mmvae", 0, {}), ("mixture-mvae", 1, {"components": 1}), ("mixture-mvae", 3, {"components": 3})],
+)
+def test_an_elbo_with_drawn_kl_is_the_evidence_whatever_is_drawn(name: str, parts: int, options: Any) -> None:
+    chosen, model, batch, evidence = linear(name, 4, parts, **options)
+    plan = registry.get(registry.OBJECTIVES, name).plan(chosen, model.names, batch.present, Draws(torch.Generator()))
+    for seed in (0, 1):
+        noise = torch.randn(model.components, ROWS, 4, generator=torch.Generator().manual_seed(seed))
+        torch.testing.assert_close(evaluate_plan(model, batch, plan, noise).elbo[0], evidence, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", ["vae", "mopoe"])
+def test_an_elbo_with_closed_kl_is_the_evidence_on_average(name: str) -> None:
+    """The log-weights are the evidence whatever is drawn, and the ELBO is it where the noise's moments are exact."""
+    chosen, model, batch, evidence = linear(name, 4)
+    plan = registry.get(registry.OBJECTIVES, name).plan(chosen, model.names, batch.present, Draws(torch.Generator()))
+    corners = [torch.tensor(signs) for signs in itertools.product([-1.0, 1.0], repeat=4)]
+    elbos = [evaluate_plan(model, batch, plan, c.expand(1, ROWS, 4)).elbo[0] for c in corners]
+    torch.testing.assert_close(torch.stack(elbos).mean(0), evidence, rtol=1e-10, atol=1e-10)
+    result = evaluate_plan(model, batch, plan, corners[1].expand(1, ROWS, 4))
+    q = model.posterior(model.observed(batch), batch.present, plan.given)
+    z = q.sample(corners[1].expand(1, 1, ROWS, 4), torch.zeros(1, 1, ROWS))[0]
+    log_weight = result.log_px["x"] + PRIOR.log_prob(z).sum(-1) - q.log_prob(z)
+    torch.testing.assert_close(log_weight[0], evidence, rtol=1e-10, atol=1e-10)
+
+
+def test_mixture_experts_of_one_component_are_the_mvae() -> None:
+    made = schemas(THREE)
+    options, mixture = make("mixture-mvae", made, k=2, components=1)
+    plain = MultimodalVAE(made, LATENT)
+    state = {k: v[: 2 * LATENT] if k.startswith("heads.") else v for k, v in mixture.state_dict().items()}
+    plain.load_state_dict(state)
+    batch = random_batch(made, patterns(3)["missing"])
+    plan = registry.get(registry.OBJECTIVES, "mvae").plan(
+        options, plain.names, batch.present, Draws(torch.Generator().manual_seed(0))
+    )
+    noise = torch.randn(len(plan.terms), ROWS, LATENT)
+    observed = plain.observed(batch)
+    one, other = (m.posterior(observed, batch.present, plan.given) for m in (mixture, plain))
+    assert isinstance(one, Mixture) and isinstance(other, Gaussian)
+    assert not one.log_weight.any()
+    torch.testing.assert_close(one.parts.loc[0], other.loc, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(one.parts.precision[0], other.precision, rtol=1e-12, atol=1e-12)
+    drawn_kl, closed_kl = (evaluate_plan(m, batch, plan, noise) for m in (mixture, plain))
+    for name in made:
+        torch.testing.assert_close(drawn_kl.log_px[name], closed_kl.log_px[name], rtol=1e-10, atol=1e-10)
+    # The one difference: a mixture's KL has no closed form, so it is that of the draw.
+    z = other.rsample(noise)
+    log_ratio = Normal(other.loc, other.scale).log_prob(z).sum(-1) - PRIOR.log_prob(z).sum(-1)
+    torch.testing.assert_close(drawn_kl.kl, log_ratio * plan.given.any(-1), rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("components", [1, 2, 3])
+def test_a_product_of_mixtures_is_proportional_to_the_densities_multiplied(components: int) -> None:
+    """log q(z|X) - log p(z) - sum log q(z|x_m) must not depend on z: equation 3, with mixtures for experts."""
+    made = schemas(THREE)
+    options, model = make("mixture-mvae", made, components=components)
+    with torch.no_grad():
+        for head in model.heads.values():
+            head.weight.mul_(6)  # experts that differ, so that their mixtures are no Gaussians
+    batch = random_batch(made, patterns(3)["missing"])
+    given = torch.stack([batch.present, *(batch.present & row for row in torch.eye(3, dtype=torch.bool))])
+    model.eval()
+    posterior = model.posterior(model.observed(batch), batch.present, given)
+    it = Plain(options, model, batch, torch.zeros(0))
+    raw = {name: it.raw(name) for name in made}
+    for z in torch.randn(2, LATENT):
+        log_q = [posterior.log_prob(point.expand(4, ROWS, LATENT)) for point in (z, torch.zeros(LATENT))]
+        for term, row in itertools.product(range(4), range(ROWS)):
+            gaps = []
+            for point, density in zip((z, torch.zeros(LATENT)), log_q, strict=True):
+                multiplied = PRIOR.log_prob(point).sum()
+                for column, name in enumerate(made):
+                    if given[term, row, column]:
+                        parts = mixture_of(raw[name][row], components)
+                        multiplied += torch.stack([w + q.log_prob(point).sum() for w, q in parts]).logsumexp(0)
+                gaps.append(density[term, row] - multiplied)
+            torch.testing.assert_close(*gaps, rtol=1e-10, atol=1e-10)
+
+
+def test_mmvaes_density_is_that_of_a_mixture_and_integrates_to_one() -> None:
+    made = schemas(THREE)
+    options, model = make("mmvae", made, 1)
+    batch = random_batch(made, patterns(3)["missing"])
+    posterior = model.posterior(model.observed(batch), batch.present, batch.present[None])
+    grid = torch.linspace(-40, 40, 40_001)
+    log_q = posterior.log_prob(grid[:, None, None, None].expand(-1, 1, ROWS, 1))[:, 0]  # (points, rows)
+    torch.testing.assert_close(torch.trapezoid(log_q.exp(), grid, dim=0), torch.ones(ROWS), rtol=1e-8, atol=1e-8)
+    for row, experts in enumerate(Plain(options, model, batch, torch.zeros(0)).experts()):
+        parts = list(experts.values()) or [Normal(torch.zeros(1), torch.ones(1))]
+        normals = Independent(Normal(*(torch.stack([getattr(q, n) for q in parts]) for n in ("mean", "stddev"))), 1)
+        mixture = MixtureSameFamily(Categorical(logits=torch.zeros(len(parts))), normals)
+        torch.testing.assert_close(log_q[:, row], mixture.log_prob(grid[:, None]), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    "name", ["vae", "bivcca", "jmvae", "telbo", "cvae", "mmvae", "mopoe", "mvtcae", "mixture-mvae"]
+)
+def test_nothing_given_is_the_prior(name: str) -> None:
+    names = {"vae": ("place",), "cvae": ("place", "class")}.get(name, THREE)
+    options = {"first_stage_epochs": 1} if name == "telbo" else {}
+    made = schemas(names)
+    _, model = make(name, made, **options)
+    batch = random_batch(made, patterns(len(names))["missing"])
+    given = torch.zeros(1, ROWS, len(names), dtype=torch.bool)
+    q = model.posterior(model.observed(batch), batch.present, given)
+    z = torch.randn(1, ROWS, LATENT)
+    torch.testing.assert_close(q.log_prob(z), PRIOR.log_prob(z).sum(-1))
+
+
+@pytest.mark.parametrize("name", ["vae", "bivcca", "jmvae", "mmvae", "mopoe", "mvtcae"])
+def test_without_the_prior_expert_a_lone_modalitys_posterior_is_its_expert(name: str) -> None:
+    made = schemas(("place",) if name == "vae" else THREE)
+    options, model = make(name, made)
+    batch = random_batch(made, torch.ones(ROWS, len(made), dtype=torch.bool))
+    given = torch.zeros(1, ROWS, len(made), dtype=torch.bool)
+    given[:, :, 0] = True
+    q = model.posterior(model.observed(batch), batch.present, given)
+    z = torch.randn(1, ROWS, LATENT)
+    experts = Plain(options, model, batch, torch.zeros(0)).experts()
+    want = torch.stack([one["place"].log_prob(z[0, row]).sum() for row, one in enumerate(experts)])
+    torch.testing.assert_close(q.log_prob(z)[0], want, rtol=1e-10, atol=1e-10)

@@ -1,0 +1,74 @@
+"""A small dataset of a point on a circle seen in four ways, with missing entries, and recipes for it."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from subprocess import CompletedProcess
+
+import torch
+from typer.testing import CliRunner
+
+import modalkit
+from modalkit.cli.app import app
+
+RECIPE = """\
+# modalkit train circle.yaml
+description: A point on a circle, seen four ways
+data: {path: DATA}
+modalities:
+  image:
+    {kind: image, size: 12, channels: 1, network: {type: dcgan, widths: [4, 8], batch_norm: true, dropout: 0.2}}
+  position: {kind: vector, size: 2, network: {type: mlp, hidden: [16], decoder_hidden: [16]}}
+  class: {kind: label, classes: 3, network: {type: mlp, hidden: [16], decoder_hidden: [16]}}
+  counts: {kind: counts, size: 2, network: {type: mlp, hidden: [16], decoder_hidden: [16]}}
+model: {latent_dim: 4}
+objective: {warmup_epochs: 1}
+train: {epochs: 3, batch_size: 16, learning_rate: 0.003, accelerator: cpu, checkpoint_every: 3, log_every: 2}
+"""
+
+
+def write_circle(folder: Path, rows: int = 120) -> Path:
+    """Write the dataset into `folder` and return its path."""
+    g = torch.Generator().manual_seed(0)
+    angle = torch.rand(rows, generator=g) * 6.28
+    position = torch.stack([angle.cos(), angle.sin()], 1) + 0.05 * torch.randn(rows, 2, generator=g)
+    grid = torch.linspace(-1.4, 1.4, 12)
+    near = (grid[None, None, :] - position[:, 0, None, None]) ** 2 + (
+        grid[None, :, None] - position[:, 1, None, None]
+    ) ** 2
+    path = folder / "circle"
+    modalkit.write_dataset(
+        path,
+        {
+            "image": modalkit.schema("image", size=12, channels=1),
+            "position": modalkit.schema("vector", size=2),
+            "class": modalkit.schema("label", classes=3),
+            "counts": modalkit.schema("counts", size=2),
+        },
+        {
+            "image": torch.exp(-4 * near)[:, None],
+            "position": position,
+            "class": (angle // 2.1).long().clamp(max=2),
+            "counts": torch.poisson(4 + 3 * position.clamp(-1, 1), generator=g).long(),
+        },
+        present={"class": torch.rand(rows, generator=g) < 0.7, "image": torch.rand(rows, generator=g) < 0.9},
+    )
+    return path
+
+
+def write_recipe(folder: Path, data: Path) -> Path:
+    """Write the dataset's recipe into `folder` and return its path."""
+    path = folder / "circle.yaml"
+    path.write_text(RECIPE.replace("DATA", str(data)))
+    return path
+
+
+def here(*arguments: object, cwd: Path) -> CompletedProcess[str]:
+    """Run the command line in this process, which has paid for its imports; raise what it does not catch."""
+    given = [str(argument) for argument in arguments]
+    with contextlib.chdir(cwd):
+        done = CliRunner().invoke(app, given)
+    if done.exception is not None and not isinstance(done.exception, SystemExit):
+        raise done.exception
+    return CompletedProcess(given, done.exit_code, done.stdout, done.stderr)

@@ -1,0 +1,1 @@
+"""Where builders' tasks run, and how their shards are written."""

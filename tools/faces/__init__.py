@@ -1,0 +1,1 @@
+"""Builders of faces: photos or drawn portraits, and the six views of them."""

@@ -1,0 +1,1 @@
+"""Builders of MNIST and what is made of it."""

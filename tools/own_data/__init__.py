@@ -1,0 +1,1 @@
+"""Builders of the user's own tables, folders and arrays."""
