@@ -31,6 +31,11 @@ class AttributesSchema(BitSchema):
         return names
 
     @property
+    def part_names(self) -> tuple[str, ...]:
+        """The names of the bits."""
+        return self.names
+
+    @property
     def event_shape(self) -> tuple[int, ...]:
         """The number of bits."""
         return (len(self.names),)

@@ -13,7 +13,7 @@ from modalkit.distributions import Bernoullis
 from modalkit.errors import InputError
 from modalkit.nn import DenseNetwork, Mlp, category_encoder
 from modalkit.nn import decoder as make_decoder
-from modalkit.plugin import Modality, Schema, Stored
+from modalkit.plugin import Modality, Outcome, Schema, Stored
 
 _WORDS = {"yes": 1.0, "true": 1.0, "1": 1.0, "no": 0.0, "false": 0.0, "0": 0.0}
 
@@ -24,6 +24,11 @@ class BitSchema(Schema):
     network: DenseNetwork = Mlp()
 
     dtype: ClassVar[Stored] = "uint8"
+
+    @property
+    def levels(self) -> int:
+        """No and yes."""
+        return 2
 
     @property
     def event_shape(self) -> tuple[int, ...]:
@@ -106,6 +111,7 @@ MODALITY: Modality[Any] = Modality(
     likelihood=likelihood,
     show=show,
     read=read,
+    outcome=Outcome.BINARY,
     marginal=marginal,
     correct=correct,
 )

@@ -13,7 +13,7 @@ from modalkit.errors import InputError
 from modalkit.nn import DenseNetwork, Mlp
 from modalkit.nn import decoder as make_decoder
 from modalkit.nn import encoder as make_encoder
-from modalkit.plugin import Modality, Schema, Stored
+from modalkit.plugin import Modality, Outcome, Schema, Stored
 
 from .vector import MODALITY as VECTOR
 from .vector import Names
@@ -41,6 +41,11 @@ class CountsSchema(Schema):
         if self.names is not None and len(self.names) != self.size:
             raise ValueError(f"'names' lists {len(self.names)} for a 'size' of {self.size}")
         return self
+
+    @property
+    def part_names(self) -> tuple[str, ...]:
+        """Names of the numbers, where they have names."""
+        return self.names or ()
 
     @property
     def event_shape(self) -> tuple[int, ...]:
@@ -135,5 +140,6 @@ MODALITY = Modality(
     likelihood=likelihood,
     show=VECTOR.show,  # type: ignore[arg-type]
     read=read,
+    outcome=Outcome.COUNT,
     marginal=marginal,
 )

@@ -18,7 +18,7 @@ from modalkit.errors import InputError, unreadable
 from modalkit.nn import Dcgan, ImageNetwork, stages
 from modalkit.nn import decoder as make_decoder
 from modalkit.nn import encoder as make_encoder
-from modalkit.plugin import Modality, Schema, Stored, as_tuple
+from modalkit.plugin import Modality, Outcome, Schema, Stored, as_tuple
 
 if TYPE_CHECKING:
     from modalkit.plugin import Picture
@@ -156,5 +156,6 @@ MODALITY: Modality[Any] = Modality(
     likelihood=likelihood,
     show=show,
     read=read,
+    outcome=Outcome.PICTURE,
     marginal=marginal,
 )

@@ -13,7 +13,7 @@ from torch.nn.functional import one_hot
 from modalkit.errors import InputError, did_you_mean
 from modalkit.nn import DenseNetwork, Mlp, category_encoder
 from modalkit.nn import decoder as make_decoder
-from modalkit.plugin import Modality, Schema, Stored
+from modalkit.plugin import Modality, Outcome, Schema, Stored
 
 
 class LabelSchema(Schema):
@@ -40,6 +40,11 @@ class LabelSchema(Schema):
         if self.classes < 2:
             raise ValueError("there must be at least 2 classes")
         return self
+
+    @property
+    def levels(self) -> int:
+        """The number of classes."""
+        return self.classes
 
     @property
     def event_shape(self) -> tuple[int, ...]:
@@ -112,6 +117,7 @@ MODALITY = Modality(
     likelihood=likelihood,
     show=show,
     read=read,
+    outcome=Outcome.CATEGORICAL,
     marginal=marginal,
     correct=correct,
 )

@@ -12,7 +12,7 @@ from modalkit.distributions import inverse_softplus
 from modalkit.nn import CategoryEncoder
 from modalkit.nn import decoder as make_decoder
 from modalkit.nn import encoder as make_encoder
-from modalkit.plugin import Modality
+from modalkit.plugin import Modality, Outcome
 
 from .label import MODALITY as LABEL
 from .label import LabelSchema
@@ -124,6 +124,7 @@ MODALITY = Modality(
     likelihood=likelihood,
     show=LABEL.show,
     read=LABEL.read,
+    outcome=Outcome.ORDERED,
     marginal=marginal,
     correct=correct,
 )

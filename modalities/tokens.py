@@ -15,7 +15,7 @@ from torch.nn.utils.rnn import pack_padded_sequence
 
 from modalkit.errors import InputError
 from modalkit.nn import built_in, by_name
-from modalkit.plugin import CustomNetwork, Modality, Schema, Settings, Stored
+from modalkit.plugin import CustomNetwork, Modality, Outcome, Schema, Settings, Stored
 
 
 class Gru(Settings):
@@ -263,6 +263,7 @@ MODALITY = Modality(
     likelihood=Strings,
     show=show,
     read=read,
+    outcome=Outcome.SEQUENCE,
     marginal=marginal,
     correct=correct,
 )

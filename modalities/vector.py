@@ -83,6 +83,11 @@ class VectorSchema(GaussianSchema):
         return self
 
     @property
+    def part_names(self) -> tuple[str, ...]:
+        """Names of the numbers, where they have names."""
+        return self.names or ()
+
+    @property
     def event_shape(self) -> tuple[int, ...]:
         """The number of dimensions."""
         return (self.size,)

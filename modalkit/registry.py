@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import logging
 import sys
 from dataclasses import dataclass, fields
 from functools import cache
@@ -14,6 +15,8 @@ from typing import Any
 
 from modalkit.errors import InputError, did_you_mean
 from modalkit.plugin import Builder, Modality, Objective, Schema
+
+_log = logging.getLogger(__name__)
 
 KINDS, OBJECTIVES, BUILDERS = "modalkit.modalities", "modalkit.objectives", "modalkit.builders"
 """Entry-point groups."""

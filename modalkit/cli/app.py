@@ -19,6 +19,7 @@ from typer.core import TyperGroup
 
 from modalkit import __version__
 from modalkit.cli import ask as asking
+from modalkit.cli import log
 from modalkit.cli import report as reporting
 from modalkit.errors import InputError, ModalkitError, is_out_of_memory
 
@@ -53,7 +54,8 @@ def _app(
     version: Annotated[
         bool, typer.Option("--version", is_eager=True, callback=_version, help="Print the version and exit.")
     ] = False,
-) -> None: ...
+) -> None:
+    log.configure()
 
 
 _LESS = {

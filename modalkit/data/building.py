@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,11 +16,12 @@ from modalkit.data.manifest import difference
 from modalkit.errors import InputError
 from modalkit.plugin import Builder, Settings
 from modalkit.util.files import write_json
-from modalkit.util.progress import say
 from modalkit.util.remote import is_url, refuse_url
 
 if TYPE_CHECKING:
     from modalkit.recipe.loading import Recipe
+
+_log = logging.getLogger(__name__)
 
 _RECORD = "recipe_build.json"
 """In a dataset that a recipe had built: the steps that did it."""
@@ -89,6 +91,6 @@ def ensure_dataset(recipe: Recipe) -> None:
         )
     for step in recipe.data.build:
         target = step.out or out
-        say(f"{target}: {step.builder}")
-        say(build(step.builder, target, step.options))
+        _log.info(f"{target}: {step.builder}")
+        _log.info(build(step.builder, target, step.options))
     write_json(record, steps)

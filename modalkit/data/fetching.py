@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,8 +15,10 @@ from filelock import FileLock, Timeout
 from modalkit.data.manifest import Manifest, ShardFacts, parse_manifest
 from modalkit.errors import InputError, RunError
 from modalkit.util.files import remove_leftovers, write_atomic, write_text
-from modalkit.util.progress import bar, say
+from modalkit.util.progress import bar
 from modalkit.util.remote import download, read
+
+_log = logging.getLogger(__name__)
 
 
 def cache_folder() -> Path:
@@ -54,7 +57,7 @@ def fetch(url: str) -> Path:
         total = sum(shard.bytes for shard in manifest.shards)
         there = total - sum(shard.bytes for shard in missing)
         if missing:
-            say(f"{url}: fetching {len(missing)} shards into {folder}")
+            _log.info(f"{url}: fetching {len(missing)} shards into {folder}")
         with bar(total, "fetched", unit="B", unit_scale=True, initial=there, disable=not missing) as progress:
             for shard in missing:
                 source = f"{url}/shards/{shard.file}"
@@ -87,7 +90,7 @@ def _alone(folder: Path) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        say(f"{folder}: waiting for another process that fetches this dataset")
+        _log.info(f"{folder}: waiting for another process that fetches this dataset")
         lock.acquire()
     try:
         yield

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +20,8 @@ from modalkit.plugin import Schema
 from modalkit.runs.checkpoint import load_weights, save_weights
 from modalkit.util.progress import bar
 from modalkit.util.randomness import derived_seed, generator
+
+_log = logging.getLogger(__name__)
 
 _ROWS = 200
 
@@ -145,7 +148,7 @@ class Classifier(nn.Module):
         super().__init__()
         self.source, self.target, self.kind = source, target, registry.modality(target.kind)
         self.encoder = registry.modality(source.kind).encoder(source)
-        value = source.unpack(torch.zeros(2, *source.event_shape, dtype=getattr(torch, source.dtype)))
+        value = source.unpack(source.zeros(2))
         with torch.no_grad():
             features = self.encoder.eval()(value).shape[1]
         self.decoder = self.kind.decoder(target, features)

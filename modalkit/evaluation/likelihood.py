@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from modalkit.distributions import log_prior
 from modalkit.model.vae import MultimodalVAE
 from modalkit.plugin import Schema
 from modalkit.util.randomness import generator
+
+_log = logging.getLogger(__name__)
 
 _NUMBERS = 1 << 21  # of a modality, decoded at once: 8 MiB a tensor, which a CPU's cache still helps with
 _HIDDEN = 512  # a decoder's layers are about so wide, however small what it gives

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -18,6 +19,8 @@ from modalkit.model.vae import MultimodalVAE
 from modalkit.plugin import CustomNetwork
 from modalkit.runs.opened import Run
 from modalkit.util.files import write_json
+
+_log = logging.getLogger(__name__)
 
 _SAMPLES = 20  # draws of z for a prediction
 _CLASSIFIER_EPOCHS = 5

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
@@ -20,6 +21,8 @@ from modalkit.plugin import Plan, Schema
 from modalkit.util.progress import bar
 from modalkit.util.randomness import generator
 from modalkit.util.text import clipped, columns, some
+
+_log = logging.getLogger(__name__)
 
 ALL = "all"
 MOST_TRANSLATED = 24

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -21,6 +22,8 @@ from modalkit.inference.prediction import Prediction, in_units
 from modalkit.inference.results import Inference
 from modalkit.plugin import Picture, Schema
 from modalkit.util.files import remove_leftovers, write_bytes, write_json
+
+_log = logging.getLogger(__name__)
 
 _ACCOUNT, _SHEET = "answer.json", "sheet.png"
 _MOST_LINES = 64  # on a sheet

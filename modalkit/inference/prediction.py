@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from dataclasses import dataclass
 
@@ -12,6 +13,8 @@ from torch.distributions import Categorical, Distribution
 from modalkit.evaluation.pictures import show
 from modalkit.model.vae import MultimodalVAE
 from modalkit.plugin import Picture, Schema
+
+_log = logging.getLogger(__name__)
 
 _NUMBERS = 1 << 21  # of a modality, decoded at once: 8 MiB a tensor
 _HIDDEN = 512  # a decoder's layers are about so wide, however small what it gives
@@ -87,7 +90,7 @@ def predict(model: MultimodalVAE, name: str, inputs: Tensor, samples: int, *, no
     """
     draws, rows = inputs.shape[:2]
     schema, flat = model.schemas[name], inputs.flatten(0, 1)  # (draws, rows, …) -> (draws * rows, …)
-    zero = schema.unpack(torch.zeros(1, *schema.event_shape, dtype=getattr(torch, schema.dtype)))
+    zero = schema.unpack(schema.zeros(1))
     points: list[Tensor] = []
     means: list[Tensor] = []
     variances: list[Tensor] = []

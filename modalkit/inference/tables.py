@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from modalkit.errors import InputError
 from modalkit.inference.trained import TrainedModel
 from modalkit.util.files import write_atomic
 from modalkit.util.progress import bar
+
+_log = logging.getLogger(__name__)
 
 ROWS = 1000
 """How many rows are asked at once."""

@@ -70,7 +70,7 @@ def as_batch(schemas: Mapping[str, Schema], given: Given, rows: int = 1) -> Batc
         try:
             stored, single[name] = _stored(schemas[name], source)
             present = torch.tensor([one is not None for one in stored], dtype=torch.bool)
-            value = torch.stack([_nothing(schemas[name]) if one is None else one for one in stored])
+            value = torch.stack([schemas[name].zeros(1)[0] if one is None else one for one in stored])
         except (InputError, ValueError, TypeError) as error:
             raise InputError(f"modality '{name}': {error}") from None
         found[name] = value, present
@@ -83,14 +83,10 @@ def as_batch(schemas: Mapping[str, Schema], given: Given, rows: int = 1) -> Batc
 
 def _assembled(schemas: Mapping[str, Schema], found: Mapping[str, tuple[Tensor, Tensor]], rows: int) -> Batch:
     """Return a batch of all modalities, in their order; what is not found takes no memory."""
-    nothing = {n: (_nothing(s)[None], torch.zeros(1, dtype=torch.bool)) for n, s in schemas.items() if n not in found}
+    nothing = {n: (s.zeros(1), torch.zeros(1, dtype=torch.bool)) for n, s in schemas.items() if n not in found}
     parts = [(name, *{**nothing, **found}[name]) for name in schemas]
     values = {name: value.expand(rows, *value.shape[1:]) for name, value, _ in parts}
     return Batch(values, torch.stack([present.expand(rows) for _, _, present in parts], 1))
-
-
-def _nothing(schema: Schema) -> Tensor:
-    return torch.zeros(schema.event_shape, dtype=getattr(torch, schema.dtype))
 
 
 def _stored(schema: Schema, source: Any) -> tuple[Sequence[Tensor | None], bool]:

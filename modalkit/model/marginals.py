@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from modalkit import registry
@@ -10,6 +11,8 @@ from modalkit.errors import guard
 from modalkit.model.vae import MultimodalVAE
 from modalkit.nn import Centered
 from modalkit.plugin import Schema
+
+_log = logging.getLogger(__name__)
 
 _MOST_ROWS = 4096
 _LEAST_ROWS = 10  # a mean and a spread of fewer are no prediction

@@ -132,7 +132,7 @@ class MultimodalVAE(nn.Module):
                 encoder: nn.Module = registry.import_object(network.encoder)(schema, **network.options)
             else:
                 encoder = self._kinds[name].encoder(schema)
-            value = schema.unpack(torch.zeros(2, *schema.event_shape, dtype=getattr(torch, schema.dtype)))
+            value = schema.unpack(schema.zeros(2))
             with torch.no_grad():
                 features = encoder.eval()(value)
             if features.ndim != 2 or len(features) != 2:
@@ -226,7 +226,7 @@ class MultimodalVAE(nn.Module):
             experts = [nn.Sequential(self.encoders[n], self.heads[n]) for n in names]
             decoders = [self.decoders[n] for n in names]
             schema = self.schemas[names[0]]
-            stored = torch.zeros(2, *schema.event_shape, dtype=getattr(torch, schema.dtype), device=self.device)
+            stored = schema.zeros(2, self.device)
             z = torch.zeros(2, self.latent_dim, dtype=self.dtype, device=self.device)
             if can_stack(experts, self.unpack(names[0], stored)) and can_stack(decoders, z):
                 columns = torch.tensor([self.names.index(n) for n in names])
@@ -382,7 +382,7 @@ class MultimodalVAE(nn.Module):
     def predict(self, name: str, z: Tensor) -> Tensor:
         """Return the value that stands for p(x_m|z), `(rows, *event_shape)`: its mean, for integer kinds its mode."""
         schema, likelihood = self.schemas[name], self.likelihood(name, z)
-        floating = schema.unpack(torch.zeros(1, *schema.event_shape, dtype=getattr(torch, schema.dtype)))
+        floating = schema.unpack(schema.zeros(1))
         with self._blame(name, "likelihood"):
             return likelihood.mean if floating.is_floating_point() else likelihood.mode
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +14,8 @@ from modalkit.distributions import Gaussian
 from modalkit.model.vae import MultimodalVAE, gaussian, of_rows, spread
 from modalkit.nn import CategoryEncoder
 from modalkit.plugin import Draws, Objective, ObjectiveOptions, Plan, Schema
+
+_log = logging.getLogger(__name__)
 
 
 class CvaeOptions(ObjectiveOptions):
@@ -79,7 +82,7 @@ class Conditional(MultimodalVAE):
     def __init__(self, schemas: Mapping[str, Schema], latent_dim: int, target: str) -> None:
         self.target, self.condition = target, next(name for name in schemas if name != target)
         schema = schemas[self.condition]
-        value = schema.unpack(torch.zeros(1, *schema.event_shape, dtype=getattr(torch, schema.dtype)))
+        value = schema.unpack(schema.zeros(1))
         self.width = schema.columns(value).shape[1]
         super().__init__(schemas, latent_dim)
         self.mixes_rows[self.condition] = False  # it has no decoder

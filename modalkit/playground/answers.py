@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,6 +15,8 @@ from modalkit.evaluation.pictures import Cell, show, truth
 from modalkit.inference import Prediction, TrainedModel, as_batch
 from modalkit.inference.answers import png
 from modalkit.plugin import Schema
+
+_log = logging.getLogger(__name__)
 
 SAMPLES = 8
 _DIMENSIONS = 6

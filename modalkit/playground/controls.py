@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -19,6 +20,8 @@ from modalkit.errors import InputError, guard
 from modalkit.evaluation.pictures import show
 from modalkit.inference import TrainedModel
 from modalkit.plugin import Schema
+
+_log = logging.getLogger(__name__)
 
 MOST_PIXELS = 40_000_000
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")

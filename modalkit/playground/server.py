@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 import webbrowser
 from contextlib import suppress
@@ -12,7 +13,8 @@ from modalkit.errors import InputError
 from modalkit.inference import TrainedModel
 from modalkit.playground.app import make_app
 from modalkit.playground.gate import is_loopback
-from modalkit.util.progress import say
+
+_log = logging.getLogger(__name__)
 
 _MOST_CONNECTIONS = 256
 _SECONDS_TO_END = 5
@@ -34,8 +36,10 @@ def serve(model: TrainedModel, host: str, port: int, *, browser: bool) -> None:
         url = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}/"
         app = make_app(model, host)
         if not is_loopback(host):
-            say(f"anyone who can reach {host} can ask this model and see rows of its dataset; there is no password")
-        say(f"{url} (Ctrl-C ends it)")
+            _log.info(
+                f"anyone who can reach {host} can ask this model and see rows of its dataset; there is no password"
+            )
+        _log.info(f"{url} (Ctrl-C ends it)")
         if browser:
             webbrowser.open(url)
         config = uvicorn.Config(
@@ -48,7 +52,7 @@ def serve(model: TrainedModel, host: str, port: int, *, browser: bool) -> None:
         )
         with suppress(KeyboardInterrupt):  # which uvicorn raises again when it has ended
             uvicorn.Server(config).run(sockets=[listener])
-    say("stopped")
+    _log.info("stopped")
 
 
 def _listening(host: str, port: int) -> socket.socket:

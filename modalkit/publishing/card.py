@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePath
 from typing import Any
@@ -10,6 +11,8 @@ import modalkit
 from modalkit.data import read_json, read_manifest
 from modalkit.errors import InputError
 from modalkit.inference import TrainedModel
+
+_log = logging.getLogger(__name__)
 
 _DESCRIPTION = "A multimodal VAE: any of its modalities can be inferred from any others."
 _LIMITS = """\

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import re
 import warnings
 from collections.abc import Callable, Sequence
@@ -21,6 +22,8 @@ from modalkit.inference.trained import storable
 from modalkit.model.vae import MultimodalVAE, gaussian
 from modalkit.nn import CategoryEncoder
 from modalkit.util.randomness import generator
+
+_log = logging.getLogger(__name__)
 
 _TOLERANCE = 1e-4
 _EXAMPLES = 3
@@ -47,7 +50,7 @@ class Translator(nn.Module):
             if isinstance(module, CategoryEncoder):
                 module.apart = True  # what it does otherwise depends on the number of rows, which graphs leave open
         self.schema, self.prior_expert = model.schemas[want], model.prior_expert
-        zero = self.schema.unpack(torch.zeros(1, *self.schema.event_shape, dtype=getattr(torch, self.schema.dtype)))
+        zero = self.schema.unpack(self.schema.zeros(1))
         self.floating = zero.is_floating_point()
 
     def forward(self, *values: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from modalkit.nn import Mlp
 from modalkit.plugin import Schema
 from modalkit.recipe.templates import modality_name
 from modalkit.recipe.yaml import flow
+
+_log = logging.getLogger(__name__)
 
 _STEPS = 2500
 """Gradient steps that a draft asks for at most; patience mostly ends it earlier."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -28,6 +29,8 @@ from modalkit.plugin import CustomNetwork, ObjectiveOptions, Schema, Settings, a
 from modalkit.recipe.templates import fold, modality_name
 from modalkit.recipe.yaml import Key, dump
 from modalkit.util.remote import location
+
+_log = logging.getLogger(__name__)
 
 DEFAULT_OBJECTIVE: str = ObjectiveOptions.model_fields["name"].default
 

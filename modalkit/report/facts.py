@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shlex
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -13,6 +14,8 @@ from modalkit.report import svg
 from modalkit.report.page import Section, figure, folded, heat, many, note, table
 from modalkit.report.sources import HeldOut, Source
 from modalkit.runs.metrics import Line, metrics_of
+
+_log = logging.getLogger(__name__)
 
 _MOST_CURVES = 24
 _MOST_LINES = 40

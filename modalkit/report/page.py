@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import logging
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from PIL import Image
 
 import modalkit
 from modalkit.evaluation.pictures import Cell
+
+_log = logging.getLogger(__name__)
 
 _PIXELATED = 64
 """Pictures up to this many pixels are shown as they are, without smoothing."""

@@ -55,7 +55,7 @@ def fig2(dataset: str, settings: Settings, out: Path, count: int = 64, seed: int
     schema = model.schemas[other]
     value = registry.modality(schema.kind).read(schema, FIG2[dataset])
     batch = Batch(
-        {n: torch.zeros(1, *s.event_shape, dtype=getattr(torch, s.dtype)) for n, s in model.schemas.items()},
+        {n: s.zeros(1) for n, s in model.schemas.items()},
         mask(model, [other])[None],
     )
     batch.values[other][0] = schema.pack(value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,8 @@ from modalkit.runs.checkpoint import load_state
 from modalkit.runs.folder import differences
 from modalkit.runs.opened import Run, load_run
 from modalkit.training.trainer import Progress, train
-from modalkit.util.progress import say
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,7 @@ class Settings:
                     f"train.devices {recipe.train.devices}: reproduce trains on one device; run `modalkit train {name} "
                     f"--out {path}` on several first, and it will be used"
                 )
-            say(f"{path}: training")
+            _log.info(f"{path}: training")
             assemble(recipe)  # what cannot be had is said before a dataset is built
             ensure_dataset(recipe)
             check_manifest(recipe.data.path, recipe.modalities)
@@ -89,7 +91,7 @@ class Settings:
         elif not (path / "checkpoints" / "best.safetensors").exists():
             raise InputError(f"{path}: no trained run there; leave out --no-train, or name the folder with --runs")
         if changed := differences(load_recipe(path / "recipe.yaml"), recipe):
-            say(f"{path}: differs from the recipe asked for in {', '.join(changed)}")
+            _log.info(f"{path}: differs from the recipe asked for in {', '.join(changed)}")
         return load_run(path, data=data, device=self.device)
 
 

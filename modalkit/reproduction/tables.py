@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +17,9 @@ from modalkit.reproduction.paper import DATASETS, KNOWN_DIFFERENCES, PARTICLES, 
 from modalkit.reproduction.runs import Settings, progress
 from modalkit.runs.opened import Run
 from modalkit.util.files import write_text
-from modalkit.util.progress import say
 from modalkit.util.text import columns
+
+_log = logging.getLogger(__name__)
 
 DYNAMIC = "binary_mnist_dynamic"
 """BinaryMNIST binarised anew at every training step, and tested on the fixed test images."""
@@ -98,7 +100,7 @@ def likelihoods(
         except InputError as error:
             if settings.train:
                 raise
-            say(f"left out: {error}")
+            _log.info(f"left out: {error}")
             continue
         found += _measure(table, run, [line for line in lines if line.system == system], dataset, column, asking)
     if not found:

@@ -6,6 +6,7 @@ import os
 import platform
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,86 @@ MAY_CHANGE = {
     "pictures_every",
 }
 """Keys of ``train:`` that may change when a run goes on: how long, where, and how often to report."""
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The paths of what a run folder holds; nobody else spells them out.
+
+    Args:
+        path: the folder.
+    """
+
+    path: Path
+
+    @property
+    def recipe(self) -> Path:
+        """The resolved recipe; a folder that has it is a run."""
+        return self.path / "recipe.yaml"
+
+    @property
+    def environment(self) -> Path:
+        """Versions and the machine that it ran on."""
+        return self.path / "environment.json"
+
+    @property
+    def metrics(self) -> Path:
+        """A line for each log step and each validation."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of the state and the weights."""
+        return self.path / "checkpoints"
+
+    @property
+    def state(self) -> Path:
+        """All that resuming needs."""
+        return self.checkpoints / "state.pt"
+
+    @property
+    def best(self) -> Path:
+        """The weights with the best validation, which answer questions."""
+        return self.checkpoints / "best.safetensors"
+
+    @property
+    def last(self) -> Path:
+        """The weights after the last step."""
+        return self.checkpoints / "last.safetensors"
+
+    @property
+    def exported(self) -> Path:
+        """The weights of a model that was exported, in place of checkpoints."""
+        return self.path / "model.safetensors"
+
+    @property
+    def pictures(self) -> Path:
+        """The folder of the sheets."""
+        return self.path / "pictures"
+
+    @property
+    def translations(self) -> Path:
+        """How well each modality is predicted from each, on held-out rows."""
+        return self.path / "translations.json"
+
+    @property
+    def evaluation(self) -> Path:
+        """What `modalkit evaluate` measured."""
+        return self.path / "evaluation.json"
+
+    @property
+    def passes(self) -> Path:
+        """The folder of what an evaluation keeps to be resumed."""
+        return self.path / "evaluation"
+
+    @property
+    def report(self) -> Path:
+        """The page of `modalkit report`."""
+        return self.path / "report.html"
+
+    def is_run(self) -> bool:
+        """Tell whether there is a run, trained or exported."""
+        return self.recipe.is_file()
 
 
 def check_claim(recipe: Recipe, run: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import importlib
 import json
+import logging
 import os
 import re
 import time
@@ -19,8 +20,9 @@ from lightning_fabric.loggers import TensorBoardLogger
 
 from modalkit.errors import InputError, RunError, guard, install
 from modalkit.util.files import write_atomic, write_text
-from modalkit.util.progress import say
 from modalkit.util.text import some
+
+_log = logging.getLogger(__name__)
 
 Line = dict[str, Any]
 """``step``, ``epoch``, ``split``, and metrics by name."""
@@ -84,7 +86,7 @@ class MetricsLog:
         except OSError:
             raise
         except Exception as error:
-            say(f"train.loggers: {name} failed, and is left out from now on; metrics.jsonl has all: {error}")
+            _log.warning(f"train.loggers: {name} failed, and is left out from now on; metrics.jsonl has all: {error}")
             del self.loggers[name]
 
     def __enter__(self) -> MetricsLog:

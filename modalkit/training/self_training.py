@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -12,6 +11,7 @@ from modalkit.data import Batch
 from modalkit.errors import InputError
 from modalkit.evaluation.accuracy import posterior_draws
 from modalkit.inference.prediction import Prediction, predict, probability_of, stores_bits
+from modalkit.model.modes import evaluating
 from modalkit.model.vae import MultimodalVAE
 
 _DRAWS = 5  # of z, over which a prediction is averaged
@@ -31,7 +31,7 @@ def check_guesses(model: MultimodalVAE, batch: Batch, names: Sequence[str]) -> N
     """
     if unknown := [name for name in names if name not in model.decoders]:
         raise InputError(f"train.self_training.modalities: this objective does not predict {', '.join(unknown)}")
-    with _evaluated(model):
+    with evaluating(model):
         inputs = posterior_draws(model, batch.to(model.device), model.names, 1, 0)
         for name in names:
             if _stored(predict(model, name, inputs, 0, noise=False)) is None:
@@ -64,7 +64,7 @@ def guess(model: MultimodalVAE, batch: Batch, names: Sequence[str], confidence: 
     if not len(rows):
         return batch
     some = Batch({n: v[rows.to(v.device)] for n, v in values.items()}, present[rows]).to(model.device)
-    with _evaluated(model):
+    with evaluating(model):
         inputs = posterior_draws(model, some, model.names, _DRAWS, seed, same_noise=True)
         for name in names:
             column = model.names.index(name)
@@ -79,18 +79,6 @@ def guess(model: MultimodalVAE, batch: Batch, names: Sequence[str], confidence: 
             values[name][at.to(values[name].device)] = stored[probability >= confidence].to(values[name])
             present[at, column] = True
     return Batch(values, present)
-
-
-@contextmanager
-def _evaluated(model: MultimodalVAE) -> Iterator[None]:
-    """Have a model in eval mode, and then each of its parts as it was."""
-    training = [part for part in model.modules() if part.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for part in training:
-            part.training = True
 
 
 def _stored(prediction: Prediction) -> tuple[Tensor, Tensor] | None:

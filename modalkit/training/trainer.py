@@ -14,6 +14,7 @@ A run folder holds::
 from __future__ import annotations
 
 import hashlib
+import logging
 import math
 import os
 import sys
@@ -46,8 +47,10 @@ from modalkit.training.self_training import check_guesses, guess
 from modalkit.util.files import locked, write_atomic, write_json
 from modalkit.util.interrupts import Interrupts
 from modalkit.util.processes import Processes
-from modalkit.util.progress import bar, say
+from modalkit.util.progress import bar
 from modalkit.util.randomness import derived_seed, generator
+
+_log = logging.getLogger(__name__)
 
 _EPOCHS_APART = 5.0
 """Seconds between two lines that say how an epoch ended; of short ones the log has all."""
@@ -152,7 +155,7 @@ class Trainer:
         """Train until the recipe is fulfilled or a signal comes; then translate and draw, and return how it ended."""
         train, progress, first = self.recipe.train, self.progress, self.first
         if first:
-            say(self._opening())
+            _log.info(self._opening())
         total = min(train.epochs * self.steps_per_epoch, train.max_steps or sys.maxsize)
         shown = bar(total, self.run.name, unit="step", initial=progress.step, disable=not first)
         log = MetricsLog(self.run, progress.step, train.loggers, self.model.names, enabled=first)
@@ -425,7 +428,7 @@ class Trainer:
     def _say_epoch(self, apart: float) -> None:
         """Say how the last epoch ended, unless it has been said, or another was said less than some seconds ago."""
         if self.epoch_line and time.monotonic() - self.epoch_said >= apart:
-            say(self.epoch_line)
+            _log.info(self.epoch_line)
             self.epoch_line, self.epoch_said = "", time.monotonic()
 
     def _draw_epoch(self) -> None:
@@ -443,7 +446,7 @@ class Trainer:
             sheet = translation_sheet(self.model, self.dataset, chosen, self.recipe.seed)
             write_atomic(self.run / "pictures" / name, lambda path: sheet.save(path, format="png"))
         except InputError as error:  # a picture that cannot be drawn is no reason to lose a run
-            say(f"no {name}: {error}")
+            _log.info(f"no {name}: {error}")
         self._freeze()
 
     def _agreed(self, interrupts: Interrupts) -> int:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 from types import FrameType
 from typing import Any
 
-from modalkit.util.progress import say
+_log = logging.getLogger(__name__)
 
 
 class Interrupts:
@@ -29,4 +30,4 @@ class Interrupts:
         if self.signal:
             raise KeyboardInterrupt
         self.signal = number
-        say("stopping after this step; once more stops at once")
+        _log.info("stopping after this step; once more stops at once")

@@ -7,6 +7,7 @@ ready, differs from process to process, and batch normalisation sends its own su
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -16,6 +17,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from modalkit.errors import RunError
+
+_log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 

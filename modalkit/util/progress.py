@@ -25,8 +25,3 @@ def bar(total: int | None, what: str, *, unit: str = "it", initial: int = 0, **k
         "ncols": None if live else 100,
     } | kwargs
     return tqdm(total=total, desc=what, unit=unit, initial=initial, file=sys.stderr, dynamic_ncols=live, **kwargs)
-
-
-def say(line: str) -> None:
-    """Print one line to standard error without breaking a bar that is on the screen."""
-    tqdm.write(line, file=sys.stderr)

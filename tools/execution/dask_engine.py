@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -15,9 +16,10 @@ from typing import Any, TypeVar
 from uuid import uuid4
 
 from modalkit.errors import InputError, RunError
-from modalkit.util.progress import say
 
 from .tasks import compute_on_one_core, interrupt_held
+
+_log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -100,7 +102,7 @@ def _cluster(workers: int, address: str | None) -> Iterator[Any]:
             raise InputError(
                 f"--address {address}: this Dask scheduler has no workers; start some with `dask worker {address}`"
             ) from None
-        say(f"Dask: {len(client.ncores())} workers, scheduler at {client.scheduler.address}")
+        _log.info(f"Dask: {len(client.ncores())} workers, scheduler at {client.scheduler.address}")
         yield client
 
 

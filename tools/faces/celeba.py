@@ -7,6 +7,7 @@ one shard, written whole by whichever process draws it.
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,13 +17,15 @@ from pydantic import Field
 
 from modalkit.plugin import Builder, Schema
 from modalkit.util.files import locked, remove_leftovers
-from modalkit.util.progress import bar, say
+from modalkit.util.progress import bar
 
 from ..execution.tasks import Execution, map_tasks
 from .sources import ATTRIBUTES, Photo, assign_splits, open_source, read_annotations, read_photo
 
 if TYPE_CHECKING:
     from modalkit.data import Manifest, Rows
+
+_log = logging.getLogger(__name__)
 
 VERSION = 1
 """Raised whenever the same photos would give other bytes."""
@@ -191,7 +194,7 @@ def build(options: CelebaOptions, out: Path) -> str:
 def _run(tasks: list[Task], pending: list[int], out: Path, on: Execution) -> None:
     """Write the shards that are not there yet."""
     remove_leftovers(out, out / "shards")
-    say("The 68-point landmark model was trained on 300-W, whose licence excludes commercial use.")
+    _log.info("The 68-point landmark model was trained on 300-W, whose licence excludes commercial use.")
     total = sum(len(task.photos) for task in tasks)
     todo = [tasks[index] for index in pending]
     with bar(total, "photos", unit="photo", initial=total - sum(len(task.photos) for task in todo)) as progress:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import lzma
 import os
 import posixpath
@@ -15,6 +16,8 @@ from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from modalkit.errors import InputError, RunError
+
+_log = logging.getLogger(__name__)
 
 ATTRIBUTES = (
     *("Bald", "Bangs", "Black_Hair", "Blond_Hair", "Brown_Hair", "Bushy_Eyebrows", "Eyeglasses", "Gray_Hair"),

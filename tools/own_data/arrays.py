@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from modalkit.data import Array
+
+_log = logging.getLogger(__name__)
 
 VERSION = 2
 """Raised whenever the same arrays would give other bytes."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,6 @@ from modalkit.errors import InputError, did_you_mean
 from modalkit.plugin import Schema, Settings
 from modalkit.recipe.templates import modality_name
 from modalkit.recipe.yaml import Document, Place, flow, parse
-from modalkit.util.progress import say
 
 from ..execution.shards import write
 
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from modalkit.data import Array
+
+_log = logging.getLogger(__name__)
 
 _COARSE = 0.01
 """Of a column's standard deviation: larger steps of single precision are said."""
@@ -80,7 +82,7 @@ def confirm(inferred: str, accepted: bool, option: str) -> None:
     """
     how = f"add --yes to build what is shown; or save that to a file, edit it, and add {option} FILE"
     if accepted:
-        say(inferred.rstrip())
+        _log.info(inferred.rstrip())
         return
     print(inferred, end="", flush=True)  # to standard output, so that it can be saved as it is
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
@@ -120,7 +122,7 @@ def whole_rows(
             )
         else:
             said += f"the {int(missing[partly].sum())} gaps are filled with the training rows' means"
-        say(said)
+        _log.info(said)
     if incomplete == "mean":
         known = values[train & some]
         count = (~np.isnan(known)).sum(0)
@@ -166,7 +168,7 @@ def standardization(
         if which.any():
             some = [column for column, bad in zip(columns, which, strict=True) if bad]
             who = "" if some == [name] else f"{', '.join(some[:5])}{' …' if len(some) > 5 else ''}: "
-            say(f"{name}: {who}{what}")
+            _log.info(f"{name}: {who}{what}")
     return {"loc": loc.tolist(), "scale": np.where(constant, 1.0, scale).tolist()}
 
 
@@ -195,11 +197,11 @@ def write_made(
     rows = Rows(values, present, split, list(keys), known=known)
     check_values(schemas, rows)
     if nothing := int((~np.any([one.present for one in made.values()], axis=0)).sum()):
-        say(f"{nothing} rows have no modality at all; they are kept, and training skips them")
+        _log.info(f"{nothing} rows have no modality at all; they are kept, and training skips them")
     if 0 < (train := int((split == 0).sum())) < _FEW:  # of new rows for a model that is trained, none trains
         tests = int((split == 2).sum())
         of = f", and scores on {tests} test row{'' if tests == 1 else 's'} mean nothing" if tests else ""
-        say(f"{train} training rows teach little{of}: gather more, {_FEW} at the least")
+        _log.info(f"{train} training rows teach little{of}: gather more, {_FEW} at the least")
     return write(out, about, schemas, len(keys), rows.part, what="rows", beside=beside)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import csv
 import hashlib
+import logging
 import math
 import re
 from collections import Counter
@@ -18,10 +19,11 @@ from modalkit.data.manifest import read_manifest
 from modalkit.errors import InputError
 from modalkit.plugin import Filled
 from modalkit.util.files import write_atomic
-from modalkit.util.progress import say
 
 from .cells import Column, Table, read_table
 from .grouping import NO, NUMERIC, YES, Group, Grouping
+
+_log = logging.getLogger(__name__)
 
 _OPPOSITE = {"1": "0", "true": "false", "yes": "no", "t": "f", "y": "n"}
 _OPPOSITE |= {no: yes for yes, no in _OPPOSITE.items()}
@@ -110,11 +112,11 @@ def fill(dataset: Path, filled: Mapping[str, Filled], out: Path) -> list[Path]:
     if constant := {n: _constant(c) for n, c in table.columns.items() if n not in gaps and _is_constant(c)}:
         gaps |= constant
         said = ", ".join(f"{name} {len(rows):,}" for name, rows in constant.items())
-        say(f"cells filled with the one value that their column holds: {said}")
+        _log.info(f"cells filled with the one value that their column holds: {said}")
     nothing = [""] * table.rows
     columns = table.columns | {name: Column(name, nothing, "", nothing) for name in gaps if name not in table.columns}
     if left := [f"{n} {count:,}" for n, c in columns.items() if (count := int(c.empty.sum()) - len(gaps.get(n, ())))]:
-        say(f"cells that stay empty, since the model does not infer them or they are pictures: {', '.join(left)}")
+        _log.info(f"cells that stay empty, since the model does not infer them or they are pictures: {', '.join(left)}")
     ids = [grouping.ids] if grouping.ids in table.columns else []
     beside = out.with_name(f"{out.stem}-uncertainty{out.suffix}")
     form = _Form.of(source, table, out)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     import torch
 
     from modalkit.data import Array, Rows
+
+_log = logging.getLogger(__name__)
 
 VERSION = 1
 """Raised whenever the same files would give other bytes."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
@@ -18,6 +19,8 @@ from modalkit.recipe.yaml import Document, flow
 
 from .cells import Column, Table
 from .common import listed, read_yaml
+
+_log = logging.getLogger(__name__)
 
 SPLITS = {"train": "train", "training": "train", "valid": "valid", "validation": "valid", "val": "valid"}
 SPLITS |= {"dev": "valid", "test": "test", "testing": "test"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -11,7 +12,6 @@ from pydantic import Field
 
 from modalkit.errors import InputError
 from modalkit.plugin import Builder
-from modalkit.util.progress import say
 
 from .cells import Column, Table, read_table
 from .common import Made, OwnDataOptions, confirm, standardization, whole_rows, write_made
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from modalkit.data import Array
+
+_log = logging.getLogger(__name__)
 
 VERSION = 2
 """Raised whenever the same table would give other bytes."""
@@ -208,7 +210,7 @@ def _bits(
 def _categories(name: str, column: Column, train: npt.NDArray[np.bool_]) -> list[str]:
     """Return a column's categories, saying which no training row has."""
     for unseen in sorted(set(column.distinct) - {column.texts[row] for row in train.nonzero()[0].tolist()}):
-        say(f"{name}: '{unseen}' is in no training row, so that it can never be predicted")
+        _log.info(f"{name}: '{unseen}' is in no training row, so that it can never be predicted")
     if len(column.distinct) < 2:
         raise InputError(f"column '{column.name}': holds {len(column.distinct)} category; leave it out")
     return column.distinct
