@@ -146,7 +146,7 @@ def train(
     path, run = _find(recipe)
     loaded = load_recipe(path, [*overrides, *given])
     from modalkit.data.building import ensure_dataset
-    from modalkit.model.vae import assemble
+    from modalkit.model import assemble
     from modalkit.runs.metrics import require
 
     require(loaded.train.loggers)

@@ -1,4 +1,4 @@
-"""Where a number that is not finite came from."""
+"""The origin of a number that is not finite."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from modalkit.model.vae import MultimodalVAE
 
 
 def unsound(model: MultimodalVAE) -> str | None:
-    """Return the name of the first parameter that is NaN or infinite, if one is."""
+    """Return the name of the first parameter that holds NaN or infinity; None if all are finite."""
     return next((name for name, p in model.named_parameters() if not p.isfinite().all()), None)
 
 
 def where_not_finite(model: MultimodalVAE, elbo: Elbo) -> str:
-    """Say in words which part of an ELBO that is not finite was the first to go wrong."""
+    """Describe the first part that is not finite, of an ELBO that is not."""
     if (name := unsound(model)) is not None:
         return f"the weights {name}, since an earlier step"
     for modality, log_px in elbo.log_px.items():

@@ -1,19 +1,18 @@
-"""The engine: executes any plan of ELBO terms, doing no work for what is absent or not asked for.
+"""The engine: evaluates any plan of ELBO terms, without work for what is absent or not asked for.
 
-1. every present modality is encoded once a step, only the rows in which it is present;
-2. all posteriors at once: one product of ``given`` with the experts' precisions;
-3. one reparameterised draw for each (term, row), or one for each component where posteriors are mixtures;
-4. each decoder runs only on the (term, row) pairs whose ``targets`` ask for it: in one call where its rows are
-   independent, else once a term. A decoder with BatchNorm thus keeps its statistics per term; pooled over the
-   terms they would make another objective.
+1. It encodes every modality once a step, in the rows in which it is present.
+2. It computes all posteriors at once: one product of ``given`` with the experts' precisions.
+3. It takes one reparameterised sample of z for each (term, row), or one for each component of a mixture.
+4. It runs each decoder only on the (term, row) pairs in ``targets``: in one call if the decoder's rows are independent,
+   otherwise once a term. So a decoder with BatchNorm has statistics of its own in each term. Statistics pooled over
+   the terms would make another objective.
 
-Encoding once means that the terms of a step share one dropout mask and one update of the running statistics.
+Because a modality is encoded once, the terms of a step share one dropout mask and one update of the running statistics.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from contextlib import nullcontext
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import torch
@@ -21,18 +20,17 @@ from torch import Tensor
 
 from modalkit.data import Batch
 from modalkit.distributions import Gaussian, Posterior
-from modalkit.model.vae import Group, MultimodalVAE, spread, take
-from modalkit.nn import can_part, parted
-from modalkit.nn.stacked import Chosen
+from modalkit.model.observed import Observed
+from modalkit.model.vae import MultimodalVAE
 from modalkit.plugin import Plan
 
 
 @dataclass(frozen=True)
 class Elbo:
-    """A step's ELBO, in parts: one number for each term and row, zero where a row takes no part.
+    """A step's ELBO, in parts: one number for each term and row, zero if the row takes no part in the term.
 
     Attributes:
-        plan: what was evaluated, without what is absent.
+        plan: the plan that was evaluated, without what is absent.
         log_px: per modality log p(x_m|z), unweighted, `(terms, batch)`.
         kl: KL(q(z|X) || p(z)), `(terms, batch)`.
         elbo: weighted log-likelihoods minus beta times the weighted KLs, `(terms, batch)`.
@@ -44,10 +42,10 @@ class Elbo:
     elbo: Tensor
 
     def sums(self) -> Sums:
-        """Return sums over rows and the rows that took part, by name; parts in which none did are left out.
+        """Return by name the sum over rows and the number of rows that took part, without parts in which none did.
 
-        ``elbo`` sums all terms; ``elbo/TERM`` is one term's; ``kl`` and ``log_px/MODALITY`` are those of the first
-        term, which is the complete one wherever a plan has it. One transfer from the device fetches all.
+        ``elbo`` is the sum of all terms and ``elbo/TERM`` is one term. ``kl`` and ``log_px/MODALITY`` belong to the
+        first term, which is the complete one if the plan has it. One transfer from the device fetches all.
         """
         part = (self.plan.given | self.plan.targets).any(-1).sum(1).tolist()  # (terms,)
         scored = self.plan.targets[0].sum(0).tolist()  # (modalities,)
@@ -59,7 +57,7 @@ class Elbo:
 
 
 Sums = dict[str, tuple[float, int]]
-"""By name a sum over rows, in nats, and how many rows there were."""
+"""By name a sum over rows, in nats, and the number of these rows."""
 
 
 def means(parts: Iterable[Sums]) -> dict[str, float]:
@@ -83,13 +81,13 @@ def evaluate_plan(model: MultimodalVAE, batch: Batch, plan: Plan, noise: Tensor,
         w_t E_{q(z|X)} \sum_m \lambda_m \log p(x_m|z)
         - \beta \left( v_t KL(q(z|X) \| p(z)) + \sum_m r_{tm} KL(q(z|X) \| q(z|x_m)) \right)
 
-    with the plan's `weight` w, `kl_weight` v and `references` r; by default w = v = 1 and r = 0, equation 4. The
-    expectation is estimated with one draw, or with one of each component where posteriors are mixtures.
+    Here w is the plan's `weight`, v its `kl_weight` and r its `references`. By default w = v = 1 and r = 0, which is
+    equation 4. One sample of z estimates the expectation, or one of each component if posteriors are mixtures.
 
     Args:
-        model: the networks; their mode (train or eval) is theirs.
+        model: the networks, which stay in their mode (training or evaluation).
         batch: values on the model's device, `present` on the CPU.
-        plan: terms; what is absent is neither given nor a target, whatever the plan says.
+        plan: the terms. What is absent is neither given nor a target, whatever the plan says.
         noise: standard normal, `(model.components * terms, batch, latent_dim)`, on the model's device.
         beta: weight of the KLs, at least 0.
 
@@ -99,39 +97,32 @@ def evaluate_plan(model: MultimodalVAE, batch: Batch, plan: Plan, noise: Tensor,
     given, targets = plan.given & batch.present, plan.targets & batch.present
     observed = model.observed(batch)
     posterior, alone = _posteriors(model, observed, batch.present, given, plan.references is not None)
-    draws = _draw(posterior, noise)
-    inputs = model.decoder_inputs(draws.z, observed, batch.present)
+    samples = _sample(posterior, noise)
+    inputs = model.decoder_inputs(samples.z, observed, batch.present)
     weight = _on(plan.weight, noise)
     kl_weight = weight if plan.kl_weight is None else _on(plan.kl_weight, noise)
     log_px: dict[str, Tensor] = {}
-    elbo = -beta * kl_weight * draws.kl
+    elbo = -beta * kl_weight * samples.kl
     for group in model.groups:
-        wanted = draws.pairs(targets[:, :, group.columns])
-        scores = draws.mean(_score_group(model, group, inputs, observed.whole(group), wanted))
-        weights = elbo.new_tensor([model.schemas[name].weight for name in group.names])
-        elbo = elbo + weight * (scores @ weights)
+        wanted = samples.pairs(targets[:, :, group.columns])
+        scores = samples.mean(group.log_px(inputs, observed, batch.present, wanted))
+        elbo = elbo + group.weighted_sum(scores, weight)
         log_px |= zip(group.names, scores.unbind(-1), strict=True)
-    for column, name in enumerate(model.names):
-        if name in log_px:
-            continue
-        wanted = draws.pairs(targets[:, :, column])
-        log_px[name] = draws.mean(_score(model, name, inputs, observed[name], batch.present[:, column], wanted))
-        elbo = elbo + weight * model.schemas[name].weight * log_px[name]
     if isinstance(posterior, Gaussian) and alone:
         apart = torch.stack([posterior.kl_to(one) for one in alone], -1)  # (terms, batch, modalities)
         references = _on(plan.references, noise) * batch.present.to(noise.device)
         elbo = elbo - beta * (references * apart).sum(-1)
-    return Elbo(replace(plan, given=given, targets=targets), log_px, draws.kl, elbo)
+    return Elbo(replace(plan, given=given, targets=targets), log_px, samples.kl, elbo)
 
 
 @dataclass(frozen=True)
-class _Draws:
-    """Draws of z for every term and row: one, or one of each component.
+class _Samples:
+    """Samples of z for every term and row: one each, or one of each component.
 
     Attributes:
         z: `(components * terms, batch, latent_dim)`.
         kl: KL(q || p), `(terms, batch)`.
-        share: the components' weights, `(components, terms, batch)`; None if there is but one.
+        share: the components' weights, `(components, terms, batch)`; None if there is one component.
     """
 
     z: Tensor
@@ -139,46 +130,60 @@ class _Draws:
     share: Tensor | None = None
 
     def pairs(self, targets: Tensor) -> Tensor:
-        """Return which draws must be scored, bool `(components * terms, batch, ...)`, of `(terms, batch, ...)`."""
+        """Return for which samples a modality must be decoded.
+
+        Args:
+            targets: bool `(terms, batch, modalities)`, on the CPU.
+
+        Returns:
+            bool `(components * terms, batch, modalities)`, on the CPU.
+        """
         if self.share is None:
             return targets
         there = (self.share > 0).cpu()  # (components, terms, batch)
-        return (targets & there.reshape(*there.shape, *[1] * (targets.ndim - 2))).flatten(0, 1)
+        return (targets & there.unsqueeze(-1)).flatten(0, 1)
 
     def mean(self, scores: Tensor) -> Tensor:
-        """Return the components' mean, `(components * terms, batch, ...) -> (terms, batch, ...)`."""
+        """Return the weighted mean over components.
+
+        Args:
+            scores: `(components * terms, batch, modalities)`.
+
+        Returns:
+            `(terms, batch, modalities)`.
+        """
         if self.share is None:
             return scores
-        scores = torch.unflatten(scores, 0, self.share.shape[:2])  # (components, terms, batch, ...)
-        return (self.share.reshape(*self.share.shape, *[1] * (scores.ndim - 3)) * scores).sum(0)
+        scores = torch.unflatten(scores, 0, self.share.shape[:2])  # (components, terms, batch, modalities)
+        return (self.share.unsqueeze(-1) * scores).sum(0)
 
 
-def _draw(posterior: Posterior, noise: Tensor) -> _Draws:
-    """Draw from every term's posterior, from every component of one that is a mixture.
+def _sample(posterior: Posterior, noise: Tensor) -> _Samples:
+    """Sample from every term's posterior: once, or once from each component of a mixture.
 
     Args:
         posterior: `(terms, batch, latent_dim)`.
         noise: `(components * terms, batch, latent_dim)`.
     """
     if isinstance(posterior, Gaussian):
-        return _Draws(posterior.rsample(noise), posterior.kl_to_prior())
+        return _Samples(posterior.rsample(noise), posterior.kl_to_prior())
     share = posterior.log_weight.exp()
     z = posterior.parts.rsample(noise.reshape(posterior.parts.loc.shape))  # -> (components, terms, batch, latent_dim)
     kl = posterior.kl_to_prior(z).where(share > 0, 0)
-    return _Draws(z.flatten(0, 1), (share * kl).sum(0), share)
+    return _Samples(z.flatten(0, 1), (share * kl).sum(0), share)
 
 
 def _posteriors(
-    model: MultimodalVAE, observed: Mapping[str, Tensor], present: Tensor, given: Tensor, references: bool
+    model: MultimodalVAE, observed: Observed, present: Tensor, given: Tensor, references: bool
 ) -> tuple[Posterior, list[Gaussian] | None]:
-    """Return the terms' posteriors and, where asked for, every modality's own, all of one encoding.
+    """Return the terms' posteriors and, if asked for, the posterior of each modality alone, from one encoding.
 
     Args:
         model: the networks.
         observed: what `model.observed` returned.
         present: bool `(batch, modalities)`.
         given: bool `(terms, batch, modalities)`.
-        references: whether the modalities' own posteriors, `(batch,)` each, are asked for.
+        references: whether to return the posteriors of single modalities, `(batch, latent_dim)` each.
     """
     if not references:
         return model.posterior(observed, present, given), None
@@ -193,62 +198,5 @@ def _posteriors(
 
 
 def _on(weights: Tensor | None, like: Tensor) -> Tensor:
-    """Return a plan's weights on a device, 1 where there are none."""
+    """Return a plan's weights on the device of `like`; 1 if the plan has none."""
     return like.new_ones(()) if weights is None else weights.to(like, non_blocking=True)
-
-
-def _score(model: MultimodalVAE, name: str, z: Tensor, observed: Tensor, present: Tensor, targets: Tensor) -> Tensor:
-    """Return one modality's log p(x_m|z) for the (term, row) pairs in `targets`, zeros elsewhere, `(terms, batch)`.
-
-    Args:
-        model: the networks.
-        name: the modality.
-        z: `(terms, batch, latent_dim)`.
-        observed: its samples, `(rows in which it is present, *event_shape)`.
-        present: bool `(batch,)`, on the CPU.
-        targets: bool `(terms, batch)`, on the CPU.
-    """
-    terms, batch = targets.shape
-    place = present.long().cumsum(0) - 1  # where a row's sample lies in `observed`
-    parts = targets.sum(1).tolist() if model.mixes_rows[name] else None
-    # One call for all pairs at once, unless the decoder can only be kept from mixing terms by a call for each.
-    apart = parts is not None and not can_part(model.decoders[name])
-    calls = targets if apart else targets.flatten()[None]
-    draws = z if apart else z.flatten(0, 1)[None]  # (1, terms * batch, latent_dim)
-    scores = []
-    runs = model.runs(model.decoders[name], calls.any(1)) if name in model.decoders else calls.any(1)
-    for wanted, draw, run in zip(calls, draws, runs.tolist(), strict=True):
-        pairs = wanted.nonzero().squeeze(1)
-        if len(pairs):
-            with nullcontext() if parts is None or apart else parted(model.decoders[name], parts):
-                log_px = model.log_px(name, take(draw, pairs), _samples(observed, place[pairs % max(1, batch)]))
-        else:
-            log_px = model.idle(name, draw[:0]) if run else z.new_zeros(0)
-        scores.append(spread(log_px, pairs, len(draw)))
-    return torch.stack(scores).reshape(terms, batch)
-
-
-def _score_group(model: MultimodalVAE, group: Group, z: Tensor, values: Tensor, targets: Tensor) -> Tensor:
-    """Return log p(x_m|z) of modalities that are alike, zeros where not in `targets`, `(terms, batch, members)`.
-
-    Args:
-        model: the networks.
-        group: the modalities.
-        z: `(terms, batch, latent_dim)`.
-        values: their samples, `(members, batch, *event_shape)`.
-        targets: bool `(terms, batch, members)`, on the CPU.
-    """
-    terms, batch, members = targets.shape
-    chosen = Chosen.of(targets.flatten(0, 1))  # rows are (term, row) pairs
-    if not len(chosen.members):
-        return z.new_zeros(targets.shape)
-    pairs = chosen.rows.to(z.device)
-    samples = values[chosen.members.to(z.device)[:, None], pairs % max(1, batch)]  # (g, most, *event_shape)
-    log_px = model.log_px_of(group, chosen.members.tolist(), z.flatten(0, 1)[pairs], samples)
-    return chosen.spread(log_px, torch.Size((terms * batch, members))).reshape(members, terms, batch).permute(1, 2, 0)
-
-
-def _samples(observed: Tensor, places: Tensor) -> Tensor:
-    """Return ``observed[places]``, without a copy where that is `observed` itself."""
-    same = len(places) == len(observed) and torch.equal(places, torch.arange(len(observed)))
-    return observed if same else observed.index_select(0, places.to(observed.device, non_blocking=True))

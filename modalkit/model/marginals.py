@@ -1,8 +1,7 @@
-"""The best constant prediction of each modality, by its training rows."""
+"""The best constant prediction of each modality, from its training rows."""
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 from modalkit import registry
@@ -12,22 +11,21 @@ from modalkit.model.vae import MultimodalVAE
 from modalkit.nn import Centered
 from modalkit.plugin import Schema
 
-_log = logging.getLogger(__name__)
-
 _MOST_ROWS = 4096
-_LEAST_ROWS = 10  # a mean and a spread of fewer are no prediction
+_LEAST_ROWS = 10  # fewer give no reliable mean and spread
 
 
 def marginal(dataset: Dataset, name: str, schema: Schema) -> Any:
-    """Return raw parameters of a modality's best constant prediction, as its kind's `marginal` does.
+    """Return the raw parameters of a modality's best constant prediction, by its kind's `marginal`.
 
     Args:
-        dataset: of its training rows that have the modality, at most 4,096 are taken, evenly spread.
+        dataset: the dataset; at most 4,096 of its training rows with the modality are used, evenly spaced.
         name: the modality.
-        schema: what it is.
+        schema: its schema.
 
     Returns:
-        What `likelihood` takes, for one row; None where the kind has no `marginal`, or there are under 10 rows.
+        Raw parameters for one row, as `likelihood` takes them; None if the kind has no `marginal` or fewer than 10 rows
+        have the modality.
 
     Raises:
         InputError: the plugin raised.
@@ -41,10 +39,10 @@ def marginal(dataset: Dataset, name: str, schema: Schema) -> Any:
 
 
 def center(model: MultimodalVAE, dataset: Dataset) -> None:
-    """Have each `Centered` decoder of a model that is not trained yet say, of z = 0, its modality's `marginal`.
+    """Make each `Centered` decoder return its modality's `marginal` for z = 0, before training.
 
     Raises:
-        InputError: a plugin raised, or its `marginal` is of another shape than its decoder's output.
+        InputError: a plugin raised, or its `marginal` has another shape than its decoder's output.
     """
     for name, decoder in model.decoders.items():
         schema = model.schemas[name]

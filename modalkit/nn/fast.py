@@ -1,4 +1,4 @@
-"""Operations with a faster form than torch's own; each equals the plain one, gradients included."""
+"""Operations that are faster than torch's own; values and gradients are equal."""
 
 from __future__ import annotations
 
@@ -13,12 +13,14 @@ _FEW_CHANNELS = 4
 
 
 def bernoulli_log_prob(logits: Tensor, value: Tensor, event_dims: int) -> Tensor:
-    r"""Return :math:`\sum_i x_i \log p_i + (1 - x_i) \log (1 - p_i)`, summed over the event without keeping its terms.
+    r"""Return :math:`\sum_i x_i \log p_i + (1 - x_i) \log (1 - p_i)`, summed over the event.
+
+    The terms of the sum are not kept in memory.
 
     Args:
         logits: of p, `(*batch_shape, *event_shape)`.
         value: x in [0, 1], broadcastable with `logits`.
-        event_dims: how many dimensions an event has.
+        event_dims: number of dimensions of an event.
 
     Returns:
         `(*batch_shape,)`, broadcast.
@@ -36,7 +38,8 @@ def bernoulli_log_prob(logits: Tensor, value: Tensor, event_dims: int) -> Tensor
 class _BernoulliLogProb(torch.autograd.Function):
     """x l - log(1 + exp l), with the logarithm as max(l, 0) + log(1 + exp(-|l|)).
 
-    torch's log1p is many times slower on a CPU than its log, which loses no more here than rounding the sum does.
+    On a CPU, torch's log1p is many times slower than its log. The log loses no more precision here than the rounding of
+    the sum does.
     """
 
     @staticmethod
@@ -65,13 +68,14 @@ def batch_norm_by_parts(
     momentum: float,
     eps: float,
 ) -> Tensor:
-    """Normalise parts of a batch, each by its own statistics: as `torch.nn.functional.batch_norm` of one after another.
+    """Normalise the parts of a batch, each by its own statistics.
 
-    A part with one value a channel has no variance and is normalised by the running statistics.
+    The result equals calls of `torch.nn.functional.batch_norm` for one part after another. A part with one value per
+    channel has no variance, so the running statistics normalise it.
 
     Args:
         input: `(rows, channels, ...)`.
-        sizes: rows of each part, in order, none of them 0; they add up to `rows`.
+        sizes: numbers of rows of the parts, in order, none of them 0; they add up to `rows`.
         weight: `(channels,)`.
         bias: `(channels,)`.
         running_mean: `(channels,)`, updated.
@@ -79,7 +83,7 @@ def batch_norm_by_parts(
         momentum: weight of a part's statistics in the running ones.
         eps: added to the variance.
     """
-    if torch.compiler.is_compiling():  # which writes a kernel of its own
+    if torch.compiler.is_compiling():  # the compiler writes its own kernel
         return torch.cat(
             [
                 functional.batch_norm(x, running_mean, running_var, weight, bias, not _lone(x), momentum, eps)
@@ -137,15 +141,15 @@ class _BatchNormByParts(torch.autograd.Function):
 
 
 def _lone(part: Tensor) -> bool:
-    """Tell whether there is one value a channel."""
+    """Tell whether a part has one value per channel."""
     return part.numel() == part.shape[1]
 
 
 def doubling_conv_transpose2d(input: Tensor, weight: Tensor) -> Tensor:
     """Return the transposed convolution with a 4x4 kernel, stride 2 and padding 1: a picture of twice the size.
 
-    Each of the output's four interleaved pictures is a 2x2 convolution. For few output channels, in which torch's own
-    form is slow on a CPU, they are made by one convolution with 4 O channels.
+    The output interleaves four pictures, each a 2x2 convolution of the input. On a CPU, torch's own form is slow for
+    few output channels; then one convolution with 4 O channels computes all four pictures.
 
     Args:
         input: `(rows, I, h, w)`.

@@ -12,19 +12,22 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
-from modalkit.nn import Centered
+from modalkit.nn.centered import Centered
+from modalkit.nn.modes import evaluating
 
 _FEWEST = 8
-"""Of fewer, each runs by itself: on two cores 18 of width 512 gained nothing, and 100 of width 64 a factor of 2.4."""
+"""Fewer networks run one by one. On two cores, stacking 18 networks of width 512 gained nothing, and stacking 100
+networks of width 64 gained a factor of 2.4."""
 
 
 class Stacked:
-    """Networks of one structure, whose parameters are stacked each time they are called.
+    """Networks of one structure, called as one.
 
-    So each keeps its own, and one that takes no part in a step gets no gradient, as if each were called alone.
+    Their parameters are stacked at each call. So each network keeps its own parameters, and a network that takes no
+    part in a step gets no gradient, as if the networks were called one by one.
 
     Args:
-        networks: of which `can_stack` is true.
+        networks: networks for which `can_stack` is true.
     """
 
     def __init__(self, networks: Sequence[nn.Module]) -> None:
@@ -38,7 +41,7 @@ class Stacked:
         """Call some of the networks.
 
         Args:
-            members: which.
+            members: indices of these networks.
             inputs: `(members, rows, ...)`.
 
         Returns:
@@ -55,13 +58,15 @@ class Stacked:
 
 
 def can_stack(networks: Sequence[nn.Module], example: Tensor) -> bool:
-    """Tell whether networks can be `Stacked`: of dense layers and embeddings, no batch norm, and seen to be equal so.
+    """Tell whether networks can be `Stacked`.
 
-    A plugin's network may look at its values, or hold something beside its parameters; then each runs by itself.
+    They must consist of dense layers and embeddings, without batch normalisation, and give the same outputs in stacked
+    form. A plugin's network may look at its values, or hold something beside its parameters; such networks run one by
+    one.
 
     Args:
-        networks: of modalities whose schemas are alike.
-        example: rows that each of them takes, `(rows, ...)`.
+        networks: networks of modalities with equal schemas.
+        example: rows that each network accepts, `(rows, ...)`.
     """
     plain = all(
         isinstance(part, (nn.Linear, nn.Embedding, Centered))
@@ -70,28 +75,26 @@ def can_stack(networks: Sequence[nn.Module], example: Tensor) -> bool:
     )
     if not plain or any(str(other) != str(networks[0]) for other in networks):
         return False
-    modes = {part: part.training for network in networks for part in network.modules()}
     try:
-        with torch.no_grad(), torch.autocast(example.device.type, enabled=False):
-            each = torch.stack([network.eval()(example) for network in networks])
+        with evaluating(*networks), torch.no_grad(), torch.autocast(example.device.type, enabled=False):
+            each = torch.stack([network(example) for network in networks])
             inputs = example.expand(len(networks), *example.shape)
             return torch.allclose(Stacked(networks)(range(len(networks)), inputs), each, rtol=1e-4, atol=1e-5)
-    except Exception:  # what torch raises for what it cannot run as one, and whatever a plugin raises
+    except Exception:  # torch raises for what it cannot run as one; a plugin may raise anything
         return False
-    finally:
-        for part, training in modes.items():
-            part.training = training
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """Some rows of each of several members, the same number of each for the sake of one call.
+    """The rows chosen for each of several members, padded to the same number so that one call handles all.
+
+    The padding repeats a member's first row. `member` and `place` list the n chosen rows without the padding.
 
     Attributes:
-        members: those that have any, `(g,)`.
-        rows: indices, `(g, most)`, each member's own in order and then its first again.
-        member: of each that counts, its place in `members`, `(n,)`.
-        place: of each that counts, its place in the member's `rows`, `(n,)`.
+        members: the g members for which any row is chosen, `(g,)`.
+        rows: indices of rows, `(g, most)`: a member's chosen rows in order, then the padding.
+        member: for each chosen row, the index of its member in `members`, `(n,)`.
+        place: for each chosen row, its index in the member's `rows`, `(n,)`.
     """
 
     members: Tensor
@@ -101,7 +104,7 @@ class Chosen:
 
     @classmethod
     def of(cls, wanted: Tensor) -> Chosen:
-        """Choose, by a mask `(rows, members)` on the CPU.
+        """Return the rows where a mask `(rows, members)` on the CPU is true.
 
         >>> chosen = Chosen.of(torch.tensor([[True, False, True], [True, False, False]]))
         >>> chosen.members.tolist(), chosen.rows.tolist(), chosen.member.tolist(), chosen.place.tolist()
@@ -122,13 +125,16 @@ class Chosen:
         return values[_on(self.members, values)[:, None], _on(self.rows, values)]
 
     def spread(self, values: Tensor, shape: torch.Size) -> Tensor:
-        """Put the chosen rows' values at their places, zeros elsewhere, `(g, most, ...) -> (all members, rows, ...)`.
+        """Put the values of the chosen rows at their places, and zeros elsewhere.
 
         Args:
-            values: one for each of the chosen rows.
-            shape: rows and members.
+            values: `(g, most, ...)`.
+            shape: numbers of rows and of members.
+
+        Returns:
+            `(all members, rows, ...)`.
         """
-        if len(self.member) == shape.numel():  # all of all
+        if len(self.member) == shape.numel():  # every row of every member
             return values
         where = (_on(self.members[self.member], values), _on(self.rows[self.member, self.place], values))
         counted = values[_on(self.member, values), _on(self.place, values)]
@@ -136,12 +142,12 @@ class Chosen:
 
 
 def _on(indices: Tensor, values: Tensor) -> Tensor:
-    """Return indices where values are, without waiting for the device."""
+    """Return indices on the device of the values, without waiting for it."""
     return indices.to(values.device, non_blocking=True)
 
 
 def together(keys: Mapping[str, Any]) -> list[list[str]]:
-    """Return the names that have a key in common, where there are as many as pay.
+    """Return the groups of names with equal keys, if a group is large enough for stacking to be faster.
 
     >>> [len(names) for names in together({f"bit{i}": "bit" for i in range(9)} | {"image": "image"})]
     [9]

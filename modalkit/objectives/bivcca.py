@@ -1,4 +1,4 @@
-"""Each modality's own posterior explains what is to be explained: the VAE of one modality, and BiVCCA of several."""
+"""Posteriors given one modality: the VAE of a single modality, and BiVCCA of several."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from modalkit.plugin import Draws, Objective, ObjectiveOptions, Plan, Schema
 
 
 class OwnPosteriors(MultimodalVAE):
-    """A model with a posterior of each modality alone, its expert, and of none, the prior, but of no set of them."""
+    """A model with posteriors given one modality (its expert) or given none (the prior), but not given several."""
 
     def __init__(self, schemas: Mapping[str, Schema], latent_dim: int) -> None:
         super().__init__(schemas, latent_dim, prior_expert=False)
@@ -50,15 +50,15 @@ class BivccaOptions(ObjectiveOptions):
 
 
 def plan_bivcca(options: BivccaOptions, names: tuple[str, ...], present: Tensor, draws: Draws) -> Plan:
-    r"""Return a term for each modality, whose own posterior must explain all that are present.
+    r"""Return a term for each modality: its own posterior must explain all modalities that are present.
 
     With two modalities it is :math:`\mu ELBO_x + (1 - \mu) ELBO_y`, where :math:`ELBO_x = E_{q(z|x)} (\lambda_x \log
-    p(x|z) + \lambda_y \log p(y|z)) - \beta KL(q(z|x) \| p(z))`. A row has the terms of the modalities that it has,
-    with their weights.
+    p(x|z) + \lambda_y \log p(y|z)) - \beta KL(q(z|x) \| p(z))`. A row takes part in the terms of the modalities
+    that it has, with their weights.
 
     Source:
-        Wang et al. 2016, the objective of bi-VCCA; for more than two modalities the same, with weights that add up
-        to 1.
+        Wang et al. 2016, the objective of bi-VCCA; extended to more than two modalities with weights that add up to
+        1.
     """
     given = torch.eye(len(names), dtype=torch.bool)[:, None] & present  # (modalities, batch, modalities)
     weights = torch.tensor([options.mu, *[(1 - options.mu) / max(1, len(names) - 1)] * (len(names) - 1)])

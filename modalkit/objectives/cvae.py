@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -11,11 +11,14 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from modalkit.distributions import Gaussian
-from modalkit.model.vae import MultimodalVAE, gaussian, of_rows, spread
+from modalkit.model.observed import Observed
+from modalkit.model.rows import gaussian, of_rows, spread
+from modalkit.model.vae import MultimodalVAE
 from modalkit.nn import CategoryEncoder
 from modalkit.plugin import Draws, Objective, ObjectiveOptions, Plan, Schema
 
-_log = logging.getLogger(__name__)
+_condition: ContextVar[Tensor] = ContextVar("condition")
+"""The condition's columns for the `ConditionedEncoder` that runs, one value per thread."""
 
 
 class CvaeOptions(ObjectiveOptions):
@@ -27,23 +30,24 @@ class CvaeOptions(ObjectiveOptions):
 
 
 class _WithColumns(nn.Module):
-    """A linear layer of its input and the condition's columns, joined."""
+    """A linear layer of its input joined with the condition's columns."""
 
     def __init__(self, linear: nn.Linear, width: int) -> None:
         super().__init__()
         self.linear, self.of_condition = linear, nn.Linear(width, linear.out_features, bias=False)
-        self.columns: Tensor
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.linear(x) + self.of_condition(self.columns)  # type: ignore[no-any-return]
+        return self.linear(x) + self.of_condition(_condition.get())  # type: ignore[no-any-return]
 
 
 class ConditionedEncoder(nn.Module):
     """An encoder whose first linear layer also sees the columns of a condition.
 
+    Several threads may call it at once: each call passes its condition to the layer in a context of its own.
+
     Args:
         encoder: `(rows, *event_shape) -> (rows, features)`.
-        width: of the condition.
+        width: number of the condition's columns.
 
     Raises:
         ValueError: the encoder has no linear layer.
@@ -53,7 +57,7 @@ class ConditionedEncoder(nn.Module):
         super().__init__()
         place = next((name for name, part in encoder.named_modules() if isinstance(part, nn.Linear)), None)
         if place is None:
-            raise ValueError("has no dense layer that could see the condition; cvae cannot be had of this kind")
+            raise ValueError("has no dense layer that could see the condition; cvae does not support this kind")
         parent, _, last = place.rpartition(".")
         self.first = _WithColumns(encoder.get_submodule(place), width)  # type: ignore[arg-type]
         if place:
@@ -61,12 +65,15 @@ class ConditionedEncoder(nn.Module):
         for part in encoder.modules():
             if isinstance(part, CategoryEncoder):
                 part.apart = True  # rows of a category differ in their condition
-        self.encoder = encoder if place else self.first  # which is all there is of an encoder that is one layer
+        self.encoder = encoder if place else self.first  # an encoder that is one linear layer has no place for it
 
     def forward(self, value: Tensor, columns: Tensor) -> Tensor:
         """Return features of values `(rows, *event_shape)` with the condition's columns `(rows, width)`."""
-        self.first.columns = columns
-        features: Tensor = self.encoder(value)
+        token = _condition.set(columns)
+        try:
+            features: Tensor = self.encoder(value)
+        finally:
+            _condition.reset(token)
         return features
 
 
@@ -85,36 +92,41 @@ class Conditional(MultimodalVAE):
         value = schema.unpack(schema.zeros(1))
         self.width = schema.columns(value).shape[1]
         super().__init__(schemas, latent_dim)
-        self.mixes_rows[self.condition] = False  # it has no decoder
 
-    def _assemble(self, name: str, schema: Schema) -> None:
+    def add_networks(self, name: str, schema: Schema) -> None:
+        """Build the target's networks; the condition has none."""
         if name != self.target:
             return
         encoder, features = self.make_encoder(name, schema)
-        with self._blame(name, "encoder"):
+        with self.blame(name, "encoder"):
             self.encoders[name] = ConditionedEncoder(encoder, self.width)
         self.decoders[name] = self.make_decoder(name, self.latent_dim + self.width)
         self.heads[name] = nn.Linear(features, 2 * self.latent_dim)
 
-    def posterior(self, observed: Mapping[str, Tensor], present: Tensor, given: Tensor) -> Gaussian:
+    def posterior(self, observed: Observed, present: Tensor, given: Tensor) -> Gaussian:
         """Return q(z|x, y) where both are given, else the prior; see `MultimodalVAE.posterior`."""
         prior = torch.zeros(*given.shape[:2], self.latent_dim, device=self.device, dtype=self.dtype)
         rows = present.all(1).nonzero().squeeze(1)
-        if not self.runs(self.encoders[self.target], torch.tensor(len(rows) > 0)):
+        encoder = self.encoders[self.target]
+
+        def encode() -> tuple[Tensor, Tensor]:
+            x, y = (of_rows(observed[n], present[:, self.names.index(n)], rows) for n in (self.target, self.condition))
+            own = gaussian(self.heads[self.target](encoder(x, self._columns(y))))
+            return own.loc, own.precision
+
+        found = self.run_on_rows(self.target, "encoder", encoder, rows, len(present), encode)
+        if found is None:
             return Gaussian(prior, prior + 1)
-        x, y = (of_rows(observed[n], present[:, self.names.index(n)], rows) for n in (self.target, self.condition))
-        with self._blame(self.target, "encoder"):
-            own = gaussian(self.heads[self.target](self.encoders[self.target](x, self._columns(y))))
         chosen = given.all(-1, keepdim=True).to(self.device)
-        loc, precision = (spread(part, rows, len(present)) for part in (own.loc, own.precision))
+        loc, precision = found
         return Gaussian(torch.where(chosen, loc, prior), torch.where(chosen, precision, prior + 1))
 
     def allows(self, given: Tensor) -> Tensor:
-        """Allow what has the condition."""
+        """Allow the subsets that have the condition."""
         return given[..., self.names.index(self.condition)]
 
     def decoder_inputs(self, z: Tensor, observed: Mapping[str, Tensor], present: Tensor) -> Tensor:
-        """Join draws of z, `(..., batch, latent_dim)`, with the condition's columns, zeros where it is absent."""
+        """Join samples of z, `(..., batch, latent_dim)`, with the condition's columns, zeros where it is absent."""
         rows = present[:, self.names.index(self.condition)].nonzero().squeeze(1)
         columns = spread(self._columns(observed[self.condition]), rows, len(present))  # (batch, width)
         return torch.cat([z, columns.expand(*z.shape[:-1], -1)], -1)
@@ -131,7 +143,7 @@ def target_of(options: CvaeOptions, names: Any) -> str:
 def plan_cvae(options: CvaeOptions, names: tuple[str, ...], present: Tensor, draws: Draws) -> Plan:
     r"""Return the one term :math:`E_{q(z|x,y)} \lambda \log p(x|z,y) - \beta KL(q(z|x,y) \| p(z))`.
 
-    Rows that lack one of the two say nothing of p(x|y) and take no part.
+    Rows that lack one of the two tell nothing about p(x|y) and take no part.
 
     Source:
         Sohn et al. 2015, equation 4, with the prior p(z|y) = N(0, I) of Kingma et al. 2014.
@@ -142,7 +154,7 @@ def plan_cvae(options: CvaeOptions, names: tuple[str, ...], present: Tensor, dra
 
 
 def check_cvae(options: CvaeOptions, names: tuple[str, ...]) -> None:
-    """Refuse another number of modalities than two, and a target that is none of them."""
+    """Refuse any number of modalities but two, and a target that is not one of them."""
     if len(names) != 2:
         raise ValueError(
             f"cvae takes two modalities, a target and its condition, and this recipe has {len(names)} "

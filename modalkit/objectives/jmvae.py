@@ -1,4 +1,4 @@
-"""JMVAE: a network of its own for the joint posterior, and each modality's posterior drawn towards it."""
+"""JMVAE: a network for the joint posterior; each modality's own posterior is pulled towards it."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ from collections.abc import Mapping
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
 from modalkit.distributions import Gaussian
-from modalkit.model.vae import MultimodalVAE, gaussian, of_rows, spread
-from modalkit.nn import mlp, trunk
+from modalkit.model.observed import Observed
+from modalkit.model.rows import gaussian, of_rows
+from modalkit.model.vae import MultimodalVAE
+from modalkit.nn import NetworkDict, mlp, trunk
 from modalkit.plugin import Draws, Objective, ObjectiveOptions, Plan, Schema
 
 
@@ -24,10 +26,10 @@ class JmvaeOptions(ObjectiveOptions):
 
 
 class JointNetwork(MultimodalVAE):
-    """A model whose posterior of all modalities is a network of its own.
+    """A model that has a network for the posterior given all modalities.
 
-    The joint network has each modality's encoder up to its first dense layer (`modalkit.nn.trunk`), joined, one
-    dense layer and a head. Single modalities have their experts, without the prior expert.
+    The joint network joins each modality's encoder up to its first dense layer (`modalkit.nn.trunk`). One dense layer
+    and a head follow. The posterior given one modality is its expert, without the prior expert.
 
     Args:
         schemas: the modalities by name.
@@ -37,27 +39,33 @@ class JointNetwork(MultimodalVAE):
 
     def __init__(self, schemas: Mapping[str, Schema], latent_dim: int, hidden: int) -> None:
         super().__init__(schemas, latent_dim, prior_expert=False)
-        self.trunks, width = nn.ModuleDict(), 0
+        self.trunks, width = NetworkDict(), 0
         for name, schema in schemas.items():
             self.trunks[name], features = self.make_encoder(name, trunk(schema))
             width += features
         self.joint = mlp(width, [hidden], 2 * latent_dim)
         self.to(memory_format=torch.channels_last)
 
-    def posterior(self, observed: Mapping[str, Tensor], present: Tensor, given: Tensor) -> Gaussian:
+    def posterior(self, observed: Observed, present: Tensor, given: Tensor) -> Gaussian:
         """Return q(z|X) for subsets of none, one, or all modalities; see `MultimodalVAE.posterior`."""
         own = super().posterior(observed, present, given)
         assert isinstance(own, Gaussian)
         whole = given.all(-1)  # (terms, batch)
         rows = whole.any(0).nonzero().squeeze(1)
-        if not self.runs(self.trunks, torch.tensor(len(rows) > 0)):
+
+        def encode_jointly() -> tuple[Tensor, Tensor]:
+            parts = []
+            for column, name in enumerate(self.names):
+                with self.blame(name, "encoder"):
+                    parts.append(self.trunks[name](of_rows(observed[name], present[:, column], rows)))
+            joint = gaussian(self.joint(torch.cat(parts, 1)))
+            return joint.loc, joint.precision
+
+        found = self.run_on_rows(None, "encoder", self.trunks, rows, len(present), encode_jointly)
+        if found is None:
             return own
-        parts = []
-        for column, name in enumerate(self.names):
-            parts.append(self.trunks[name](of_rows(observed[name], present[:, column], rows)))
-        joint = gaussian(self.joint(torch.cat(parts, 1)))
         chosen = whole.unsqueeze(-1).to(self.device)
-        loc, precision = (spread(part, rows, len(present)) for part in (joint.loc, joint.precision))
+        loc, precision = found
         return Gaussian(torch.where(chosen, loc, own.loc), torch.where(chosen, precision, own.precision))
 
     def allows(self, given: Tensor) -> Tensor:
@@ -69,7 +77,7 @@ def plan_jmvae(options: JmvaeOptions, names: tuple[str, ...], present: Tensor, d
     r"""Return the one term of JMVAE-kl.
 
     :math:`E_{q(z|x_1 … x_M)} \sum_m \lambda_m \log p(x_m|z) - \beta (KL(q(z|x_1 … x_M) \| p(z)) + \alpha \sum_m
-    KL(q(z|x_1 … x_M) \| q(z|x_m)))`. During a warm-up, beta weighs both kinds of KL.
+    KL(q(z|x_1 … x_M) \| q(z|x_m)))`. During a warm-up, beta weights both kinds of KL.
 
     Source:
         Suzuki et al. 2016, the objective of JMVAE-kl.
@@ -87,7 +95,7 @@ def check_jmvae(options: JmvaeOptions, names: tuple[str, ...]) -> None:
 
 JMVAE = Objective(
     name="jmvae",
-    summary="a joint inference network, and single ones drawn towards it; complete rows only (Suzuki et al. 2016)",
+    summary="a joint inference network, and single ones pulled towards it; complete rows only (Suzuki et al. 2016)",
     options=JmvaeOptions,
     plan=plan_jmvae,
     check=check_jmvae,

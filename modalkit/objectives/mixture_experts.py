@@ -1,4 +1,4 @@
-"""The MVAE with experts that are mixtures: a product of mixtures of Gaussians, which its paper leaves to the future."""
+"""The MVAE with experts that are mixtures of Gaussians, which its paper leaves to future work."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from modalkit.distributions import Gaussian, Mixture
-from modalkit.model.vae import MultimodalVAE, full, spread
+from modalkit.model.observed import Observed
+from modalkit.model.rows import full
+from modalkit.model.vae import MultimodalVAE
 from modalkit.objectives.mvae import MvaeOptions, check_mvae, plan_mvae
 from modalkit.plugin import Objective, Schema
 
@@ -26,9 +28,9 @@ class MixtureMvaeOptions(MvaeOptions):
 class ProductOfMixtures(MultimodalVAE):
     r"""A model with :math:`q(z|X) \propto p(z) \prod_{m \in X} \sum_c w_{mc} N(z; \mu_{mc}, 1 / T_{mc})`.
 
-    Multiplied out it is a mixture with one part for each choice of a component from every expert: the product of
-    Gaussians that `modalkit.distributions.product_of_experts` gives, with a weight proportional to
-    :math:`\prod_m w_{mc_m}` times that product's integral,
+    Multiplied out, it is a mixture with one part for each choice of one component from every expert. A part is the
+    product of Gaussians that `modalkit.distributions.product_of_experts` returns. Its weight is proportional to
+    :math:`\prod_m w_{mc_m}` times the integral of that product,
 
     .. math::
         \log \int p(z) \prod_m N(z; \mu_m, 1 / T_m) dz
@@ -49,12 +51,12 @@ class ProductOfMixtures(MultimodalVAE):
         self.choices = torch.tensor(list(itertools.product(range(components), repeat=len(schemas))))
         self.components = len(self.choices)
 
-    def posterior(self, observed: Mapping[str, Tensor], present: Tensor, given: Tensor) -> Mixture:
+    def posterior(self, observed: Observed, present: Tensor, given: Tensor) -> Mixture:
         """Return the product, multiplied out; see `MultimodalVAE.posterior`."""
         log_w, loc, precision = self._mixtures(observed, present)
         with torch.autocast(self.device.type, enabled=False):
             pick = self.choices.to(self.device)  # (components, modalities)
-            # What is not given must not multiply the parts: of those that differ in it alone, the first stands.
+            # Parts that differ only in modalities that are not given are equal, so only the first of them counts.
             first = (given | (self.choices[:, None, None] == 0)).all(-1).to(self.device)  # (components, terms, batch)
             given = given.to(loc)  # (terms, batch, modalities)
             of = [
@@ -71,27 +73,30 @@ class ProductOfMixtures(MultimodalVAE):
             log_weight = log_weight.masked_fill(~first, -torch.inf).log_softmax(0)
         return Mixture(log_weight, Gaussian(mean, total))
 
-    def _mixtures(self, observed: Mapping[str, Tensor], present: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _mixtures(self, observed: Observed, present: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return log weights `(batch, modalities, each)`, locs and precisions `(batch, modalities, each, latent)`."""
-        found: list[tuple[Tensor, Tensor, Tensor]] = []
-        for column, name in enumerate(self.names):
-            rows = present[:, column].nonzero().squeeze(1)
-            if len(rows):
-                value = observed[name]
-                value = value.contiguous(memory_format=torch.channels_last) if value.ndim == 4 else value
-                with self._blame(name, "encoder"):
-                    raw = torch.unflatten(full(self.heads[name](self.encoders[name](value))), 1, (self.each, -1))
-            else:
-                raw = torch.zeros(0, self.each, 2 * self.latent_dim + 1, device=self.device, dtype=self.dtype)
-            loc, log_variance, logits = torch.split(raw, [self.latent_dim, self.latent_dim, 1], -1)
-            parts = (logits.squeeze(-1).log_softmax(-1), loc, (-log_variance).exp())
-            found.append(tuple(spread(part, rows, len(present)) for part in parts))  # type: ignore[arg-type]
+        found = [self._mixture(name, observed, present[:, column]) for column, name in enumerate(self.names)]
         log_w, loc, precision = (torch.stack([one[i] for one in found], 1) for i in range(3))
         return log_w, loc, precision
 
+    def _mixture(self, name: str, observed: Observed, present: Tensor) -> tuple[Tensor, ...]:
+        """Return the log weights, locs and precisions of one modality's experts, zeros where it is absent."""
+
+        def encode() -> tuple[Tensor, Tensor, Tensor]:
+            raw = torch.unflatten(full(self.head_output(name, observed[name])), 1, (self.each, -1))
+            loc, log_variance, logits = torch.split(raw, [self.latent_dim, self.latent_dim, 1], -1)
+            return logits.squeeze(-1).log_softmax(-1), loc, (-log_variance).exp()
+
+        rows = present.nonzero().squeeze(1)
+        found = self.run_on_rows(name, "encoder", self.encoders[name], rows, len(present), encode)
+        if found is None:
+            zeros = torch.zeros(len(present), self.each, self.latent_dim, device=self.device, dtype=self.dtype)
+            return zeros[..., 0], zeros, zeros
+        return found
+
 
 def check_mixture_mvae(options: MixtureMvaeOptions, names: tuple[str, ...]) -> None:
-    """Refuse more parts than can be decoded."""
+    """Refuse a mixture with too many parts to decode."""
     check_mvae(options, names)
     if options.components ** len(names) > _MOST_COMPONENTS:
         raise ValueError(

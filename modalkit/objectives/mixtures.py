@@ -1,4 +1,4 @@
-"""Posteriors that are mixtures: of single experts (MMVAE), of the experts' products (MoPoE)."""
+"""Posteriors that are mixtures of single experts (MMVAE) or of products of experts (MoPoE)."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from modalkit.distributions import Gaussian, Mixture, product_of_experts
+from modalkit.model.observed import Observed
 from modalkit.model.vae import MultimodalVAE
 from modalkit.plugin import Draws, Objective, ObjectiveOptions, Plan, Schema
 
@@ -28,11 +29,11 @@ class MixtureOfProducts(MultimodalVAE):
         super().__init__(schemas, latent_dim, prior_expert=False)
         self.subsets, self.components, self.convex = subsets, len(subsets), convex
 
-    def posterior(self, observed: Mapping[str, Tensor], present: Tensor, given: Tensor) -> Mixture:
-        """Return the mixture of those parts of which everything is given; see `MultimodalVAE.posterior`."""
+    def posterior(self, observed: Observed, present: Tensor, given: Tensor) -> Mixture:
+        """Return the mixture of the parts whose modalities are all given; see `MultimodalVAE.posterior`."""
         members = self.subsets[:, None, None]  # (components, 1, 1, modalities)
         there = (given | ~members).all(-1)  # (components, terms, batch)
-        there[0] |= ~given.any(-1)  # with nothing given its product is the prior
+        there[0] |= ~given.any(-1)  # given nothing, the first part is the prior
         experts = self.experts(observed, present)
         with torch.autocast(self.device.type, enabled=False):
             factors = (members & given & there.unsqueeze(-1)).flatten(0, 1)  # (components * terms, batch, modalities)
@@ -43,7 +44,7 @@ class MixtureOfProducts(MultimodalVAE):
 
 
 def plan_all(options: ObjectiveOptions, names: tuple[str, ...], present: Tensor, draws: Draws) -> Plan:
-    """Return the one term in which the posterior of all that a row has explains all that it has."""
+    """Return one term: the posterior given all that a row has explains all that it has."""
     return Plan(("all",), present[None], present[None])
 
 
@@ -54,16 +55,16 @@ def all_subsets(modalities: int) -> Tensor:
 
 
 def check_mopoe(options: ObjectiveOptions, names: tuple[str, ...]) -> None:
-    """Refuse so many modalities that their subsets are out of reach."""
+    """Refuse more modalities than whose subsets can be decoded."""
     if 2 ** len(names) - 1 > _MOST_COMPONENTS:
         raise ValueError(
-            f"mopoe decodes a draw of each of the 2^{len(names)} - 1 subsets; use mvae or mmvae above 8 modalities"
+            f"mopoe decodes a sample of each of the 2^{len(names)} - 1 subsets; use mvae or mmvae above 8 modalities"
         )
 
 
 MMVAE = Objective(
     name="mmvae",
-    summary="mixture of experts, a stratified draw of each, their mixture's density in the KL (Shi et al. 2019)",
+    summary="mixture of experts, a stratified sample of each, their mixture's density in the KL (Shi et al. 2019)",
     options=ObjectiveOptions,
     plan=plan_all,
     model=lambda options, schemas, latent_dim: MixtureOfProducts(
@@ -72,7 +73,7 @@ MMVAE = Objective(
 )
 r"""Shi et al. 2019, the ELBO of MMVAE.
 
-:math:`\frac1M \sum_m E_{q(z|x_m)} (\sum_n \log p(x_n|z) - \log q(z|X) / p(z))`, one draw of each expert, where
+:math:`\frac1M \sum_m E_{q(z|x_m)} (\sum_n \log p(x_n|z) - \log q(z|X) / p(z))`, with one sample of each expert, where
 :math:`q(z|X) = \frac1M \sum_m q(z|x_m)` is the mixture of the experts that a row has.
 """
 
@@ -89,5 +90,5 @@ MOPOE = Objective(
 r"""Sutter et al. 2021, the objective of MoPoE.
 
 :math:`E_{q(z|X)} \sum_n \log p(x_n|z) - KL(q(z|X) \| p(z))`, where q is the mixture of all non-empty subsets' products.
-Its KL is bounded from above by the mean of the parts' own, KL being convex.
+KL is convex, so the mean of the parts' KLs bounds it from above.
 """

@@ -1,4 +1,4 @@
-"""The paper's own objective: complete, single and random subsets, each explaining itself."""
+"""MVAE, the paper's objective: terms of the complete set, of single modalities and of random subsets."""
 
 from __future__ import annotations
 
@@ -17,33 +17,36 @@ class MvaeOptions(ObjectiveOptions):
     """Options of the `mvae` objective."""
 
     singles: int | None = Field(
-        None, ge=1, description="Single modalities a step, drawn anew and weighted for those left out; null: all."
+        None, ge=1, description="Single modalities a step, sampled anew and weighted for those left out; null: all."
     )
-    k: int = Field(1, ge=0, description="Number of random subsets a step, beside the complete and the single terms.")
+    k: int = Field(
+        1, ge=0, description="Number of random subsets a step, in addition to the complete and the single terms."
+    )
     subsets: Literal["sampled", "all"] = Field(
         "sampled", description="sampled: complete, singles and k random; all: every one of the 2^M - 1 subsets."
     )
     targets: Literal["subset", "present"] = Field(
-        "subset", description="What a term must explain: the modalities that it is given (eq. 4), or all present."
+        "subset",
+        description="What a term must explain: the modalities that are given (eq. 4), or all that are present.",
     )
 
 
 def plan_mvae(options: MvaeOptions, names: tuple[str, ...], present: Tensor, draws: Draws) -> Plan:
     r"""Return the sub-sampled training plan of the MVAE.
 
-    Each term is :math:`E_{q(z|X)} \sum_{m \in X} \lambda_m \log p(x_m|z) - \beta KL(q(z|X) \| p(z))`; the terms are
-    the complete one, one for each modality alone, and `k` random subsets of sizes 2 to M - 1 (size uniform, then
-    the subset; with k above 1 the same may come twice). With a single modality present the complete term is that
-    modality's own and is not repeated, and with two there is no random subset.
+    Each term is :math:`E_{q(z|X)} \sum_{m \in X} \lambda_m \log p(x_m|z) - \beta KL(q(z|X) \| p(z))`. There is the
+    complete term, one term for each modality alone, and `k` terms for random subsets of sizes 2 to M - 1. The size is
+    uniform, then the subset; if k is above 1, a subset may occur twice. A row with a single modality present takes part
+    in the complete term alone, which then is that modality's own. Two modalities have no random subset.
 
-    With `singles` n below the number M of modalities, n of the single terms, drawn uniformly and without replacement,
-    stand for all of them: each is weighted M/n, so that the expectation of a row's sum is that of all it has.
+    If `singles` n is below the number M of modalities, n single terms stand for all M. They are sampled uniformly and
+    without replacement, and each is weighted M/n, so that the expectation of a row's sum is the sum of all its terms.
 
     Args:
         options: see `MvaeOptions`.
         names: the modalities.
         present: bool `(batch, modalities)`.
-        draws: its generator picks the random subsets, and then the single terms.
+        draws: its generator samples the random subsets, then the single terms.
 
     Source:
         Wu & Goodman 2018, equation 4 and section 2.4.
@@ -54,7 +57,7 @@ def plan_mvae(options: MvaeOptions, names: tuple[str, ...], present: Tensor, dra
     else:
         several = present.sum(1, keepdim=True) > 1  # (batch, 1)
         random = [_random_subset(present, draws.generator) for _ in range(options.k if len(names) > 2 else 0)]
-        count = len(names) if len(names) > 1 else 0  # of the single terms; a lone modality's is the complete one
+        count = len(names) if len(names) > 1 else 0  # of the single terms; a lone modality has the complete term
         some = min(options.singles or count, count)
         order = torch.arange(count) if some == count else torch.randperm(count, generator=draws.generator)
         chosen = order[:some].sort().values
@@ -70,11 +73,11 @@ def plan_mvae(options: MvaeOptions, names: tuple[str, ...], present: Tensor, dra
 
 
 def _random_subset(present: Tensor, generator: torch.Generator) -> Tensor:
-    """Draw one subset for the step, as each row sees it: bool `(batch, modalities)`, empty where a row has under 3.
+    """Sample one subset for the step: bool `(batch, modalities)`, empty for a row with fewer than 3 modalities.
 
-    One order of the modalities and one size fraction serve the whole batch: a row takes the first of its present
-    modalities in that order. So complete rows share one subset a step, as in the paper, while under missing
-    modalities each row's subset is still uniform among its own, first by size and then by content.
+    The whole batch shares one order of the modalities and one fraction that sets the size. A row takes the first of its
+    present modalities in that order. So complete rows share one subset a step, as in the paper. If modalities are
+    missing, each row's subset is still uniform among its own, first by size and then by content.
     """
     order = torch.randperm(present.shape[1], generator=generator)
     count = present.sum(1)
@@ -85,7 +88,7 @@ def _random_subset(present: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _all_subsets(names: tuple[str, ...], present: Tensor) -> tuple[tuple[str, ...], Tensor]:
-    """Return every non-empty subset; a row takes part in those of which it has every member."""
+    """Return every non-empty subset; a row takes part in a subset if it has all of its modalities."""
     codes = torch.arange(2 ** len(names) - 1, 0, -1)  # the complete one first
     members = (codes[:, None] >> torch.arange(len(names))) & 1 == 1  # (2^M - 1, modalities)
     whole = (present | ~members[:, None]).all(-1, keepdim=True)  # (2^M - 1, batch, 1)
@@ -94,7 +97,7 @@ def _all_subsets(names: tuple[str, ...], present: Tensor) -> tuple[tuple[str, ..
 
 
 def check_mvae(options: MvaeOptions, names: tuple[str, ...]) -> None:
-    """Refuse `subsets: all` where the number of subsets is out of reach, and more single terms than there are."""
+    """Refuse `subsets: all` for too many modalities, and more single terms than modalities."""
     if options.singles is not None and options.singles > len(names):
         raise ValueError(f"singles: {options.singles} is more than the {len(names)} modalities that there are")
     if options.singles is not None and options.subsets == "all":

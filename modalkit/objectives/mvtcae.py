@@ -1,4 +1,4 @@
-"""MVTCAE: the joint posterior, held close to each modality's own by a bound on their total correlation."""
+"""MVTCAE: a bound on total correlation keeps the joint posterior close to each modality's own."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ class MvtcaeOptions(ObjectiveOptions):
 
     beta: float = Field(2.5, ge=0, allow_inf_nan=False, description="Weight of the KL terms after the warm-up.")
     alpha: float = Field(
-        0.9, ge=0, le=1, description="Between the ELBO (0) and the conditional form of total correlation (1)."
+        0.9,
+        ge=0,
+        le=1,
+        description="Interpolates between the ELBO (0) and the conditional form of total correlation (1).",
     )
 
 
@@ -47,7 +50,7 @@ def check_mvtcae(options: MvtcaeOptions, names: tuple[str, ...]) -> None:
 
 MVTCAE = Objective(
     name="mvtcae",
-    summary="joint product of experts, held to each modality's own by total correlation (Hwang et al. 2021)",
+    summary="joint product of experts, kept close to each modality's own by total correlation (Hwang et al. 2021)",
     options=MvtcaeOptions,
     plan=plan_mvtcae,
     check=check_mvtcae,

@@ -19,7 +19,7 @@ from modalkit.distributions import Gaussian, product_of_experts
 from modalkit.errors import InputError, RunError, install
 from modalkit.inference import TrainedModel
 from modalkit.inference.trained import storable
-from modalkit.model.vae import MultimodalVAE, gaussian
+from modalkit.model import MultimodalVAE, gaussian
 from modalkit.nn import CategoryEncoder
 from modalkit.util.randomness import generator
 

@@ -12,7 +12,7 @@ import torch
 from modalkit.data import check_manifest
 from modalkit.data.building import ensure_dataset
 from modalkit.errors import InputError, StoppedError
-from modalkit.model.vae import assemble
+from modalkit.model import assemble
 from modalkit.recipe.loading import Recipe, load_recipe
 from modalkit.runs.checkpoint import load_state
 from modalkit.runs.folder import differences

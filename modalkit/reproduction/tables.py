@@ -11,7 +11,7 @@ from pathlib import Path
 
 from modalkit.errors import InputError
 from modalkit.evaluation.questions import Answer, Asking, Question, allows, ask
-from modalkit.model.vae import MultimodalVAE, assemble
+from modalkit.model import MultimodalVAE, assemble
 from modalkit.recipe.loading import load_recipe
 from modalkit.reproduction.paper import DATASETS, KNOWN_DIFFERENCES, PARTICLES, TABLE1, TABLES, Line
 from modalkit.reproduction.runs import Settings, progress

@@ -10,7 +10,7 @@ import torch
 
 from modalkit.data import Dataset
 from modalkit.errors import InputError
-from modalkit.model.vae import MultimodalVAE, assemble
+from modalkit.model import MultimodalVAE, assemble
 from modalkit.recipe.loading import Recipe, load_recipe
 from modalkit.runs.checkpoint import load_weights
 

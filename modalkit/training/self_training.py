@@ -11,8 +11,8 @@ from modalkit.data import Batch
 from modalkit.errors import InputError
 from modalkit.evaluation.accuracy import posterior_draws
 from modalkit.inference.prediction import Prediction, predict, probability_of, stores_bits
-from modalkit.model.modes import evaluating
 from modalkit.model.vae import MultimodalVAE
+from modalkit.nn import evaluating
 
 _DRAWS = 5  # of z, over which a prediction is averaged
 

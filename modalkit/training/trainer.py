@@ -32,10 +32,10 @@ from modalkit.data import Batch, Batches, Dataset, check_manifest, draw, draw_ma
 from modalkit.errors import InputError, RunError
 from modalkit.evaluation.pictures import translation_sheet
 from modalkit.evaluation.translation import Translation, translations
+from modalkit.model import assemble
 from modalkit.model.diagnosis import unsound, where_not_finite
 from modalkit.model.engine import evaluate_plan, means
 from modalkit.model.marginals import center
-from modalkit.model.vae import assemble
 from modalkit.nn import share_statistics
 from modalkit.recipe.loading import Recipe
 from modalkit.runs.checkpoint import load_state, load_weights, save_state, save_weights

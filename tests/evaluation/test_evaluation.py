@@ -36,7 +36,7 @@ from modalkit.evaluation.accuracy import (
 )
 from modalkit.evaluation.likelihood import fetch, log_likelihoods, summarise
 from modalkit.evaluation.questions import Answer, Asking, Question, ask, usual_questions
-from modalkit.model.vae import assemble
+from modalkit.model import assemble
 from modalkit.recipe.loading import load_recipe
 from modalkit.runs.opened import Run, load_run
 

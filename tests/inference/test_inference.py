@@ -21,7 +21,7 @@ import modalkit
 from modalkit.data import Dataset
 from modalkit.errors import InputError
 from modalkit.inference import TrainedModel, as_batch
-from modalkit.model.vae import assemble
+from modalkit.model import assemble
 from modalkit.recipe.loading import load_recipe
 from modalkit.runs.checkpoint import save_weights
 

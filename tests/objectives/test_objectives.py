@@ -20,8 +20,8 @@ from torch import Tensor
 
 from modalkit import registry, schema
 from modalkit.data import Batch, Dataset, write_dataset
+from modalkit.model import MultimodalVAE, assemble
 from modalkit.model.engine import evaluate_plan
-from modalkit.model.vae import MultimodalVAE, assemble
 from modalkit.objectives.mvae import MVAE, MvaeOptions, check_mvae, plan_mvae
 from modalkit.plugin import Draws, Plan
 from modalkit.recipe.loading import load_recipe
@@ -477,3 +477,38 @@ def test_an_installed_objective_trains_with_its_own_model(work: Path, tmp_path: 
     begun = assemble(load_recipe(work / "circle.yaml")).state_dict()  # its networks are drawn as the default's are
     moved = {name for name, value in weights(work / "own").items() if not torch.equal(value, begun[name])}
     assert "heads.image.weight" in moved and not any(name.startswith("heads.class.") for name in moved)
+
+
+SECOND_FAILS = """\
+import itertools
+
+import torch
+
+numbers = itertools.count()
+
+
+class Encoder(torch.nn.Linear):
+    def __init__(self, schema):
+        super().__init__(2, 8)
+        self.number = next(numbers)
+
+    def forward(self, value):
+        if self.training and self.number % 2:  # the expert's encoder is the first, the objective's own the second
+            raise RuntimeError("out of ink")
+        return super().forward(value)
+
+
+def decoder(schema, latent_dim):
+    return torch.nn.Sequential(torch.nn.Linear(latent_dim, 4), torch.nn.Unflatten(1, (2, 2)))
+"""
+
+
+@pytest.mark.parametrize("name", ["jmvae", "telbo"])
+def test_an_encoder_that_fails_in_an_objectives_own_network_is_named(work: Path, tmp_path: Path, name: str) -> None:
+    (tmp_path / "failing.py").write_text(SECOND_FAILS)
+    failing = f"{tmp_path / 'failing.py'}"
+    own = f"modalities.position.network={{type: custom, encoder: '{failing}:Encoder', decoder: '{failing}:decoder'}}"
+    settings = [f"objective.name={name}", own, *without("image", "class"), "train.max_steps=10"]
+    settings += ["objective.first_stage_epochs=1", "train.batch_size=48"] if name == "telbo" else []
+    done = here("train", "circle.yaml", "--out", f"failing-{name}", *change(*settings), cwd=work)
+    refused(done, "modality 'position' (kind 'vector'): its encoder failed", "out of ink")

@@ -27,7 +27,7 @@ from support.toys import here, write_circle
 
 import modalkit
 from modalkit.inference import TrainedModel
-from modalkit.model.vae import assemble
+from modalkit.model import assemble
 from modalkit.playground.app import make_app
 from modalkit.playground.controls import controls
 from modalkit.playground.gate import MOST_BYTES

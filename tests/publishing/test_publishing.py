@@ -18,7 +18,7 @@ from support.toys import here, write_circle, write_recipe
 import modalkit
 from modalkit.errors import RunError
 from modalkit.inference import TrainedModel
-from modalkit.model.vae import assemble
+from modalkit.model import assemble
 from modalkit.publishing import graph
 from modalkit.recipe.loading import load_recipe
 from modalkit.runs.checkpoint import save_weights

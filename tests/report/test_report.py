@@ -17,7 +17,7 @@ from torch.distributions import Normal, kl_divergence
 
 import modalkit
 from modalkit.inference import Embedding
-from modalkit.model.vae import assemble
+from modalkit.model import assemble
 from modalkit.recipe.loading import load_recipe
 from modalkit.report.calibration import reliability
 from modalkit.report.latent import divergence

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from modalkit.model.vae import MultimodalVAE, assemble
+from modalkit.model import MultimodalVAE, assemble
 from modalkit.recipe.loading import load_recipe
 from modalkit.reproduction.paper import TABLE1
 from modalkit.reproduction.tables import inference_parameters

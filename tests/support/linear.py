@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import modalkit
 from modalkit.data import Dataset
-from modalkit.model.vae import assemble
+from modalkit.model import assemble
 from modalkit.recipe import load_recipe
 from modalkit.runs.opened import Run
 

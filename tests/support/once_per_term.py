@@ -1,7 +1,7 @@
-"""The MVAE's objective the plain way: the whole model once per ELBO term, everything decoded.
+"""The MVAE's objective in its plain form: the whole model runs once per ELBO term, and everything is decoded.
 
-Written apart from the engine, with nothing of it: the oracle for its loss and gradients, and the opponent in the
-benchmark. It encodes and decodes afresh in each term, and combines experts by adding up one at a time.
+It shares no code with the engine. Tests compare the engine's loss and gradients with it, and the benchmark compares the
+speed. It encodes and decodes anew in each term, and adds up experts one at a time.
 """
 
 from __future__ import annotations
@@ -20,13 +20,14 @@ def once_per_term_loss(
     """Return the loss of a plan.
 
     Args:
-        model: the networks, in training mode, dropout off if it is to equal another evaluation.
+        model: the networks, in training mode; without dropout if the loss is compared with another evaluation.
         batch: the rows.
         plan: the terms.
         noise: `(terms, batch, latent_dim)`.
         beta: weight of the KL.
-        decode_all_rows: decode every modality for every row in every term. Otherwise only the rows that are scored:
-            under missing modalities and with BatchNorm these are two objectives, and the engine's is the second.
+        decode_all_rows: decode every modality for every row in every term; otherwise only the rows that are scored.
+            If modalities are missing and a decoder has BatchNorm, the two are different objectives, and the engine
+            evaluates the second.
     """
     total = noise.new_zeros(())
     for term in range(len(plan.terms)):
@@ -63,6 +64,6 @@ def once_per_term_loss(
                 continue
             value = model.schemas[name].unpack(batch.values[name][rows])
             value = value.to(noise.dtype) if value.is_floating_point() else value
-            log_px = model._kinds[name].likelihood(model.schemas[name], raw).log_prob(value)
+            log_px = model.kinds[name].likelihood(model.schemas[name], raw).log_prob(value)
             total = total - model.schemas[name].weight * (log_px * targets[rows, m]).sum()
     return total / len(batch)

@@ -1,4 +1,4 @@
-"""Modes of networks, which callers must find again as they left them."""
+"""Evaluation mode for a while: each part of a network returns to the mode that it was in."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from torch import nn
 
 
 @contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """Have a module in eval mode meanwhile, and then each of its parts in the mode that it was in.
+def evaluating(*modules: nn.Module) -> Iterator[None]:
+    """Keep modules in evaluation mode inside a ``with`` block, then restore the mode of each of their parts.
 
     >>> network = nn.Sequential(nn.Dropout(), nn.Dropout().eval())
     >>> with evaluating(network):
@@ -19,8 +19,9 @@ def evaluating(module: nn.Module) -> Iterator[None]:
     >>> [part.training for part in network]
     [True, False]
     """
-    training = [part for part in module.modules() if part.training]
-    module.eval()
+    training = [part for module in modules for part in module.modules() if part.training]
+    for module in modules:
+        module.eval()
     try:
         yield
     finally:

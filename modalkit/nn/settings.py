@@ -1,0 +1,80 @@
+"""The network settings that recipes choose from."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BeforeValidator, Field, PositiveInt
+
+from modalkit.plugin import CustomNetwork, Settings, as_tuple
+
+NetworkT = TypeVar("NetworkT", bound=Settings)
+
+Widths = Annotated[tuple[PositiveInt, ...], BeforeValidator(as_tuple)]
+"""Widths of layers; a recipe writes a list."""
+
+
+class Mlp(Settings):
+    """Fully connected networks."""
+
+    type: Literal["mlp"] = "mlp"
+    hidden: Widths = Field((512, 512), min_length=1, description="Widths of the encoder's layers.")
+    decoder_hidden: Widths = Field((512, 512, 512), description="Widths of the decoder's layers.")
+    batch_norm: bool = Field(False, description="Batch normalisation after every hidden layer.")
+    dropout: float = Field(0.0, ge=0, lt=1, description="Dropout after each of the encoder's hidden layers.")
+
+
+class Dcgan(Settings):
+    """Convolutional networks in the style of DCGAN, for pictures of any size.
+
+    There are two forms, as in the paper. The small form is for pictures below 32 pixels (28 in the paper): every
+    convolution halves the sides. The large form is for 32 pixels and more (50 and 64 in the paper): convolutions halve
+    the sides until 6 to 11 pixels are left, and a last convolution ends at 2 to 8. A field that is None takes the value
+    of the form.
+    """
+
+    type: Literal["dcgan"] = "dcgan"
+    widths: Annotated[Widths, Field(min_length=1)] | None = Field(
+        None, description="Channels after each of the encoder's convolutions; the decoder mirrors them."
+    )
+    hidden: PositiveInt = Field(512, description="Width of the encoder's dense layer.")
+    decoder_hidden: Widths | None = Field(
+        None, description="Widths of the decoder's dense layers before its first picture; small form (512,), else ()."
+    )
+    batch_norm: bool | None = Field(
+        None, description="Batch normalisation of all convolutions but the encoder's first and the decoder's last."
+    )
+    dropout: float | None = Field(
+        None, ge=0, lt=1, description="Dropout after the encoder's dense layer; small form 0, else 0.1."
+    )
+
+
+def by_name(network: Any) -> Any:
+    """Read ``network: mlp`` as ``network: {type: mlp}``."""
+    return {"type": network} if isinstance(network, str) else network
+
+
+DenseNetwork = Annotated[
+    Mlp | CustomNetwork,
+    Field(discriminator="type", description="`mlp`, one with its settings, or your own."),
+    BeforeValidator(by_name, json_schema_input_type=Literal["mlp"] | Mlp | CustomNetwork),
+]
+"""What a recipe may choose for vectors: ``network: mlp``, ``{type: mlp, …}`` or ``{type: custom, …}``."""
+
+ImageNetwork = Annotated[
+    Mlp | Dcgan | CustomNetwork,
+    Field(discriminator="type", description="`mlp`, `dcgan`, one of them with its settings, or your own."),
+    BeforeValidator(by_name, json_schema_input_type=Literal["mlp", "dcgan"] | Mlp | Dcgan | CustomNetwork),
+]
+"""What a recipe may choose for pictures: the choices for vectors, and ``dcgan``."""
+
+
+def built_in(network: NetworkT | CustomNetwork) -> NetworkT:
+    """Return the settings if they are a kind's own; a kind builds its networks from nothing else.
+
+    Raises:
+        TypeError: the settings are those of a custom network, which the core builds from its reference.
+    """
+    if isinstance(network, CustomNetwork):
+        raise TypeError("a custom network is built by the core, never by the kind")
+    return network
