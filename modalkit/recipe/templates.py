@@ -20,19 +20,6 @@ _RANGE = re.compile(r"([0-9]{1,18})\.\.([0-9]{1,18})")
 _MOST = 1_000_000  # of one template: more is a slip of the pen
 _FEW = 3  # that are alike are written out one by one
 
-_MODULE_DICT = (
-    "T_destination add_module apply bfloat16 buffers call_super_init children clear compile cpu cuda double "
-    "dump_patches eval extra_repr float forward get_buffer get_extra_state get_parameter get_submodule half ipu items "
-    "keys load_state_dict modules mtia named_buffers named_children named_modules named_parameters parameters pop "
-    "register_backward_hook register_buffer register_forward_hook register_forward_pre_hook "
-    "register_full_backward_hook register_full_backward_pre_hook register_load_state_dict_post_hook "
-    "register_load_state_dict_pre_hook register_module register_parameter register_state_dict_post_hook "
-    "register_state_dict_pre_hook requires_grad_ set_extra_state set_submodule share_memory state_dict to to_empty "
-    "train training type update values xpu zero_grad"
-)
-RESERVED = frozenset(_MODULE_DICT.split())
-"""Attributes of torch.nn.ModuleDict, which therefore cannot name a modality's networks."""
-
 
 def modality_name(name: str) -> str:
     """Return a modality's name, or raise `ValueError` if it cannot be one."""
@@ -40,8 +27,6 @@ def modality_name(name: str) -> str:
         raise ValueError("a modality's name should begin with a letter and hold only letters, digits, - and _")
     if name == "all":
         raise ValueError("'all' stands for all modalities together; rename this one")
-    if name in RESERVED:
-        raise ValueError(f"'{name}' is a word that networks use for themselves; rename this modality")
     return name
 
 

@@ -27,6 +27,7 @@ from modalkit.plugin import Draws, Plan
 from modalkit.recipe.loading import load_recipe
 
 NAMES = tuple("abcde")
+SMALL = {"type": "mlp", "hidden": [4], "decoder_hidden": [4]}
 
 
 def plan(present: torch.Tensor, seed: int = 0, **options: object) -> Plan:
@@ -512,3 +513,16 @@ def test_an_encoder_that_fails_in_an_objectives_own_network_is_named(work: Path,
     settings += ["objective.first_stage_epochs=1", "train.batch_size=48"] if name == "telbo" else []
     done = here("train", "circle.yaml", "--out", f"failing-{name}", *change(*settings), cwd=work)
     refused(done, "modality 'position' (kind 'vector'): its encoder failed", "out of ink")
+
+
+@pytest.mark.parametrize("name", ["jmvae", "telbo"])
+def test_modalities_may_have_names_that_torch_uses_for_itself(tmp_path: Path, name: str) -> None:
+    made = {n: schema("vector", size=1, network=SMALL) for n in ("keys", "type", "train")}
+    write_dataset(tmp_path / "words", made, {n: torch.randn(40, 1) for n in made})
+    entries = "".join(f"  {n}: {{kind: vector, size: 1, network: {json.dumps(SMALL)}}}\n" for n in made)
+    (tmp_path / "words.yaml").write_text(f"data: {{path: words}}\nmodalities:\n{entries}train: {{accelerator: cpu}}\n")
+    settings = [f"objective.name={name}", "train.max_steps=4", "train.batch_size=8", "train.pictures_every=0"]
+    settings += ["objective.first_stage_epochs=1"] if name == "telbo" else []
+    done = here("train", "words.yaml", "--out", name, *change(*settings), cwd=tmp_path)
+    trained(done, tmp_path / name, {"all", *made})
+    assert any(key.startswith("encoders.keys.") for key in weights(tmp_path / name))

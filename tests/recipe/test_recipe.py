@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from support.recipes import DOCS, problems
 
 from modalkit.errors import InputError
+from modalkit.model import assemble
 from modalkit.objectives.mvae import MvaeOptions
 from modalkit.recipe.loading import Recipe, load_recipe, recipe_schema, shipped
 from modalkit.recipe.sections import DataSettings, ModelSettings, TrainSettings
-from modalkit.recipe.templates import RESERVED
 from modalkit.recipe.yaml import Place, dump, parse
 
 LEAST = """\
@@ -223,7 +223,7 @@ MODALITY_MISTAKES = {
     "m: 3": "m: should be a mapping, got 3",
     "m: null": "m: should be a mapping, got null",
     "wrod: {classes: 4}": "wrod.kind: is missing (did you mean 'word'?)",
-    "keys: {kind: vector, size: 2}": "keys: 'keys' is a word that networks use for themselves; rename this modality",
+    "all: {kind: vector, size: 2}": "all: 'all' stands for all modalities together; rename this one",
     "a.b: {kind: vector, size: 2}": "a.b: a modality's name should begin with a letter and hold only letters, digits",
     "2nd: {kind: vector, size: 2}": "2nd: a modality's name should begin with a letter",
 }
@@ -477,9 +477,14 @@ def test_own_networks_lie_beside_the_recipe_that_names_them(write, tmp_path):
         load_recipe(gone)
 
 
-def test_reserved_names_cover_this_torch():
-    own = {name for name in dir(torch.nn.ModuleDict()) if not name.startswith("_")}
-    assert own <= RESERVED
+def test_every_attribute_of_torchs_modules_may_name_a_modality(write):
+    names = sorted(name for name in dir(torch.nn.ModuleDict()) if not name.startswith("_"))
+    recipe = load_recipe(write(LEAST + "".join(f"  {name}: {{kind: vector, size: 1}}\n" for name in names)))
+    model = assemble(recipe)
+    state = model.state_dict()
+    for name in names:
+        assert state[f"heads.{name}.weight"] is not None and model.decoders[name].training
+    model.load_state_dict(state)
 
 
 def test_reading_recipes_does_not_import_torch():

@@ -81,8 +81,8 @@ MISTAKES = {
     "bit{}: {each: [0..3, a, 2..9], kind: bit}": "bit{}.each.2: 'bit2' is given twice",
     "'{}': {each: 0..9, kind: bit}": "{}.each: '0': a modality's name should begin with a letter",
     "'{}': {each: [a..b, c], kind: bit}": "{}.each.0: 'a..b': a modality's name should begin with a letter",
-    "'{}': {each: [a, train, all], kind: bit}": [
-        "{}.each.1: 'train' is a word that networks use for themselves; rename",
+    "'{}': {each: [a, 2b, all], kind: bit}": [
+        "{}.each.1: '2b': a modality's name should begin with a letter",
         "{}.each.2: 'all' stands for all modalities together",
     ],
     "'{}': {each: [a, place], kind: bit}": "place: is one of '{}' already; to change it, give no kind",
@@ -116,6 +116,11 @@ def test_two_templates_that_collide_and_changes_that_are_wrong(write):
         "r.yaml:12: modalities.bit9.weigt: unknown key (did you mean 'weight'?)",
         "r.yaml:13: modalities.bit99.kind: is missing (did you mean 'bit9'?)",
     ]
+
+
+def test_a_template_may_make_names_that_torch_uses_for_itself(write):
+    each = "modalities:\n  '{}': {each: [keys, type, train], kind: bit}\n"
+    assert list(load_recipe(write(f"data: {{path: x}}\n{each}")).modalities) == ["keys", "type", "train"]
 
 
 def test_weak_groups_name_what_a_template_makes(write):

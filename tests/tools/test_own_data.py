@@ -230,7 +230,7 @@ def test_a_column_that_is_constant_where_it_trains_is_named_once(tmp_path: Path)
 GROUPINGS = {
     "a: blood_3\n": "no column 'blood_3' (did you mean 'blood_2'?)",
     "a: blood_*\n  b: blood_1\n": "the column 'blood_1' is in 'a' already",
-    "train: blood_1\n": "c.yaml:2: modalities.train: 'train' is a word that networks use",
+    "all: blood_1\n": "c.yaml:2: modalities.all: 'all' stands for all modalities together",
     "a: {columns: blood_1, kind: wat}\n": "unknown kind 'wat'",
     "a: {columns: stage, kind: vector}\n": "column 'stage', line 2: 'I' is no number",
     "a: {columns: blood_1, kind: counts}\n": "column 'blood_1', line 2: '100.25' is no whole number",
