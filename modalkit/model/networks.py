@@ -141,12 +141,17 @@ class ModalityNetworks(nn.Module):
     @property
     def device(self) -> torch.device:
         """The device of the parameters."""
-        return next(self.heads.parameters()).device
+        return self._a_parameter.device
 
     @property
     def dtype(self) -> torch.dtype:
         """The precision of the parameters."""
-        return next(self.heads.parameters()).dtype
+        return self._a_parameter.dtype
+
+    @property
+    def _a_parameter(self) -> nn.Parameter:
+        """A parameter of a head, or of any network if a subclass has no heads."""
+        return next((self.heads if len(self.heads) else self).parameters())
 
     # Running
 
