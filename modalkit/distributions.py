@@ -1,4 +1,4 @@
-"""Diagonal Gaussian experts, their products and mixtures, and KL divergences; Bernoullis over pictures and bits."""
+"""Diagonal Gaussians, their products, mixtures and KL divergences; Bernoulli distributions of pictures and bits."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from modalkit.nn.fast import bernoulli_log_prob
 
 
 class Bernoullis(Independent):  # type: ignore[type-arg]  # not generic in every torch
-    """Independent Bernoullis, whose log-probability `x log p + (1 - x) log(1 - p)` takes any x in [0, 1].
+    """Independent Bernoulli distributions with log-probability `x log p + (1 - x) log(1 - p)` for any x in [0, 1].
 
     Args:
         logits: of p, `(*batch_shape, *event_shape)`.
-        event_dims: how many dimensions an event has.
+        event_dims: number of dimensions of an event.
     """
 
     def __init__(self, logits: Tensor, event_dims: int) -> None:
         super().__init__(Bernoulli(logits=logits, validate_args=False), event_dims, validate_args=False)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """Return one number an event."""
+        """Return one number per event."""
         return bernoulli_log_prob(self.base_dist.logits, value, len(self.event_shape))
 
 
 @dataclass(frozen=True)
 class Gaussian:
-    r"""A diagonal Gaussian in the form in which products are taken, :math:`N(loc, 1 / precision)`.
+    r"""A diagonal Gaussian :math:`N(loc, 1 / precision)`, in the parameters in which products are simple.
 
     Attributes:
         loc: mean, `(*batch_shape, latent_dim)`.
@@ -46,7 +46,7 @@ class Gaussian:
         return self.precision.rsqrt()
 
     def rsample(self, noise: Tensor) -> Tensor:
-        r"""Return the reparameterised draw :math:`loc + scale \cdot noise`.
+        r"""Return the reparameterised sample :math:`loc + scale \cdot noise`.
 
         Args:
             noise: standard normal, broadcastable to `(*batch_shape, latent_dim)`.
@@ -54,7 +54,7 @@ class Gaussian:
         return self.loc + self.scale * noise
 
     def sample(self, noise: Tensor, choice: Tensor) -> Tensor:
-        """Return `rsample` of the noise; `choice` is what a `Mixture` would pick its components by."""
+        """Return `rsample` of the noise; only a `Mixture` uses `choice`."""
         return self.rsample(noise)
 
     def kl_to_prior(self) -> Tensor:
@@ -89,10 +89,10 @@ class Mixture:
     r"""A mixture of diagonal Gaussians, :math:`q(z) = \sum_k w_k N(z; loc_k, 1 / precision_k)`.
 
     Attributes:
-        log_weight: log of the weights, `(components, *batch_shape)`, minus infinity for a component that is not there;
-            the weights add up to 1.
+        log_weight: log of the weights, `(components, *batch_shape)`; minus infinity leaves a component out. The weights
+            add up to 1.
         parts: the components, `(components, *batch_shape, latent_dim)`.
-        convex: take for KL(q || p) the upper bound :math:`\sum_k w_k KL(q_k \| p)`, which needs no draws.
+        convex: use the upper bound :math:`\sum_k w_k KL(q_k \| p)` for KL(q || p), which needs no samples.
     """
 
     log_weight: Tensor
@@ -105,10 +105,10 @@ class Mixture:
         return torch.stack([w + Gaussian(loc, t).log_prob(z) for w, loc, t in parts]).logsumexp(0)
 
     def kl_to_prior(self, z: Tensor) -> Tensor:
-        r"""Return the parts of :math:`KL(q \| p) = \sum_k w_k E_{q_k} \log q(z) / p(z)`, without their weights.
+        r"""Return the terms of :math:`KL(q \| p) = \sum_k w_k E_{q_k} \log q(z) / p(z)`, without their weights.
 
         Args:
-            z: a draw of each component, `(components, *batch_shape, latent_dim)`; it estimates the expectation.
+            z: a sample of each component, `(components, *batch_shape, latent_dim)`; it estimates the expectation.
 
         Returns:
             `(components, *batch_shape)`.
@@ -116,11 +116,11 @@ class Mixture:
         return self.parts.kl_to_prior() if self.convex else self.log_prob(z) - log_prior(z)
 
     def sample(self, noise: Tensor, choice: Tensor) -> Tensor:
-        """Draw from the mixture.
+        """Sample from the mixture.
 
         Args:
             noise: standard normal, `(samples, *batch_shape, latent_dim)`.
-            choice: uniform in [0, 1), `(samples, *batch_shape)`; picks the components.
+            choice: uniform in [0, 1), `(samples, *batch_shape)`; selects the components.
 
         Returns:
             `(samples, *batch_shape, latent_dim)`.
@@ -152,13 +152,13 @@ def product_of_experts(experts: Gaussian, given: Tensor, *, prior_expert: bool =
     r"""Return the posteriors :math:`q(z|X) \propto p(z) \prod_{m \in X} q(z|x_m)` for many subsets at once.
 
     A product of Gaussians has precision :math:`T = 1 + \sum_m T_m` and mean :math:`\sum_m T_m \mu_m / T`; the 1
-    is the prior expert :math:`N(0, I)`. With nothing given it is the prior.
+    is the prior expert :math:`N(0, I)`. If nothing is given, the posterior is the prior.
 
     Args:
-        experts: one expert a row and modality, `(batch, modalities, latent_dim)`; a precision of 0 says absent.
+        experts: one expert per row and modality, `(batch, modalities, latent_dim)`; a precision of 0 means absent.
         given: which experts enter each product, 0 or 1, `(terms, batch, modalities)`.
-        prior_expert: whether the prior is a factor of every product, or stands only where nothing is given. Without
-            it, a single modality's posterior is its expert.
+        prior_expert: whether the prior is a factor of every product. Otherwise it is the posterior only if nothing is
+            given, and the posterior given one modality is its expert.
 
     Returns:
         The posteriors, `(terms, batch, latent_dim)`.

@@ -36,9 +36,10 @@ class PartedBatchNorm(_BatchNorm):
     def forward(self, input: Tensor) -> Tensor:
         """Return the normalised batch, of the same shape."""
         if self.training and self.shared:
-            return _normalise_over_processes(self, input)
+            return _normalise_over_processes(self, input)  # type: ignore[no-any-return]
         if not self.training or (self.sizes is None and input.numel() > input.shape[1]):
-            return super().forward(input)
+            output: Tensor = super().forward(input)
+            return output
         sizes = [size for size in self.sizes or [len(input)] if size]
         values = math.prod(input.shape[2:])  # of a row and channel
         self.num_batches_tracked.add_(sum(size * values > 1 for size in sizes))

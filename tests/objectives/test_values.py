@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 import math
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -357,6 +359,22 @@ def test_an_encoder_that_is_one_layer_sees_the_condition_too() -> None:
     encoder = ConditionedEncoder(layer, 4)
     x, columns = torch.randn(5, 2), torch.randn(5, 4)
     torch.testing.assert_close(encoder(x, columns), layer(x) + columns @ encoder.first.of_condition.weight.T)
+
+
+def test_two_threads_condition_one_encoder_each_in_its_own_way() -> None:
+    """Both threads are inside the encoder at once, and each sees its own condition."""
+    encoder = ConditionedEncoder(torch.nn.Sequential(torch.nn.Identity(), torch.nn.Linear(2, 3)), 4)
+    inputs = [(torch.randn(5, 2), torch.randn(5, 4)) for _ in range(2)]
+    alone = [encoder(x, columns) for x, columns in inputs]
+    both = threading.Barrier(2)
+
+    def meet(*_: object) -> None:
+        both.wait(timeout=60)
+
+    encoder.encoder[0].register_forward_hook(meet)
+    with ThreadPoolExecutor(2) as threads:
+        together = list(threads.map(lambda pair: encoder(*pair), inputs))
+    assert all(torch.equal(one, other) for one, other in zip(alone, together, strict=True))
 
 
 # Closed forms.

@@ -1,4 +1,4 @@
-"""Several processes train as one would: the same global batches, the same weights, the same log."""
+"""Several processes train as one process does: the same global batches, the same weights, the same log."""
 
 from __future__ import annotations
 
@@ -32,10 +32,21 @@ train: {epochs: 2, batch_size: 19, learning_rate: 0.003, accelerator: cpu, log_e
         precision: 64, patience: 2}
 """
 TWO = {"class": None, "counts": None}
+NETWORKS = """\
+from torch import nn
+
+def encoder(schema):
+    return nn.Sequential(nn.Linear(2, 8), nn.BatchNorm1d(8), nn.SiLU())
+
+def decoder(schema, latent_dim):
+    layers = nn.Linear(latent_dim, 8), nn.BatchNorm1d(8), nn.SiLU(), nn.Linear(8, 4), nn.Unflatten(1, (2, 2))
+    return nn.Sequential(*layers)
+"""
+TORCHS = "{type: custom, encoder: 'networks.py:encoder', decoder: 'networks.py:decoder'}"
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
-    # 96 rows in batches of 19: the last has one row, so that one process has none. An entry in eight is missing.
+    # 96 rows in batches of 19: the last batch has one row, so one process has none. An entry in eight is missing.
     "missing": ("{name: mvae}", {}),
-    # Most steps lack a modality on one process, many on both, and then nothing of it may change.
+    # Most steps lack a modality on one process, many on both; then nothing of that modality may change.
     "rare": ("{name: mvae, warmup_epochs: 1}", {"data.weak.keep": 0.25, "train.batch_size": 9, "train.clip_norm": 5}),
     "present": ("{name: mvae, targets: present, k: 2}", {"data.weak.keep": 0.6, "train.batch_size": 7}),
     "few-pairs": (
@@ -52,6 +63,10 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "joint": ("{name: jmvae, hidden: 8}", {"data.path": "whole"}),
     "conditional": ("{name: cvae, target: image}", TWO),
     "mixture": ("{name: mmvae}", {"data.weak.keep": 0.5}),
+    # A process without rows of a modality must encode none, or the other waits for its statistics forever.
+    "mixture-experts": ("{name: mixture-mvae, components: 2}", {"data.weak.keep": 0.25, "train.batch_size": 9}),
+    # torch's own batch normalisation, in networks of the user's.
+    "torchs-batch-norm": ("{name: mvae}", {"data.weak.keep": 0.5, "modalities.position.network": TORCHS, **TWO}),
 }
 SCRIPT = """\
 import sys
@@ -86,6 +101,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from modalkit.recipe.loading import load_recipe
 
     (folder / "train.py").write_text(SCRIPT)
+    (folder / "networks.py").write_text(NETWORKS)
     for name, (objective, overrides) in CASES.items():
         plain = folder / "plain.yaml"
         plain.write_text(RECIPE.replace("OBJECTIVE", objective).replace("DATA", str(folder / "circle")))
