@@ -17,9 +17,9 @@ from torch import Tensor
 
 from modalkit.data import Batch, read_json
 from modalkit.errors import InputError
-from modalkit.evaluation.pictures import Cell, sheet, show, truth
-from modalkit.inference.prediction import Prediction, in_units
 from modalkit.inference.results import Inference
+from modalkit.model.prediction import Prediction, in_units
+from modalkit.pictures import Cell, row_cells, sheet, show
 from modalkit.plugin import Picture, Schema
 from modalkit.util.files import remove_leftovers, write_bytes, write_json
 
@@ -51,7 +51,7 @@ def answer(
     lines: dict[str, list[Cell]] = {}
     for name, there in zip(batch.values, batch.present[0].tolist(), strict=True):
         if there or name in inference:
-            lines[name] = truth(dict(schemas), batch, 0, [name]) if there else [""]
+            lines[name] = row_cells(schemas, batch, 0, [name]) if there else [""]
     for name, prediction in inference.items():
         point = "mean" if prediction.value.is_floating_point() else "mode"
         values = {point: prediction.value[0]} | {str(i): one[0] for i, one in enumerate(prediction.samples)}

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from modalkit.data import Batch
-from modalkit.evaluation.pictures import Cell, show, truth
 from modalkit.inference import Prediction, TrainedModel, as_batch
 from modalkit.inference.answers import png
+from modalkit.pictures import Cell, show
+from modalkit.pictures import row_cells as cells_of
 from modalkit.plugin import Schema
 
 _log = logging.getLogger(__name__)
@@ -32,7 +33,7 @@ def cell(shown: Cell) -> dict[str, str] | None:
 
 def row_cells(schemas: Mapping[str, Schema], batch: Batch, row: int) -> list[dict[str, str] | None]:
     """Return what a row has of each modality."""
-    return [cell(one) for one in truth(dict(schemas), batch, row, list(schemas))]
+    return [cell(one) for one in cells_of(schemas, batch, row, list(schemas))]
 
 
 def answer(model: TrainedModel, given: Mapping[str, Any], want: Sequence[str], seed: int) -> dict[str, Any]:
