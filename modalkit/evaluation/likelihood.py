@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,8 +16,6 @@ from modalkit.model.sampling import Noise, mask, sample_noise, sample_z
 from modalkit.model.vae import MultimodalVAE
 from modalkit.plugin import Schema
 from modalkit.util.randomness import generator
-
-_log = logging.getLogger(__name__)
 
 _NUMBERS = 1 << 21  # numbers of a modality that are decoded at once: 8 MiB a tensor, which suits the cache of a CPU
 _HIDDEN = 512  # a decoder's layers have about this width, however small its output

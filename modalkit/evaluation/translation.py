@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
@@ -24,8 +23,6 @@ from modalkit.plugin import Plan, Schema
 from modalkit.util.progress import bar
 from modalkit.util.randomness import generator
 from modalkit.util.text import clipped, columns
-
-_log = logging.getLogger(__name__)
 
 ALL = "all"
 MOST_TRANSLATED = 24

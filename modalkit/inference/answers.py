@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -22,8 +21,6 @@ from modalkit.model.prediction import Prediction, in_units
 from modalkit.pictures import Cell, row_cells, sheet, show
 from modalkit.plugin import Picture, Schema
 from modalkit.util.files import remove_leftovers, write_bytes, write_json
-
-_log = logging.getLogger(__name__)
 
 _ACCOUNT, _SHEET = "answer.json", "sheet.png"
 _MOST_LINES = 64  # of a sheet

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -27,8 +26,6 @@ from modalkit.util.files import locked, remove_leftovers
 from modalkit.util.progress import bar
 from modalkit.util.randomness import derived_seed
 from modalkit.util.remote import is_url
-
-_log = logging.getLogger(__name__)
 
 Counts = dict[str, tuple[int, int]]
 """For each modality how many entries were filled, and how many remain absent."""

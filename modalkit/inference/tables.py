@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,6 @@ from modalkit.errors import InputError
 from modalkit.inference.trained import TrainedModel
 from modalkit.util.files import write_atomic
 from modalkit.util.progress import bar
-
-_log = logging.getLogger(__name__)
 
 ROWS = 1000
 """How many rows are computed at a time."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,8 +14,6 @@ from modalkit.inference import Prediction, TrainedModel, as_batch
 from modalkit.inference.answers import png
 from modalkit.pictures import Cell, row_cells, show
 from modalkit.plugin import Schema
-
-_log = logging.getLogger(__name__)
 
 SAMPLES = 8
 _DIMENSIONS = 6

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import logging
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -19,8 +18,6 @@ from modalkit.errors import InputError, guard
 from modalkit.inference import TrainedModel
 from modalkit.pictures import show, shown_as_picture
 from modalkit.plugin import Schema
-
-_log = logging.getLogger(__name__)
 
 MOST_PIXELS = 40_000_000
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")

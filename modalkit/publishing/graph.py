@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import logging
 import re
 import warnings
 from collections.abc import Callable, Sequence
@@ -23,8 +22,6 @@ from modalkit.model.vae import MultimodalVAE, gaussian
 from modalkit.nn import CategoryEncoder
 from modalkit.plugin import Modality
 from modalkit.util.randomness import generator
-
-_log = logging.getLogger(__name__)
 
 _TOLERANCE = 1e-4
 _EXAMPLES = 3
