@@ -19,6 +19,7 @@ ORDER = [
     ["plugin"],
     ["nn", "distributions"],
     ["registry"],
+    ["pictures"],
     ["data"],
     ["recipe", "testing", "scaffold"],
     ["model", "objectives"],

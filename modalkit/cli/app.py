@@ -180,7 +180,8 @@ def _weights(result: Result) -> str:
 
 def _print_translations(result: Result, recipe: Recipe) -> None:
     """Print how far each prediction is above the training mean's, in nats per dimension."""
-    from modalkit.evaluation.translation import MOST_TRANSLATED, among, chosen, table
+    from modalkit.evaluation.translation import MOST_TRANSLATED, among, table
+    from modalkit.pictures import chosen
 
     found, names = result.translations, chosen(recipe.modalities, MOST_TRANSLATED)
     few = f"; {len(names)} of {len(recipe.modalities)} modalities" if len(names) < len(recipe.modalities) else ""

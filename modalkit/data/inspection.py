@@ -13,8 +13,7 @@ from modalkit import registry
 from modalkit.data import Dataset
 from modalkit.data.manifest import REMEDY
 from modalkit.errors import InputError
-from modalkit.evaluation.pictures import MOST_COLUMNS, dataset_sheet
-from modalkit.evaluation.translation import chosen
+from modalkit.pictures import MOST_COLUMNS, chosen, dataset_sheet
 from modalkit.plugin import Schema, Settings
 from modalkit.util.files import write_atomic
 from modalkit.util.text import listed, some

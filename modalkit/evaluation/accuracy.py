@@ -9,12 +9,13 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Categorical
 
 from modalkit import registry
-from modalkit.data import Batch, Dataset, draw
+from modalkit.data import Dataset, draw
 from modalkit.errors import InputError, guard
-from modalkit.evaluation.likelihood import fetch, mask
+from modalkit.evaluation.likelihood import fetch
+from modalkit.model.prediction import predict
+from modalkit.model.sampling import mask, sample_posterior
 from modalkit.model.vae import MultimodalVAE
 from modalkit.plugin import Schema
 from modalkit.runs.checkpoint import load_weights, save_weights
@@ -24,50 +25,6 @@ from modalkit.util.randomness import derived_seed, generator
 _log = logging.getLogger(__name__)
 
 _ROWS = 200
-
-
-def posterior_draws(
-    model: MultimodalVAE, batch: Batch, given: Sequence[str], samples: int, seed: int, *, same_noise: bool = False
-) -> Tensor:
-    """Return what decoders see for draws of z from q(z|x_given), `(samples, batch, …)`.
-
-    Args:
-        model: in eval mode.
-        batch: the rows, on the model's device.
-        given: modalities; of them each row uses those that it has.
-        samples: draws a row.
-        seed: of the draws.
-        same_noise: one noise for all rows, so that a row's draws do not depend on those beside it.
-    """
-    draws_of, rows = torch.Generator().manual_seed(seed), 1 if same_noise else len(batch)
-    noise = torch.randn(samples, 1, rows, model.latent_dim, generator=draws_of).to(model.device, model.dtype)
-    choice = torch.rand(samples, 1, rows, generator=draws_of).to(model.device, model.dtype)
-    noise, choice = noise.expand(-1, -1, len(batch), -1), choice.expand(-1, -1, len(batch))
-    observed, known = model.observed(batch), batch.present & mask(model, given)
-    posterior = model.posterior(observed, known, known[None])  # which encodes nothing else
-    z = posterior.sample(noise, choice).squeeze(1)  # (samples, batch, latent_dim)
-    return model.decoder_inputs(z, observed, batch.present)
-
-
-def predict(model: MultimodalVAE, name: str, inputs: Tensor) -> Tensor:
-    """Return the value that stands for the predictive distribution, averaged over draws of z, `(batch, *event_shape)`.
-
-    Reals: the mean of the likelihoods' means. Categories: the likeliest under the mean of their probabilities. Other
-    integers: at each place of the sample, what the likelihoods' modes say most often.
-
-    Args:
-        model: in eval mode.
-        name: the modality.
-        inputs: what its decoder sees, `(samples, batch, …)`.
-    """
-    samples, batch = inputs.shape[:2]
-    flat = inputs.flatten(0, 1)  # (samples, batch, …) -> (samples * batch, …)
-    likelihood = model.likelihood(name, flat)
-    if isinstance(likelihood, Categorical):
-        return likelihood.probs.reshape(samples, batch, -1).mean(0).argmax(-1)
-    value = model.predict(name, flat)
-    value = value.reshape(samples, batch, *value.shape[1:])
-    return value.mean(0) if value.is_floating_point() else value.mode(0).values
 
 
 @torch.no_grad()
@@ -99,9 +56,10 @@ def accuracy(
     with bar(len(rows), f"{target} from {'+'.join(given)}", unit="row", leave=False) as progress:
         for start in range(0, len(rows), _ROWS):
             batch = fetch(dataset, model.schemas, rows[start : start + _ROWS], seed).to(model.device)
-            inputs = posterior_draws(model, batch, given, samples, derived_seed(seed, "accuracy", start))
+            inputs = sample_posterior(model, batch, given, samples, derived_seed(seed, "accuracy", start))
             with guard(f"kind '{schema.kind}': its correct"):
-                parts.append(correct(schema, predict(model, target, inputs), schema.unpack(batch.values[target])))
+                value = predict(model, target, inputs, 0, noise=False).value
+                parts.append(correct(schema, value, schema.unpack(batch.values[target]).cpu()))
             progress.update(len(batch))
     return {name: torch.cat([part[name] for part in parts]).cpu() for name in parts[0]} if parts else {}
 
@@ -126,10 +84,10 @@ def reconstruction(model: MultimodalVAE, dataset: Dataset, rows: Tensor, seed: i
         for start in range(0, len(rows), _ROWS):
             batch = fetch(dataset, model.schemas, rows[start : start + _ROWS], seed).to(model.device)
             observed, seed_here = model.observed(batch), derived_seed(seed, "reconstruction", start)
-            shared = posterior_draws(model, batch, model.names, 1, seed_here)[0] if joint else None
+            shared = sample_posterior(model, batch, model.names, 1, seed_here)[0] if joint else None
             for name, scores in found.items():
                 own = batch.present[:, model.names.index(name)].nonzero().squeeze(1).to(model.device)
-                inputs = posterior_draws(model, batch, (name,), 1, seed_here)[0] if shared is None else shared
+                inputs = sample_posterior(model, batch, (name,), 1, seed_here)[0] if shared is None else shared
                 if len(own):
                     scores.append(model.log_px(name, inputs[own], observed[name]).double().cpu())
             progress.update(len(batch))
@@ -236,7 +194,7 @@ def coherence(
     right: dict[str, list[Tensor]] = {"generated": [], "real": []}
     for start in range(0, len(rows), _ROWS):
         batch = fetch(dataset, model.schemas, rows[start : start + _ROWS], seed).to(model.device)
-        inputs = posterior_draws(model, batch, [target], 1, derived_seed(seed, "coherence", start))
+        inputs = sample_posterior(model, batch, [target], 1, derived_seed(seed, "coherence", start))
         truth = schema.unpack(batch.values[target])
         real = model.schemas[source].unpack(batch.values[source])
         for what, value in (("generated", model.predict(source, inputs[0])), ("real", real)):

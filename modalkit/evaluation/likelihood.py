@@ -1,8 +1,7 @@
-"""Log-likelihoods by importance sampling, for any targets and givens, and how good the proposal was."""
+"""Log-likelihoods by importance sampling, for any targets and givens, with measures of how good the proposal is."""
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,25 +12,24 @@ from torch.distributions import Distribution
 
 from modalkit.data import Batch, Dataset, draw, draws
 from modalkit.distributions import log_prior
+from modalkit.model.sampling import Noise, mask, sample_noise, sample_z
 from modalkit.model.vae import MultimodalVAE
 from modalkit.plugin import Schema
 from modalkit.util.randomness import generator
 
-_log = logging.getLogger(__name__)
-
-_NUMBERS = 1 << 21  # of a modality, decoded at once: 8 MiB a tensor, which a CPU's cache still helps with
-_HIDDEN = 512  # a decoder's layers are about so wide, however small what it gives
-_NOISE = 1 << 23  # numbers of noise drawn at once
+_NUMBERS = 1 << 21  # numbers of a modality that are decoded at once: 8 MiB a tensor, which suits the cache of a CPU
+_HIDDEN = 512  # a decoder's layers have about this width, however small its output
+_NOISE = 1 << 23  # numbers of noise that are sampled at once
 _MOST_ROWS = 100
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """What importance sampling says of each row.
+    """Importance-sampling estimates, one for each row.
 
     Attributes:
-        log_p: estimate of the log-likelihood, nats, `(rows,)`; NaN where a row has none of what is explained.
-        variance: of the log importance weights over particles, `(rows,)`.
+        log_p: estimate of the log-likelihood, nats, `(rows,)`; NaN if a row has none of the modalities in question.
+        variance: variance of the log importance weights over particles, `(rows,)`.
         ess: effective sample size, (sum w)^2 / sum w^2, between 1 and the number of particles, `(rows,)`.
     """
 
@@ -41,7 +39,7 @@ class Estimate:
 
 
 def summarise(log_w: Tensor) -> Estimate:
-    r"""Return :math:`\log \frac1S \sum_s w_s` and what the weights say of the proposal.
+    r"""Return :math:`\log \frac1S \sum_s w_s`, and the variance and effective sample size of the weights.
 
     Args:
         log_w: log importance weights, `(samples, rows)`.
@@ -57,13 +55,8 @@ def summarise(log_w: Tensor) -> Estimate:
     return Estimate(total - math.log(len(log_w)), variance, ess)
 
 
-def mask(model: MultimodalVAE, names: Sequence[str]) -> Tensor:
-    """Return which modalities are among `names`, bool `(modalities,)`."""
-    return torch.tensor([name in names for name in model.names], dtype=torch.bool)
-
-
 def fetch(dataset: Dataset, schemas: Mapping[str, Schema], rows: Tensor, seed: int) -> Batch:
-    """Fetch rows to be evaluated; what is drawn (`Schema.draw`) depends on the seed and the row, on nothing else."""
+    """Fetch rows to evaluate. Values that are resampled (`Schema.draw`) depend on the seed and the row alone."""
     batch = dataset[rows]
     if not draws(schemas):
         return batch
@@ -73,7 +66,7 @@ def fetch(dataset: Dataset, schemas: Mapping[str, Schema], rows: Tensor, seed: i
 
 @torch.no_grad()
 def log_likelihoods(model: MultimodalVAE, batch: Batch, z: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
-    """Return log p(x_m|z) for many draws of z a row, zeros where a row has no x_m; decoded in parts that fit memory.
+    """Return log p(x_m|z) for many samples of z of each row, decoded in parts that fit memory.
 
     Args:
         model: in eval mode.
@@ -82,7 +75,7 @@ def log_likelihoods(model: MultimodalVAE, batch: Batch, z: Tensor, names: Sequen
         names: the modalities m.
 
     Returns:
-        `(samples, batch)` for each name.
+        `(samples, batch)` for each name; 0 for rows without x_m.
     """
     observed, found = model.observed(batch), {}
     for name in names:
@@ -108,18 +101,16 @@ def log_weights(
     batch: Batch,
     proposal: Sequence[str],
     explained: Sequence[Sequence[str]],
-    noise: Tensor,
-    choice: Tensor,
+    noise: Noise,
 ) -> list[Tensor]:
-    r"""Return log importance weights :math:`\log p(z) + \sum_m \log p(x_m|z) - \log q(z|x_{proposal})`, z drawn from q.
+    r"""Return log importance weights :math:`\log p(z) + \sum_m \log p(x_m|z) - \log q(z|x_{proposal})` of z from q.
 
     Args:
         model: in eval mode.
         batch: the rows, on the model's device.
-        proposal: the modalities whose posterior q proposes; of them each row uses those that it has.
-        explained: several sets of modalities m; each row counts those that it has.
-        noise: standard normal, `(samples, batch, latent_dim)`.
-        choice: uniform in [0, 1), `(samples, batch)`.
+        proposal: the modalities whose posterior q proposes z; each row uses those of them that it has.
+        explained: several sets of modalities m; each row counts those of them that it has.
+        noise: of one term and all rows.
 
     Returns:
         `(samples, batch)` for each set.
@@ -129,16 +120,15 @@ def log_weights(
     """
     observed = model.observed(batch)
     given = batch.present & mask(model, proposal)
-    posterior = model.posterior(observed, given, given[None])  # which encodes nothing else
-    z = posterior.sample(noise.unsqueeze(1), choice.unsqueeze(1))  # (samples, 1, batch, latent_dim)
-    log_w = (log_prior(z) - posterior.log_prob(z)).squeeze(1)  # (samples, batch)
-    z = z.squeeze(1)
-    log_px = log_likelihoods(model, batch, z, [n for n in model.names if any(n in e for e in explained)])
+    found = sample_z(model, observed, given, given[None], noise)  # z: (samples, 1, batch, latent_dim)
+    log_w = (log_prior(found.z) - found.posterior.log_prob(found.z)).squeeze(1)  # (samples, batch)
+    names = [n for n in model.names if any(n in e for e in explained)]
+    log_px = log_likelihoods(model, batch, found.z.squeeze(1), names)
     return [log_w + sum((log_px[n] for n in names), torch.zeros_like(log_w)) for names in explained]
 
 
 def batches(rows: Tensor, particles: int, latent_dim: int) -> Iterator[tuple[int, Tensor]]:
-    """Cut rows into parts whose noise fits memory, each with the index of its first row; the same on every machine."""
+    """Split rows into parts whose noise fits memory, the same on every machine; yield each with its first index."""
     size = max(1, min(_MOST_ROWS, _NOISE // (particles * latent_dim)))
     for start in range(0, len(rows), size):
         yield start, rows[start : start + size]
@@ -150,22 +140,20 @@ def importance(
     proposal: Sequence[str],
     explained: Sequence[Sequence[str]],
     particles: int,
-    draws_of: torch.Generator,
+    noise_from: torch.Generator,
 ) -> list[Estimate]:
-    """Estimate the log-likelihood of several sets of modalities with one proposal's draws.
+    """Estimate the log-likelihood of several sets of modalities with the same samples from one proposal.
 
     Args:
         model: in eval mode.
         batch: the rows, on the CPU.
         proposal: see `log_weights`.
         explained: see `log_weights`.
-        particles: number of draws a row.
-        draws_of: a generator of the CPU.
+        particles: number of samples of z for each row.
+        noise_from: a generator on the CPU.
     """
-    noise = torch.randn(particles, len(batch), model.latent_dim, generator=draws_of)
-    choice = torch.rand(particles, len(batch), generator=draws_of)
-    noise, choice = (one.to(model.device, model.dtype) for one in (noise, choice))
-    weights = log_weights(model, batch.to(model.device), proposal, explained, noise, choice)
+    noise = sample_noise(particles, 1, len(batch), model.latent_dim, noise_from)
+    weights = log_weights(model, batch.to(model.device), proposal, explained, noise)
     found = []
     for names, log_w in zip(explained, weights, strict=True):
         estimate = summarise(log_w.double().cpu())
@@ -176,18 +164,18 @@ def importance(
 
 @torch.no_grad()
 def evidence_by_prior(model: MultimodalVAE, batch: Batch, names: Sequence[str], prior: PriorDraws) -> Tensor:
-    r"""Return :math:`\log \frac1S \sum_s \prod_m p(x_m|z_s)` with draws of the prior that all rows share.
+    r"""Return :math:`\log \frac1S \sum_s \prod_m p(x_m|z_s)` with samples from the prior that all rows share.
 
-    Rows that agree in all of `names` are computed once, so that ten labels cost ten rows.
+    Rows with equal values of all `names` are computed once: ten labels cost as much as ten rows.
 
     Args:
         model: in eval mode.
         batch: the rows, on the CPU.
-        names: the modalities m; each row counts those that it has.
-        prior: the draws.
+        names: the modalities m; each row counts those of them that it has.
+        prior: the samples.
 
     Returns:
-        `(batch,)`, 0 where a row has none of them.
+        `(batch,)`; 0 for rows that have none of them.
 
     Source:
         Wu & Goodman 2018, equation 7, second expectation.
@@ -207,26 +195,26 @@ def evidence_by_prior(model: MultimodalVAE, batch: Batch, names: Sequence[str], 
 
 
 class PriorDraws:
-    """Draws of the prior, each modality's likelihood given them made once.
+    """Samples from the prior, decoded once for each modality.
 
     Args:
         model: in eval mode.
-        samples: how many.
-        draws_of: a generator of the CPU.
+        samples: number of samples.
+        noise_from: a generator on the CPU.
 
     Attributes:
-        found: what has been computed, by the modalities and a row's values of them.
+        found: results so far, by the modalities and a row's values of them.
     """
 
-    def __init__(self, model: MultimodalVAE, samples: int, draws_of: torch.Generator) -> None:
-        z = torch.randn(samples, model.latent_dim, generator=draws_of)
+    def __init__(self, model: MultimodalVAE, samples: int, noise_from: torch.Generator) -> None:
+        z = torch.randn(samples, model.latent_dim, generator=noise_from)
         self.model, self.z = model, z.to(model.device, model.dtype)
         self.likelihoods: dict[str, Distribution] = {}
         self.found: dict[tuple[tuple[str, ...], bytes], Tensor] = {}
 
     @torch.no_grad()
     def log_mean(self, batch: Batch, names: Sequence[str], row: int) -> Tensor:
-        """Return the log of the mean over draws of the product of p(x_m|z), m being what the row has of `names`."""
+        """Return the log of the mean over samples of the product of p(x_m|z), for all m in `names` that a row has."""
         one = batch.part(slice(row, row + 1)).to(self.model.device)
         observed, total = self.model.observed(one), self.z.new_zeros(len(self.z))
         for name in names:

@@ -1,8 +1,7 @@
-"""What a trained model can tell of one modality from another, on held-out rows, in nats."""
+"""How well a trained model predicts each modality from each other, on held-out rows, in nats."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
@@ -16,17 +15,18 @@ from modalkit.data import Dataset, draw
 from modalkit.errors import guard
 from modalkit.model.engine import evaluate_plan
 from modalkit.model.marginals import marginal
+from modalkit.model.sampling import plan_noise
 from modalkit.model.vae import MultimodalVAE
+from modalkit.nn import evaluating
+from modalkit.pictures import chosen
 from modalkit.plugin import Plan, Schema
 from modalkit.util.progress import bar
 from modalkit.util.randomness import generator
-from modalkit.util.text import clipped, columns, some
-
-_log = logging.getLogger(__name__)
+from modalkit.util.text import clipped, columns
 
 ALL = "all"
 MOST_TRANSLATED = 24
-"""Of more modalities than this, so many are translated, from and to: those that are `chosen`."""
+"""At most this many modalities are translated, from and to; of more, those that `chosen` returns."""
 _WIDEST_NAME = 32
 
 
@@ -36,12 +36,12 @@ class Translation:
 
     Attributes:
         given: the modality that was given, or ``"all"``.
-        want: the one that was predicted.
-        rows: how many rows had both.
-        log_px: mean of log p(x_want|z), z drawn from q(z|x_given), nats per dimension of `want`.
-        margin: how much that is above the training mean's prediction, nats per dimension; None where the kind
-            has no `marginal`, or under 10 training rows have the modality.
-        standard_error: of `margin` over rows (of `log_px` without one); None for a single row.
+        want: the modality that was predicted.
+        rows: how many rows have both.
+        log_px: mean of log p(x_want|z), with z sampled from q(z|x_given), nats per dimension of `want`.
+        margin: difference between `log_px` and that of the training mean's prediction, nats per dimension; None if the
+            kind has no `marginal`, or fewer than 10 training rows have the modality.
+        standard_error: standard error over rows of `margin`, or of `log_px` if there is no margin; None for one row.
     """
 
     given: str
@@ -52,33 +52,16 @@ class Translation:
     standard_error: float | None
 
 
-def chosen(schemas: Mapping[str, Schema], most: int) -> list[str]:
-    """Return at most `most` modalities to show, in their order: first those with classes, for what they say is plain.
-
-    Evenly spaced among their like; where both are many, each kind of them has half.
-
-    Example:
-        >>> vector, label = registry.schema("vector", size=1), registry.schema("label", classes=2)
-        >>> chosen({"a": vector, "b": vector, "c": vector, "d": label}, 3)
-        ['a', 'c', 'd']
-    """
-    classes = [name for name, schema in schemas.items() if registry.modality(schema.kind).correct is not None]
-    others = [name for name in schemas if name not in set(classes)]
-    first = some(classes, max(most - len(others), most // 2))
-    kept = {*first, *some(others, most - len(first))}
-    return [name for name in schemas if name in kept]
-
-
 def single_and_all_plan(model: MultimodalVAE, present: Tensor, most: int = MOST_TRANSLATED) -> Plan:
-    """Return the plan that asks for every present modality, given all of them and given each alone.
+    """Return the plan whose targets are all present modalities, given all of them and given each alone.
 
-    Of many modalities, those `chosen` are asked for and given alone; what the model has no posterior or no decoder of
-    is not asked.
+    If there are more than `most` modalities, only the ones that `chosen` returns are targets and given alone. The plan
+    leaves out subsets that the model has no posterior of, and targets that it has no decoder of.
 
     Args:
-        model: which modalities there are, and what can be asked.
+        model: the model that the plan is for.
         present: bool `(batch, modalities)`.
-        most: how many modalities at most.
+        most: the maximum number of modalities.
     """
     names = chosen(model.schemas, most)
     each = torch.eye(len(model.names), dtype=torch.bool)[[model.names.index(n) for n in names]]  # (chosen, modalities)
@@ -96,53 +79,69 @@ def translations(
 ) -> list[Translation]:
     """Score every modality given all, and given each single one, against the training mean's prediction.
 
-    Of more than `MOST_TRANSLATED` modalities, those `chosen` stand for all.
+    If there are more than `MOST_TRANSLATED` modalities, only the ones that `chosen` returns are scored.
 
     Args:
-        model: put in eval mode here.
-        dataset: what the model was trained on; its training rows (at most 4,096, evenly spread) give the means.
+        model: put in eval mode meanwhile.
+        dataset: the dataset that the model was trained on. The means are those of at most 4,096 of its training rows,
+            evenly spaced.
         rows: the held-out rows, int64 `(rows,)`.
-        seed: draws z, once a row and term.
-        batch_size: rows at a time.
+        seed: seed of the samples of z, one for each row and term.
+        batch_size: how many rows to evaluate at a time.
     """
-    model.eval()
     names = chosen(model.schemas, MOST_TRANSLATED)
-    columns = [model.names.index(name) for name in names]
     baseline = _marginal_log_px({n: model.schemas[n] for n in names}, dataset, rows)
-    scores: list[dict[str, Tensor]] = []  # a batch: per modality (terms, batch)
+    with evaluating(model):
+        terms, wanted, scores = _score(model, dataset, rows, names, seed, batch_size)
+    table = []
+    for column, want in enumerate(names):
+        size = prod(model.schemas[want].event_shape)
+        for term, given in enumerate(terms):
+            kept = wanted[term, :, column]
+            if not kept.any():  # no row has both, or the model has no such posterior
+                continue
+            log_px = scores[want][term, kept] / size
+            margin = log_px - baseline[want][kept] / size if want in baseline else None
+            table.append(_translation(given, want, log_px, margin))
+    return table
+
+
+def _score(
+    model: MultimodalVAE, dataset: Dataset, rows: Tensor, names: Sequence[str], seed: int, batch_size: int
+) -> tuple[tuple[str, ...], Tensor, dict[str, Tensor]]:
+    """Evaluate `single_and_all_plan` on rows.
+
+    Returns:
+        The names of the terms; which modality counts in which term and row, bool `(terms, rows, names)`; and for each
+        name log p(x|z), nats, `(terms, rows)`.
+    """
+    columns = [model.names.index(name) for name in names]
+    scores: list[dict[str, Tensor]] = []
     asked: list[Tensor] = []
     terms: tuple[str, ...] = ()
     with bar(len(rows), "translations", unit="row", leave=False) as progress:
         for index, part in enumerate(torch.split(rows, batch_size)):
             plan = single_and_all_plan(model, dataset.present[part])
-            shape = (model.components * len(plan.terms), len(part), model.latent_dim)
-            noise = torch.randn(shape, generator=generator(seed, "translations", index))
+            noise = plan_noise(model, plan, generator(seed, "translations", index))
             batch = draw(dataset[part], model.schemas, generator(seed, "translations data", index))
-            result = evaluate_plan(model, batch.to(model.device), plan, noise.to(model.device, model.dtype))
+            result = evaluate_plan(model, batch.to(model.device), plan, noise)
             scores.append({n: result.log_px[n].cpu().double() for n in names})
             asked.append(plan.targets[:, :, columns])
             terms = plan.terms
             progress.update(len(part))
-    wanted = torch.cat(asked, 1)  # (terms, rows, chosen modalities)
-    table = []
-    for column, want in enumerate(names):
-        size = prod(model.schemas[want].event_shape)
-        log_px = torch.cat([s[want] for s in scores], 1) / size  # (terms, rows)
-        for term, given in enumerate(terms):
-            kept = wanted[term, :, column]
-            if not kept.any():  # nobody has both, or the model has no such posterior
-                continue
-            score = log_px[term, kept]
-            margin = score - baseline[want][kept] / size if want in baseline else None
-            several = (score if margin is None else margin) if len(score) > 1 else None
-            error = None if several is None else float(several.std() / len(score) ** 0.5)
-            mean_margin = None if margin is None else float(margin.mean())
-            table.append(Translation(given, want, len(score), float(score.mean()), mean_margin, error))
-    return table
+    return terms, torch.cat(asked, 1), {n: torch.cat([s[n] for s in scores], 1) for n in names}
+
+
+def _translation(given: str, want: str, log_px: Tensor, margin: Tensor | None) -> Translation:
+    """Average the scores of rows, `(rows,)` each, in nats per dimension."""
+    several = (log_px if margin is None else margin) if len(log_px) > 1 else None
+    error = None if several is None else float(several.std() / len(log_px) ** 0.5)
+    mean_margin = None if margin is None else float(margin.mean())
+    return Translation(given, want, len(log_px), float(log_px.mean()), mean_margin, error)
 
 
 def _marginal_log_px(schemas: dict[str, Schema], dataset: Dataset, rows: Tensor) -> dict[str, Tensor]:
-    """Return log p of `rows` under each kind's best constant prediction for the training rows, `(rows,)`."""
+    """Return log p of `rows` under the best constant prediction for the training rows, `(rows,)` for each modality."""
     baseline = {}
     for name, schema in schemas.items():
         if (raw := marginal(dataset, name, schema)) is None:
@@ -154,11 +153,12 @@ def _marginal_log_px(schemas: dict[str, Schema], dataset: Dataset, rows: Tensor)
 
 
 def table(results: Sequence[Translation], names: Sequence[str], width: int = 100) -> str:
-    """Lay translations out as text: a row for what was given, a column for what was predicted.
+    """Lay out translations as text: one row for each given modality, one column for each predicted one.
 
-    A cell is the margin, or in brackets log p itself where the kind has no `marginal` to compare with.
+    A cell holds the margin, or log p in brackets if the kind has no `marginal` to compare with.
 
-    Where that is wider than `width` characters, a row for what was predicted: from all, and from the best other one.
+    If the table would be wider than `width` characters, it has one row for each predicted modality instead, with the
+    prediction from all and the prediction from the best other modality.
     """
     cells = {(r.given, r.want): r for r in results}
     given = [g for g in (ALL, *names) if any(r.given == g for r in results)]
@@ -182,7 +182,7 @@ def table(results: Sequence[Translation], names: Sequence[str], width: int = 100
 
 
 def _in_short(cells: Mapping[tuple[str, str], Translation], want: str) -> tuple[str, str, str]:
-    """Return one modality's line: predicted from all, and from the other that alone tells most of it."""
+    """Return the line of one predicted modality: from all, and from the other one that predicts it best."""
     others = [one for one in cells.values() if one.want == want and one.given not in (ALL, want)]
     best = max(others, key=lambda one: one.log_px if one.margin is None else one.margin, default=None)
     said = f"{_cell(best)}  {clipped(best.given, _WIDEST_NAME)}" if best else "-"
@@ -190,7 +190,7 @@ def _in_short(cells: Mapping[tuple[str, str], Translation], want: str) -> tuple[
 
 
 def among(results: Iterable[Mapping[str, Any]], split: str) -> str:
-    """Say on which rows translations (of ``translations.json``) were measured.
+    """Describe the rows on which translations (of ``translations.json``) were measured.
 
     >>> among([{"rows": 17}, {"rows": 12}], "test")
     'the 12 to 17 test rows that have both'

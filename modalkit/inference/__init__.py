@@ -1,8 +1,8 @@
-"""A trained model asked for anything given anything: predictions, posteriors, filled gaps, samples, likelihoods."""
+"""A trained model that answers questions: predictions, posteriors, filled gaps, samples, likelihoods."""
 
-from modalkit.inference.prediction import Prediction
 from modalkit.inference.results import Embedding, Imputed, Inference
 from modalkit.inference.trained import TrainedModel, load
 from modalkit.inference.values import Given, as_batch
+from modalkit.model.prediction import Prediction
 
 __all__ = ["Embedding", "Given", "Imputed", "Inference", "Prediction", "TrainedModel", "as_batch", "load"]

@@ -1,10 +1,9 @@
-"""An answer as files: pictures, texts and arrays that a person can open, and an account of them."""
+"""An answer as files: pictures, texts and arrays that open anywhere, and ``answer.json`` with the figures."""
 
 from __future__ import annotations
 
 import csv
 import io
-import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,41 +16,40 @@ from torch import Tensor
 
 from modalkit.data import Batch, read_json
 from modalkit.errors import InputError
-from modalkit.evaluation.pictures import Cell, sheet, show, truth
-from modalkit.inference.prediction import Prediction, in_units
 from modalkit.inference.results import Inference
+from modalkit.model.prediction import Prediction, in_units
+from modalkit.pictures import Cell, row_cells, sheet, show
 from modalkit.plugin import Picture, Schema
 from modalkit.util.files import remove_leftovers, write_bytes, write_json
 
-_log = logging.getLogger(__name__)
-
 _ACCOUNT, _SHEET = "answer.json", "sheet.png"
-_MOST_LINES = 64  # on a sheet
-_MOST_NUMBERS = 16  # in a line
-_MOST_SHOWN = 8  # columns of samples that are printed
+_MOST_LINES = 64  # of a sheet
+_MOST_NUMBERS = 16  # in a printed line
+_MOST_SHOWN = 8  # printed columns of samples
 
 
 def answer(
     schemas: Mapping[str, Schema], batch: Batch, inference: Inference
 ) -> tuple[dict[str, bytes], dict[str, Any]]:
-    """Return one row's predictions as files, and what they say in figures.
+    """Return one row's predictions as files and as figures.
 
     Args:
-        schemas: the model's.
-        batch: what was given, one row.
-        inference: of that row.
+        schemas: the schemas of the model's modalities.
+        batch: the given values, one row.
+        inference: the predictions of that row.
 
     Returns:
-        By name the content of each file: of pictures ``NAME-mean.png`` and ``NAME-0.png`` … for each sample, of others
-        ``.txt``, ``mode`` in place of ``mean`` for integers, of vectors ``.npy`` beside, and where there are pictures
-        ``sheet.png`` with all of it. By modality the value, uncertainty and samples of what is no picture.
+        The content of each file by its name, and the figures by modality. A picture's files are ``NAME-mean.png`` and
+        ``NAME-0.png`` … for each sample; those of other kinds end in ``.txt``, with ``mode`` instead of ``mean`` for
+        integers, and numbers are also in ``.npy``. If there are pictures, ``sheet.png`` shows everything. Figures are
+        the value, its uncertainty and the samples; for pictures only their mean spread.
     """
     files: dict[str, bytes] = {}
     figures: dict[str, Any] = {}
     lines: dict[str, list[Cell]] = {}
     for name, there in zip(batch.values, batch.present[0].tolist(), strict=True):
         if there or name in inference:
-            lines[name] = truth(dict(schemas), batch, 0, [name]) if there else [""]
+            lines[name] = row_cells(schemas, batch, 0, [name]) if there else [""]
     for name, prediction in inference.items():
         point = "mean" if prediction.value.is_floating_point() else "mode"
         values = {point: prediction.value[0]} | {str(i): one[0] for i, one in enumerate(prediction.samples)}
@@ -63,34 +61,35 @@ def answer(
 
 
 def samples(inference: Inference) -> tuple[dict[str, bytes], dict[str, Any]]:
-    """Return rows drawn from the prior as files ``NAME-ROW.png`` and so on, and in figures; see `answer`.
+    """Return rows sampled from the prior as files ``NAME-ROW.png`` and so on, and as figures; see `answer`.
 
-    Where there are no pictures, all is in ``samples.csv``: a line a row, numbers in their units, a column each.
+    If there are no pictures, the only file is ``samples.csv``, with one line for each row and one column for each
+    number, in the user's units.
     """
     files: dict[str, bytes] = {}
     figures: dict[str, Any] = {}
     lines: dict[str, list[Cell]] = {}
     for name, prediction in inference.items():
-        drawn = prediction.samples[0]  # (rows, *event_shape)
-        files |= _files(name, prediction.schema, {str(i): one for i, one in enumerate(drawn)})
-        lines[name] = [show(prediction.schema, one) for one in drawn]
+        rows = prediction.samples[0]  # (rows, *event_shape)
+        files |= _files(name, prediction.schema, {str(i): one for i, one in enumerate(rows)})
+        lines[name] = [show(prediction.schema, one) for one in rows]
         if isinstance(lines[name][0], str):
-            figures[name] = {"texts": lines[name], "samples": drawn.tolist()}
+            figures[name] = {"texts": lines[name], "samples": rows.tolist()}
     if len(figures) == len(lines):
         return {"samples.csv": _samples_table(inference)}, figures
     return files | _page(lines, [str(i) for i in range(len(inference.posterior.loc))]), figures
 
 
 def _samples_table(inference: Inference) -> bytes:
-    """Return samples of what are no pictures as CSV: numbers by column, of the names they have, else texts."""
+    """Return samples as CSV: real numbers in one column each, under their names if they have any; others as texts."""
     columns: dict[str, list[str]] = {}
     for name, prediction in inference.items():
-        drawn, schema = prediction.samples[0], prediction.schema  # (rows, *event_shape)
-        if not drawn.is_floating_point():
-            columns[name] = [str(show(schema, one)) for one in drawn]
+        rows, schema = prediction.samples[0], prediction.schema  # (rows, *event_shape)
+        if not rows.is_floating_point():
+            columns[name] = [str(show(schema, one)) for one in rows]
             continue
-        flat = in_units(schema, drawn).reshape(len(drawn), -1)  # (rows, *event_shape) -> (rows, numbers)
-        titles = getattr(schema, "names", None) or [f"{name}.{i}" for i in range(flat.shape[1])]
+        flat = in_units(schema, rows).reshape(len(rows), -1)  # (rows, *event_shape) -> (rows, numbers)
+        titles = schema.part_names or [f"{name}.{i}" for i in range(flat.shape[1])]
         titles = [name] if flat.shape[1] == 1 else titles
         for title, column in zip(titles, flat.unbind(1), strict=True):
             columns[title if title not in columns else f"{name}.{title}"] = [f"{x:.6g}" for x in column.tolist()]
@@ -102,7 +101,7 @@ def _samples_table(inference: Inference) -> bytes:
 
 
 def first_samples(table: bytes) -> Iterator[str]:
-    """Yield the first lines of ``samples.csv`` to print, as far as a terminal holds them."""
+    """Yield the first lines of ``samples.csv`` for printing, with as many columns as fit a terminal."""
     lines = list(csv.reader(io.StringIO(table.decode())))
     few = [[cell[:14] for cell in line[:_MOST_SHOWN]] for line in lines[: _MOST_SHOWN - 2]]
     widths = [max(map(len, column)) for column in zip(*few, strict=True)]
@@ -112,11 +111,11 @@ def first_samples(table: bytes) -> Iterator[str]:
 
 
 def told(figures: Mapping[str, Mapping[str, Any]], written: Sequence[Path]) -> Iterator[str]:
-    """Yield an answer as lines to print: each prediction and how sure it is, then where the files are.
+    """Yield an answer as lines for printing: each prediction and how certain it is, then where the files are.
 
     Args:
-        figures: of `answer`.
-        written: of `write_answer`.
+        figures: the figures that `answer` returned.
+        written: the files that `write_answer` returned.
     """
     for name, said in figures.items():
         pictures = [path for path in written if path.name in (f"{_stem(name)}-{what}.png" for what in ("mean", "mode"))]
@@ -125,13 +124,13 @@ def told(figures: Mapping[str, Mapping[str, Any]], written: Sequence[Path]) -> I
 
 
 def where(written: Sequence[Path]) -> str:
-    """Return one line that says where the files of an answer are."""
+    """Return a line that says where the files of an answer are."""
     sheets = [path for path in written if path.name == _SHEET]
     return f"{len(written)} files in {written[0].parent}" + (f"; all side by side: {sheets[0]}" if sheets else "")
 
 
 def _sure(said: Mapping[str, Any]) -> str:
-    """Return how sure a prediction is, in words, where that is a number or a few."""
+    """Return in words how certain a prediction is, if that is one number or a few."""
     probability, scale = said.get("probability"), said.get("scale")
     if isinstance(probability, float):
         return f"  (probability {probability:.3f})"
@@ -144,14 +143,14 @@ def earlier_files(out: Path) -> set[str]:
     """Return the names of the files of an earlier answer in a folder.
 
     Raises:
-        InputError: the folder holds other things.
+        InputError: the folder holds other files.
     """
     account, before = out / _ACCOUNT, set[str]()
     if out.exists() and not out.is_dir():
         raise InputError(f"{out}: is a file; name a folder")
     if account.is_file():
         listed = read_json(account).get("files", [])
-        before = {name for name in listed if name == Path(name).name}  # no path: an account may come from anywhere
+        before = {name for name in listed if name == Path(name).name}  # names only: the file may come from anywhere
     remove_leftovers(out)
     there = {path.name for path in out.iterdir()} if out.is_dir() else set()
     if others := sorted(there - before - {_ACCOUNT}):
@@ -160,22 +159,22 @@ def earlier_files(out: Path) -> set[str]:
 
 
 def write_answer(out: Path, files: Mapping[str, bytes], about: Mapping[str, Any]) -> list[Path]:
-    """Write files into a folder of their own, with ``answer.json``; they replace an earlier answer there.
+    """Write files and ``answer.json`` into a folder. They replace an earlier answer in it.
 
     Args:
-        out: made if needed.
-        files: by name.
-        about: the content of ``answer.json``, to which the list of files is added.
+        out: the folder, created if needed.
+        files: the content of each file by its name.
+        about: the content of ``answer.json``, without the list of files, which is added.
 
     Returns:
-        What was written.
+        The paths of the files.
 
     Raises:
-        InputError: the folder holds other things.
+        InputError: the folder holds other files.
         RunError: the disk cannot be written.
     """
     before = earlier_files(out)
-    # The account comes first: were this to be killed, the folder would still be known as an answer's.
+    # answer.json comes first: if the process is killed, the folder is still recognised as an answer's.
     write_json(out / _ACCOUNT, {**about, "files": sorted(files)})
     for name, content in files.items():
         write_bytes(out / name, content)
@@ -185,12 +184,12 @@ def write_answer(out: Path, files: Mapping[str, bytes], about: Mapping[str, Any]
 
 
 def _stem(name: str) -> str:
-    """Return how the names of a modality's files begin."""
+    """Return the beginning of the names of a modality's files."""
     return re.sub(r"[^\w-]", "_", name)
 
 
 def _files(name: str, schema: Schema, values: Mapping[str, Tensor]) -> dict[str, bytes]:
-    """Return the files of one modality's values `(*event_shape)`, by what each is."""
+    """Return the files of one modality's values `(*event_shape)`; the keys of `values` become part of their names."""
     stem, found = _stem(name), {}
     for what, value in values.items():
         shown = show(schema, value)
@@ -204,7 +203,7 @@ def _files(name: str, schema: Schema, values: Mapping[str, Tensor]) -> dict[str,
 
 
 def _figures(prediction: Prediction) -> dict[str, Any]:
-    """Return what JSON says of a prediction's first row: everything but pixels."""
+    """Return the figures of a prediction's first row, without pixels."""
     text = prediction.show(0)
     if not isinstance(text, str):
         spread = prediction.spread
@@ -221,7 +220,7 @@ def _figures(prediction: Prediction) -> dict[str, Any]:
 
 
 def _page(columns: Mapping[str, list[Cell]], titles: list[str]) -> dict[str, bytes]:
-    """Return ``sheet.png`` with a column for each modality; nothing where no cell is a picture."""
+    """Return ``sheet.png`` with one column for each modality, or no file if no cell is a picture."""
     if all(isinstance(cell, str) for column in columns.values() for cell in column):
         return {}
     count = min(len(titles), _MOST_LINES)
@@ -238,6 +237,7 @@ def png(picture: Image.Image | Picture) -> bytes:
 
 
 def _npy(value: Tensor) -> bytes:
+    """Return a tensor as the content of a NumPy file."""
     file = io.BytesIO()
     np.save(file, value.numpy(), allow_pickle=False)
     return file.getvalue()

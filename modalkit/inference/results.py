@@ -1,4 +1,4 @@
-"""What a model answers with: posteriors in short, predictions of several modalities, rows without gaps."""
+"""Results of a trained model: moments of posteriors, predictions of several modalities, rows without gaps."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from torch import Tensor
 
 from modalkit.data import Batch
 from modalkit.distributions import Mixture, Posterior
-from modalkit.inference.prediction import Prediction
+from modalkit.model.prediction import Prediction
 
 
 @dataclass(frozen=True)
 class Embedding:
-    """Posteriors q(z|x_given) in short.
+    """Mean and standard deviation of posteriors q(z|x_given); of a mixture, those of the whole mixture.
 
     Attributes:
         loc: mean, `(rows, latent_dim)`.
-        scale: standard deviation, same shape. Of a mixture these are the moments of the whole.
+        scale: standard deviation, the same shape.
     """
 
     loc: Tensor
@@ -28,11 +28,11 @@ class Embedding:
 
 @dataclass(frozen=True, repr=False)
 class Inference(Mapping[str, Prediction]):
-    """What a model says of several modalities; a mapping of their names to predictions.
+    """Predictions of several modalities: a mapping from their names to `Prediction` objects.
 
     Attributes:
-        predictions: by modality.
-        posterior: of z, given what was given.
+        predictions: the same, as a dictionary.
+        posterior: the posterior of z that they are made from.
     """
 
     predictions: dict[str, Prediction]
@@ -54,18 +54,18 @@ class Inference(Mapping[str, Prediction]):
 
 @dataclass(frozen=True)
 class Imputed:
-    """Rows of which nothing is absent any more, but for what no posterior could tell.
+    """Rows whose absent entries are filled, as far as the model has posteriors.
 
     Attributes:
         batch: the rows as a dataset stores them.
         imputed: which entries were filled, bool `(rows, modalities)`.
-        known: by modality which numbers of filled entries are as they were given, bool `(rows, *event_shape)`, where
-            the dataset knows parts of absent entries (`modalkit.Dataset.known`).
-        given: what each row's were inferred from, bool `(rows, modalities)`; where the model has no posterior of all
-            that a row has, the first modality of which it has one alone.
-        scale: by modality the standard deviation of what was filled, `(rows, *event_shape)`, NaN elsewhere; see
+        known: by modality which numbers of filled entries are those of the dataset, bool `(rows, *event_shape)`. It
+            has the modalities of whose absent entries the dataset knows a part (`modalkit.Dataset.known`).
+        given: the modalities that each row's entries were predicted from, bool `(rows, modalities)`: all that the row
+            has, or the first that has a posterior alone if the model has none of all.
+        scale: by modality the standard deviation of filled entries, `(rows, *event_shape)`, NaN elsewhere; see
             `Prediction`.
-        probability: by modality the probability of what was filled, the same: of classes, texts and bits.
+        probability: the same for classes, levels, texts and bits: the probability of filled entries.
     """
 
     batch: Batch
@@ -87,12 +87,12 @@ def moments(posterior: Posterior) -> Embedding:
 
 
 def joined_embeddings(parts: Sequence[Embedding]) -> Embedding:
-    """Put the posteriors of several chunks of rows together."""
+    """Concatenate the posteriors of several chunks of rows."""
     return Embedding(torch.cat([p.loc for p in parts]), torch.cat([p.scale for p in parts]))
 
 
 def joined_predictions(parts: Sequence[Prediction]) -> Prediction:
-    """Put the predictions of several chunks of rows together."""
+    """Concatenate the predictions of several chunks of rows."""
     first = parts[0]
     optional = {}
     for field in ("value", "scale", "spread", "probability", "probabilities"):

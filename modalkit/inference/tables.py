@@ -1,8 +1,7 @@
-"""Tables of what a model says of a whole dataset, and its posteriors as one."""
+"""Tables with one line for each row of a dataset, such as the table of its posteriors."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,14 +15,12 @@ from modalkit.inference.trained import TrainedModel
 from modalkit.util.files import write_atomic
 from modalkit.util.progress import bar
 
-_log = logging.getLogger(__name__)
-
 ROWS = 1000
-"""How many rows are asked at once."""
+"""How many rows are computed at a time."""
 TABLES = (".csv", ".tsv", ".parquet")
-"""How a table's name ends."""
+"""The file types of tables."""
 Columns = dict[str, Any]
-"""A table's columns by name: lists, or arrays of one dimension; NaN is no value."""
+"""A table's columns by name: lists, or arrays of one dimension; NaN stands for a missing value."""
 
 
 def write_embedding(
@@ -37,17 +34,17 @@ def write_embedding(
     """Write the posterior of each row as a table: ``key``, ``split``, ``loc_0`` …, ``scale_0`` ….
 
     Args:
-        model: whose posteriors.
-        dataset: with the model's modalities.
-        out: a file, ``.csv``, ``.tsv`` or ``.parquet``.
-        given: modalities; of them each row uses those that it has. All by default.
-        split: whose rows; all by default.
+        model: the model whose posteriors are written.
+        dataset: a dataset with the model's modalities.
+        out: the file, ``.csv``, ``.tsv`` or ``.parquet``.
+        given: the modalities to condition on; each row uses those of them that it has. All by default.
+        split: write only the rows of this split; all by default.
 
     Returns:
-        How many rows are in the table, and how many are not, for they have nothing that is given.
+        How many rows the table has, and how many are left out because they have none of the given modalities.
 
     Raises:
-        InputError: the dataset does not fit, or no row has any of what is given.
+        InputError: the dataset does not fit the model, or no row has any of the given modalities.
     """
     check_table(out)
     dataset.manifest.check(model.schemas, dataset.path)
@@ -73,7 +70,7 @@ def write_embedding(
 
 
 def numbered(name: str, values: Tensor, dot: str = "") -> Columns:
-    """Return `(rows, *event_shape)` as columns; numbered, unless there is one for a scalar."""
+    """Return values, `(rows, *event_shape)`, as columns that are numbered; scalars are one column without a number."""
     if values.ndim == 1:
         return {name: values.numpy()}
     columns = values.flatten(1).unbind(1)  # (rows, *event_shape) -> (rows, columns)
@@ -81,25 +78,25 @@ def numbered(name: str, values: Tensor, dot: str = "") -> Columns:
 
 
 def splits(dataset: Dataset, rows: Tensor) -> list[str]:
-    """Return the names of the splits of some rows."""
+    """Return the name of each row's split."""
     return [SPLITS[index] for index in dataset.split[rows].tolist()]
 
 
 def check_table(path: Path) -> None:
-    """Raise `InputError` if a file's name does not say which kind of table it is."""
+    """Raise `InputError` if a file's name does not end like a table's."""
     if path.suffix.lower() not in TABLES:
         raise InputError(f"{path}: name a table FILE.csv, FILE.tsv or FILE.parquet")
 
 
 def write_table(path: Path, parts: Iterator[Columns]) -> None:
-    """Write a table part by part, atomically: Parquet, or text with a line of names.
+    """Write a table part by part and atomically, as Parquet or as text with a header.
 
     Args:
-        path: ``.parquet``, ``.csv`` or ``.tsv``.
-        parts: rows, at least one part; each with the same columns.
+        path: the file, ``.parquet``, ``.csv`` or ``.tsv``.
+        parts: the rows, in at least one part; all parts have the same columns.
 
     Raises:
-        InputError: the file's name says neither.
+        InputError: the file's name ends in none of these.
         RunError: the disk cannot be written.
     """
     check_table(path)
@@ -122,7 +119,7 @@ def write_table(path: Path, parts: Iterator[Columns]) -> None:
 
 
 def _record(arrow: Any, columns: Columns) -> Any:
-    """Return columns as Arrow holds them, NaN as no value."""
+    """Return columns as an Arrow record batch, with NaN as missing values."""
     texts = {name: arrow.string() if isinstance(column, list) else None for name, column in columns.items()}
     arrays = [arrow.array(column, texts[name], from_pandas=True) for name, column in columns.items()]
     return arrow.record_batch(arrays, names=list(columns))

@@ -1,4 +1,4 @@
-"""Values as a person has them, turned into what a schema stores."""
+"""The user's values (files, pictures, texts, arrays), converted to what schemas store."""
 
 from __future__ import annotations
 
@@ -19,40 +19,40 @@ from modalkit.errors import InputError, did_you_mean, guard
 from modalkit.plugin import Schema
 
 Given: TypeAlias = Mapping[str, Any] | Batch
-"""What is known: by modality one value, a batch of values or a list with None for those that are absent; or rows of a
+"""Known values: for each modality one value, a batch of values, or a list with None for absent ones; or rows of a
 dataset."""
 
 
 def check_names(names: Sequence[str], known: Sequence[str]) -> None:
-    """Raise `InputError` for the first name that no modality has."""
+    """Raise `InputError` for the first name that is not a modality."""
     for name in names:
         if name not in known:
             raise InputError(f"no modality '{name}'{did_you_mean(name, known)}; this model has {', '.join(known)}")
 
 
 def as_batch(schemas: Mapping[str, Schema], given: Given, rows: int = 1) -> Batch:
-    """Turn what is known into rows as a dataset holds them, absent where nothing is given.
+    """Convert known values to rows as a dataset stores them; modalities that are not given are absent.
 
-    A value of a modality is one of
+    The value of a modality is one of these:
 
-    - a path or a text, read as the kind reads it: a picture of any size, a class's name, numbers; a file of a type
-      that says what it holds (``.npy``, ``.json``, ``.txt``) is opened first;
-    - a picture: of PIL, or an array `(height, width[, 1, 3 or 4])` or `(1 or 3, height, width)` of any size, uint8 or
-      floats in [0, 1];
+    - a path or a text that the kind reads: a picture of any size, the name of a class, numbers. Files of general types
+      (``.npy``, ``.json``, ``.txt``) are opened first;
+    - a picture: a PIL image, or an array `(height, width[, 1, 3 or 4])` or `(1 or 3, height, width)` of any size,
+      uint8 or floats in [0, 1];
     - numbers, arrays or tensors of one sample, `(*event_shape)`, or several, `(rows, *event_shape)`. Integers are
-      taken as they are stored, floats in the schema's own units (an image's lie in [0, 1]);
-    - a list of any of these, a row each; None says that a row does not have it.
+      taken as they are stored, floats in the schema's own units (those of an image lie in [0, 1]);
+    - a list with any of these for each row; None means that the row does not have the modality.
 
-    One sample beside several of another modality goes with every row.
+    A single sample of one modality is repeated for every row of the others.
 
     Args:
         schemas: the modalities.
-        given: what is known.
-        rows: of a batch in which nothing is given.
+        given: the known values.
+        rows: number of rows if nothing is given.
 
     Raises:
-        InputError: an unknown modality, a file that cannot be read, a value that does not fit, or numbers of rows that
-            differ; names the modality.
+        InputError: a modality is unknown, a file cannot be read, a value does not fit, or the numbers of rows differ;
+            the message names the modality.
 
     Example:
         >>> schemas = {"class": registry.schema("label", names=["cat", "dog"]), "at": registry.schema("vector", size=2)}
@@ -82,7 +82,7 @@ def as_batch(schemas: Mapping[str, Schema], given: Given, rows: int = 1) -> Batc
 
 
 def _assembled(schemas: Mapping[str, Schema], found: Mapping[str, tuple[Tensor, Tensor]], rows: int) -> Batch:
-    """Return a batch of all modalities, in their order; what is not found takes no memory."""
+    """Return a batch of all modalities in their order; modalities that are not found take no memory."""
     nothing = {n: (s.zeros(1), torch.zeros(1, dtype=torch.bool)) for n, s in schemas.items() if n not in found}
     parts = [(name, *{**nothing, **found}[name]) for name in schemas]
     values = {name: value.expand(rows, *value.shape[1:]) for name, value, _ in parts}
@@ -90,11 +90,11 @@ def _assembled(schemas: Mapping[str, Schema], found: Mapping[str, tuple[Tensor, 
 
 
 def _stored(schema: Schema, source: Any) -> tuple[Sequence[Tensor | None], bool]:
-    """Return samples as a schema stores them, None where absent, and whether there is one, with no dimension of rows.
+    """Return samples as a schema stores them (None if absent), and whether `source` is one sample, not a batch of them.
 
     Raises:
-        ValueError: it does not fit.
-        InputError: the kind says that it does not.
+        ValueError: the value does not fit the schema.
+        InputError: the kind refuses the value.
     """
     if source is None:
         return [None], True
@@ -114,7 +114,7 @@ def _stored(schema: Schema, source: Any) -> tuple[Sequence[Tensor | None], bool]
             raise ValueError(f"number {index} of the list is several samples; give one each")
         return [one[0] for one, _ in several], False
     if isinstance(source, np.ma.MaskedArray):
-        raise ValueError("a masked array; give a list with None in place of what is absent")
+        raise ValueError("a masked array; give a list with None in place of absent values")
     array = source.detach().cpu().numpy() if isinstance(source, Tensor) else np.asarray(source)
     if array.dtype.kind in "OUS" and array.ndim:
         return _stored(schema, array.tolist())
@@ -124,7 +124,7 @@ def _stored(schema: Schema, source: Any) -> tuple[Sequence[Tensor | None], bool]
 
 
 def _is_numbers(source: Sequence[Any]) -> bool:
-    """Tell whether a list is a sample or several in figures, rather than a list of things that are a sample each."""
+    """Tell whether a list consists of numbers only; otherwise each of its entries is one sample."""
     return bool(source) and all(
         _is_numbers(one) if isinstance(one, list | tuple) else isinstance(one, int | float | np.number)
         for one in source
@@ -132,10 +132,10 @@ def _is_numbers(source: Sequence[Any]) -> bool:
 
 
 def _opened(source: Path | str) -> Any:
-    """Return what is in a file whose type says what it holds; otherwise the path or text itself, for the kind to read.
+    """Return the content of a file of a general type; for anything else the path or text itself, for the kind to read.
 
     Raises:
-        ValueError: the file is damaged.
+        ValueError: the file cannot be read.
     """
     path = Path(source)
     if path.suffix not in (".npy", ".json", ".txt") or (isinstance(source, str) and "\n" in source):
@@ -152,6 +152,7 @@ def _opened(source: Path | str) -> Any:
 
 
 def _from_array(schema: Schema, array: Array) -> tuple[Sequence[Tensor], bool]:
+    """Return the samples of an array as a schema stores them, and whether the array is one sample."""
     event = schema.event_shape
     if array.shape == event:
         return list(_given(schema, array[None])), True
@@ -165,7 +166,7 @@ def _from_array(schema: Schema, array: Array) -> tuple[Sequence[Tensor], bool]:
 
 
 def _given(schema: Schema, array: Array) -> Tensor:
-    """Return samples that a person gives, `(rows, *event_shape)`, as they are stored: floats are in their units."""
+    """Return the user's samples, `(rows, *event_shape)`, as they are stored; floats are in the schema's units."""
     value = torch.from_numpy(np.array(array))
     if schema.dtype == "float32":
         stored = value.to(torch.float32)
@@ -174,7 +175,7 @@ def _given(schema: Schema, array: Array) -> Tensor:
 
 
 def _picture(array: Array) -> Image.Image:
-    """Return pixels, channels first or last, as a picture."""
+    """Return pixels, with channels first or last, as a picture."""
     if array.ndim == 3 and array.shape[0] in (1, 3) and array.shape[2] not in (1, 3, 4):
         array = array.transpose(1, 2, 0)  # (c, h, w) -> (h, w, c)
     if array.ndim == 3 and array.shape[2] == 1:
@@ -191,28 +192,29 @@ def _picture(array: Array) -> Image.Image:
 
 
 def _from_picture(schema: Schema, picture: Image.Image) -> Tensor:
-    """Read a picture in memory as its kind reads a file, which alone knows how to fit one."""
+    """Read a picture in memory through a temporary file, because only the kind's `read` knows how to resize it."""
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "picture.tiff"  # which takes pictures of every mode
+        path = Path(folder) / "picture.tiff"  # TIFF stores pictures of every mode
         ImageOps.exif_transpose(picture).save(path)
         return _read(schema, str(path))
 
 
 def _read(schema: Schema, source: str) -> Tensor:
+    """Return one sample, read by its kind from a path or a text, as it is stored."""
     with guard(f"kind '{schema.kind}': its read"):
         value = registry.modality(schema.kind).read(schema, source)
     return _checked(schema, value[None])[0]
 
 
 def _checked(schema: Schema, value: Tensor) -> Tensor:
-    """Return values, `(rows, *event_shape)`, as they are stored."""
+    """Return values, `(rows, *event_shape)`, as they are stored, or raise `ValueError` for a wrong one."""
     if not value.is_floating_point():
         value = value.long()
     return _valid(schema, torch.from_numpy(packed(schema, value)), value)
 
 
 def _valid(schema: Schema, stored: Tensor, value: Tensor) -> Tensor:
-    """Return what is stored of values, or raise `ValueError` for one that a schema cannot describe."""
+    """Return stored samples unchanged, or raise `ValueError` for one that is not valid."""
     if not bool((valid := schema.valid(stored)).all()):
         wrong = value[~valid][0]
         raise ValueError(f"{wrong.tolist() if wrong.numel() <= 8 else 'a sample'} cannot be (NaN or out of range)")

@@ -1,1 +1,1 @@
-"""A page in the browser on which a trained model is asked: what is known goes in, samples and posteriors come out."""
+"""A page in the browser for exploring a trained model: enter known values, see predictions, samples and posteriors."""

@@ -1,9 +1,8 @@
-"""What the page shows: predictions, the posterior as it sharpens, and its dimensions, as JSON can say them."""
+"""The page's answers as JSON: predictions, the posterior after each given modality, and its dimensions."""
 
 from __future__ import annotations
 
 import base64
-import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,38 +10,36 @@ import torch
 from torch import Tensor
 
 from modalkit.data import Batch
-from modalkit.evaluation.pictures import Cell, show, truth
 from modalkit.inference import Prediction, TrainedModel, as_batch
 from modalkit.inference.answers import png
+from modalkit.pictures import Cell, row_cells, show
 from modalkit.plugin import Schema
-
-_log = logging.getLogger(__name__)
 
 SAMPLES = 8
 _DIMENSIONS = 6
 _CLASSES = 6
 
 
-def cell(shown: Cell) -> dict[str, str] | None:
-    """Return what a person sees of a value: a picture as a ``data:`` address, or a text; None for what is absent."""
+def json_cell(shown: Cell) -> dict[str, str] | None:
+    """Return a shown value as JSON: a picture as a ``data:`` URL, or a text; None if it is absent."""
     if shown is None or isinstance(shown, str):
         return None if shown is None else {"text": shown or "(empty)"}
     return {"picture": "data:image/png;base64," + base64.b64encode(png(shown)).decode()}
 
 
-def row_cells(schemas: Mapping[str, Schema], batch: Batch, row: int) -> list[dict[str, str] | None]:
-    """Return what a row has of each modality."""
-    return [cell(one) for one in truth(dict(schemas), batch, row, list(schemas))]
+def json_row(schemas: Mapping[str, Schema], batch: Batch, row: int) -> list[dict[str, str] | None]:
+    """Return a row's value of each modality as JSON."""
+    return [json_cell(one) for one in row_cells(schemas, batch, row, list(schemas))]
 
 
 def answer(model: TrainedModel, given: Mapping[str, Any], want: Sequence[str], seed: int) -> dict[str, Any]:
-    """Return all that the page shows of one question.
+    """Return everything that the page shows for one question.
 
     Args:
-        model: which answers.
-        given: one value of each known modality, in the order in which they are added.
-        want: what to predict.
-        seed: of the draws.
+        model: the model.
+        given: one value of each known modality, in the order in which the user added them.
+        want: the modalities to predict.
+        seed: seed of the samples.
 
     Raises:
         InputError: see `TrainedModel.infer`.
@@ -51,23 +48,23 @@ def answer(model: TrainedModel, given: Mapping[str, Any], want: Sequence[str], s
     found = model.infer(batch, want, SAMPLES, seed=seed) if want else None
     return {
         "predictions": [prediction(name, one) for name, one in found.items()] if found else [],
-        "seen": row_cells(model.schemas, batch, 0),
+        "seen": json_row(model.schemas, batch, 0),
         **sharpening(model, batch, list(given)),
     }
 
 
 def prediction(name: str, found: Prediction) -> dict[str, Any]:
-    """Return one modality's prediction: its value, how sure it is, samples, and the likeliest classes."""
+    """Return one modality's prediction: its value, how certain it is, samples, and the most probable classes."""
     said: dict[str, Any] = {
         "name": name,
-        "value": cell(found.show()),
-        "samples": [cell(found.show(0, sample)) for sample in range(len(found.samples))],
+        "value": json_cell(found.show()),
+        "samples": [json_cell(found.show(0, sample)) for sample in range(len(found.samples))],
         "sure": _sure(found),
         "classes": [],
     }
     if found.probabilities is not None:
-        likeliest = found.probabilities[0].sort(descending=True)
-        pairs = zip(likeliest.indices.tolist(), likeliest.values.tolist(), strict=True)
+        ordered = found.probabilities[0].sort(descending=True)
+        pairs = zip(ordered.indices.tolist(), ordered.values.tolist(), strict=True)
         said["classes"] = [[show(found.schema, torch.tensor(k)), p] for k, p in list(pairs)[:_CLASSES]]
     return said
 
@@ -75,18 +72,18 @@ def prediction(name: str, found: Prediction) -> dict[str, Any]:
 def sharpening(model: TrainedModel, batch: Batch, order: Sequence[str]) -> dict[str, Any]:
     r"""Return how the posterior of one row sharpens as its modalities are added, and its dimensions at the end.
 
-    KL is that of the Gaussian with the posterior's moments to the prior,
-    :math:`\frac12 \sum (scale^2 + loc^2 - 1 - \log scale^2)`, which for anything but a mixture is the posterior.
+    The KL is :math:`KL(N(loc, scale^2) \| p(z)) = \frac12 \sum (scale^2 + loc^2 - 1 - \log scale^2)`. For a mixture,
+    this is the KL of the Gaussian with the same moments.
 
     Args:
-        model: which answers.
+        model: the model.
         batch: one row.
-        order: the modalities that it has, in the order in which they are added.
+        order: the modalities that it has, in the order in which the user added them.
 
     Returns:
-        ``steps``: for each, the first of which has nothing, what was added, the mean scale and KL to the prior in
-        nats, None where the model has no posterior of so many. ``loc``: of the last. ``dimensions``: those with the
-        largest KL, with loc, scale and KL of each.
+        ``steps``: one for the prior and one for each added modality, with the modality, the mean scale and the KL to
+        the prior in nats; both are None if the model has no posterior of these modalities. ``loc``: the mean at the
+        last step. ``dimensions``: loc, scale and KL of the dimensions with the largest KL.
     """
     present = torch.zeros(len(order) + 1, len(model.modalities), dtype=torch.bool)
     for step, name in enumerate(order):
@@ -112,7 +109,7 @@ def _kl(loc: Tensor, scale: Tensor) -> Tensor:
 
 
 def _sure(found: Prediction) -> str:
-    """Return in words how sure a prediction is."""
+    """Return in words how certain a prediction is."""
     if found.probability is not None:
         one = found.probability[0]
         return f"probability {float(one):.3f}" if not one.ndim else f"least sure place {float(one.min()):.2f}"

@@ -1,4 +1,4 @@
-"""The web application: one page, and the questions that its script asks."""
+"""The web application: one page, and the requests that its script sends."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from starlette.templating import Jinja2Templates
 from modalkit.data import Batch, Dataset, check_manifest, evenly
 from modalkit.errors import InputError, ModalkitError
 from modalkit.inference import TrainedModel
-from modalkit.playground.answers import answer, cell, prediction, row_cells
+from modalkit.playground.answers import answer, json_cell, json_row, prediction
 from modalkit.playground.controls import Control, controls, value_of
 from modalkit.playground.gate import Gate
 
@@ -36,18 +36,18 @@ _SECONDS_TO_SEND = 60
 
 
 class Playground:
-    """A trained model, and what its page needs to know of it.
+    """A trained model and its page.
 
-    At most two requests are read and answered at a time; the others wait with what they send still unread, so memory
-    does not grow with their number.
+    At most two requests are read and answered at a time. The bodies of waiting requests stay unread, so that memory
+    does not grow with the number of requests.
 
     Args:
-        model: to be asked.
+        model: the model.
 
     Attributes:
-        controls: of the modalities.
-        examples: rows of the held-out split, or None where the dataset is not there or is another one.
-        keys: of the examples.
+        controls: the controls of the modalities.
+        examples: rows of the held-out split; None if the model's dataset is not available or has changed.
+        keys: keys of the examples.
     """
 
     def __init__(self, model: TrainedModel) -> None:
@@ -68,28 +68,29 @@ class Playground:
         return self._templates.TemplateResponse(request, "page.html", context)
 
     async def row(self, request: Request) -> Response:
-        """Answer with what an example has of each modality."""
+        """Answer with an example's value of each modality."""
         number = request.path_params["number"]
         if self.examples is None or number >= len(self.keys):
             raise HTTPException(404, "no such row")
-        return JSONResponse({"cells": row_cells(self.model.schemas, self.examples, number)})
+        return JSONResponse({"cells": json_row(self.model.schemas, self.examples, number)})
 
     async def answer(self, request: Request) -> Response:
-        """Answer a form: ``known`` and ``want`` modalities by number, with a value of each that is known."""
+        """Answer a form with the numbers of ``known`` and ``want`` modalities, and a value of each known one."""
         return await self._in_turn(request, self._answer)
 
     async def walk(self, request: Request) -> Response:
-        """Answer a form with ``z``, a point of the latent space: what it decodes to."""
+        """Answer a form with ``z``, a point of the latent space, with what it decodes to."""
         return await self._in_turn(request, self._walk)
 
     async def _in_turn(self, request: Request, compute: Any) -> Response:
+        """Read a form and answer it, when it is this request's turn."""
         async with self._turns:
             start = time.perf_counter()
             with anyio.move_on_after(_SECONDS_TO_SEND) as sending:
                 async with request.form(max_files=64, max_fields=4096, max_part_size=_MOST_TEXT) as form:
                     entries = await _entries(form)
             if sending.cancelled_caught:
-                raise HTTPException(408, "what was sent took too long to arrive")
+                raise HTTPException(408, "the request took too long to arrive")
             found = await to_thread.run_sync(compute, entries)
             return JSONResponse(found | {"seconds": time.perf_counter() - start})
 
@@ -102,7 +103,7 @@ class Playground:
         return {"predictions": [prediction(name, one) for name, one in found.items()]}
 
     def _given(self, form: dict[str, list[str | bytes]]) -> dict[str, Any]:
-        """Return what is known, in the order in which the form says so."""
+        """Return the known values, in the form's order."""
         given: dict[str, Any] = {}
         for name in self._names(form, "known"):
             number = self.model.modalities.index(name)
@@ -113,12 +114,14 @@ class Playground:
         return given
 
     def _of_example(self, row: int, number: int) -> torch.Tensor:
+        """Return an example's stored value of the modality with this number."""
         name = self.model.modalities[number]
         if self.examples is None or row >= len(self.keys) or not self.examples.present[row, number]:
             raise InputError(f"modality '{name}': that row does not have it")
         return self.examples.values[name][row]
 
     def _names(self, form: dict[str, list[str | bytes]], field: str) -> list[str]:
+        """Return the names of the modalities whose numbers a field of a form has."""
         numbers = [str(one) for one in form.get(field, [])]
         known = {str(number): name for number, name in enumerate(self.model.modalities)}
         if any(number not in known for number in numbers):
@@ -126,18 +129,18 @@ class Playground:
         return list(dict.fromkeys(known[number] for number in numbers))
 
     def _thumbnail(self, row: int) -> dict[str, str] | None:
-        """Return the first picture of an example, or else the first thing that it has."""
+        """Return the first picture of an example, or its first value if it has no picture."""
         assert self.examples is not None
-        cells = [one for one in row_cells(self.model.schemas, self.examples, row) if one]
-        return next((one for one in cells if "picture" in one), cells[0] if cells else cell(""))
+        cells = [one for one in json_row(self.model.schemas, self.examples, row) if one]
+        return next((one for one in cells if "picture" in one), cells[0] if cells else json_cell(""))
 
 
 def make_app(model: TrainedModel, host: str = "127.0.0.1") -> Starlette:
     """Return the application that serves a model's page.
 
     Args:
-        model: to be asked.
-        host: the name or address that the server listens at; requests for others are refused.
+        model: the model.
+        host: the name or address that the server listens at; requests for other hosts are refused.
     """
     playground = Playground(model)
     return Starlette(
@@ -167,12 +170,12 @@ async def _modalkit_error(_: Request, error: Exception) -> Response:
 
 
 async def _gone(_: Request, error: Exception) -> Response:
-    """Answer nobody: the page has asked something newer meanwhile."""
+    """Answer nothing, because the page has closed the connection to send a newer request."""
     return Response(status_code=499)
 
 
 async def _entries(form: FormData) -> dict[str, list[str | bytes]]:
-    """Return a form's entries: texts, and the content of files; their names are of no interest."""
+    """Return a form's entries: texts, and the content of files without their names."""
     found: dict[str, list[str | bytes]] = {}
     for name, entry in form.multi_items():
         found.setdefault(name, []).append(await entry.read() if isinstance(entry, UploadFile) else entry)
@@ -180,7 +183,7 @@ async def _entries(form: FormData) -> dict[str, list[str | bytes]]:
 
 
 def _whole(form: dict[str, list[str | bytes]], field: str) -> int:
-    """Return a whole number of a form, 0 where it says none."""
+    """Return an integer of a form, 0 if it has none."""
     text = str(form.get(field, ["0"])[0])
     if not (text.isascii() and text.isdigit() and len(text) <= 9):
         raise InputError(f"{field}: give a whole number from 0")
@@ -188,7 +191,7 @@ def _whole(form: dict[str, list[str | bytes]], field: str) -> int:
 
 
 def _point(text: str | bytes, latent_dim: int) -> list[float]:
-    """Return a point of the latent space that JSON says."""
+    """Return a point of the latent space from JSON."""
     try:
         point = [float(number) for number in json.loads(text)]
     except (ValueError, TypeError, RecursionError):
@@ -199,11 +202,11 @@ def _point(text: str | bytes, latent_dim: int) -> list[float]:
 
 
 def _examples(model: TrainedModel) -> tuple[Batch | None, list[str]]:
-    """Return some held-out rows of the dataset that a model was trained on, and their keys."""
+    """Return some held-out rows of the dataset that the model was trained on, and their keys."""
     try:
         dataset = Dataset(model.recipe.data.path, list(model.modalities), in_memory=False)
         check_manifest(dataset.path, model.schemas)
-    except InputError:  # it is elsewhere, or has been built anew in another way
+    except InputError:  # the dataset was moved, or built again in another way
         return None, []
     rows = next((found for split in ("test", "valid") if len(found := dataset.rows(split))), torch.arange(0))
     rows = evenly(rows, _EXAMPLES)

@@ -1,4 +1,4 @@
-"""What every request passes: whose page it comes from, how much it sends, and what its answer lets a browser do."""
+"""Checks of every request, by origin and size, and security headers of every answer."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 MOST_BYTES = 32 << 20
-"""Of one request, all uploads together."""
+"""The maximum size of one request, with all its uploads."""
 
 _HEADERS: Mapping[str, str] = {
     "Content-Security-Policy": (
@@ -29,14 +29,14 @@ _HEADERS: Mapping[str, str] = {
 
 
 class Gate:
-    """Refuses foreign requests and large ones, and gives every answer strict headers.
+    """Refuses requests of other sites and requests that are too large, and adds strict headers to every answer.
 
-    A page elsewhere could make its own name point here (DNS rebinding) and so read what this server says. Its
-    requests carry that name, so only names of this machine, and addresses, are answered; a request that a page
-    elsewhere sends carries its origin, and is refused too.
+    Another site could let its own name point to this machine (DNS rebinding) and so read the server's answers. Its
+    requests carry that name as their host, so the gate lets only names of this machine and addresses pass. A request
+    that a page of another site sends directly carries that site's origin, and is refused as well.
 
     Args:
-        app: what answers.
+        app: the application behind the gate.
         host: the name or address that the server listens at.
     """
 
@@ -47,7 +47,7 @@ class Gate:
             self.names.add(socket.gethostname().lower())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
+        """Check one request and pass it on."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
@@ -72,7 +72,7 @@ class Gate:
             await self.app(scope, limited, with_headers)
 
     def _refusal(self, headers: Headers) -> tuple[int, str] | None:
-        """Return the status and the reason for which a request is refused, or None."""
+        """Return the status and the reason if a request is refused, else None."""
         host = headers.get("host", "")
         if not self._is_here(host):
             return 421, f"this server does not answer for the host '{host[:100]}'; open the address that it printed"
@@ -85,6 +85,7 @@ class Gate:
         return None
 
     def _is_here(self, host: str) -> bool:
+        """Tell whether a request's host is a name or address of this machine."""
         try:
             name = (urlsplit(f"//{host}").hostname or "").lower()
         except ValueError:
@@ -92,7 +93,7 @@ class Gate:
         if name in self.names:
             return True
         try:
-            address = ipaddress.ip_address(name)  # which no rebound name is
+            address = ipaddress.ip_address(name)  # a rebound name is not an address
         except ValueError:
             return False
         return address.is_loopback or not is_loopback(self.host)
@@ -102,7 +103,7 @@ _TOO_LARGE = f"too much at once; all uploads together may have {MOST_BYTES >> 20
 
 
 def is_loopback(host: str) -> bool:
-    """Tell whether only this machine can reach a server that listens at a name or address."""
+    """Tell whether a server that listens at this name or address is reachable from this machine only."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

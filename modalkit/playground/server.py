@@ -1,4 +1,4 @@
-"""The server of the page: one process, at an address that only this machine can reach unless told."""
+"""The server of the page: one process, by default reachable from this machine only."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ def serve(model: TrainedModel, host: str, port: int, *, browser: bool) -> None:
     """Serve a model's page until Ctrl-C.
 
     Args:
-        model: to be asked.
+        model: the model.
         host: the name or address to listen at.
-        port: 0 takes a free one.
+        port: the port to listen at; 0 takes a free one.
         browser: whether to open the page in the browser.
 
     Raises:
-        InputError: it cannot listen there.
+        InputError: the server cannot listen there.
     """
     with _listening(host, port) as listener:
         url = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}/"
@@ -50,12 +50,13 @@ def serve(model: TrainedModel, host: str, port: int, *, browser: bool) -> None:
             limit_concurrency=_MOST_CONNECTIONS,
             timeout_graceful_shutdown=_SECONDS_TO_END,
         )
-        with suppress(KeyboardInterrupt):  # which uvicorn raises again when it has ended
+        with suppress(KeyboardInterrupt):  # uvicorn raises it again after it has stopped
             uvicorn.Server(config).run(sockets=[listener])
     _log.info("stopped")
 
 
 def _listening(host: str, port: int) -> socket.socket:
+    """Return a socket that listens at a host and port."""
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listener = socket.socket(family, socket.SOCK_STREAM)

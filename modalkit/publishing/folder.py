@@ -1,4 +1,4 @@
-"""The folder: everything that loading a trained model needs, and nothing that says where it was trained."""
+"""The exported folder: all that loading a trained model needs, without paths of the machine that trained it."""
 
 from __future__ import annotations
 
@@ -13,32 +13,34 @@ from modalkit.inference import TrainedModel
 from modalkit.publishing.card import card
 from modalkit.recipe.loading import Recipe
 from modalkit.recipe.yaml import dump
+from modalkit.runs.folder import RunFolder
 from modalkit.runs.opened import weights_of
 from modalkit.util.files import write_text
 
 
 def export(model: TrainedModel, out: Path, extra: Iterable[Callable[[Path], Path]] = ()) -> list[Path]:
-    """Write a model into a new folder, whole or not at all.
+    """Write a model into a new folder. If anything fails, there is no folder.
 
     Args:
-        model: from a run folder.
-        out: a folder that is not there, or is empty.
-        extra: each writes a further file into the folder that it is given, and returns it.
+        model: a model from a run folder.
+        out: a folder that does not exist, or is empty.
+        extra: functions that each write one more file into a given folder and return its path.
 
     Returns:
-        The files, of which ``modalkit.load(out)`` needs ``recipe.yaml``, ``model.safetensors`` and the plugins.
+        The files. ``modalkit.load(out)`` needs ``recipe.yaml``, ``model.safetensors`` and the plugins.
 
     Raises:
-        InputError: `out` holds something.
-        RunError: it cannot be written.
+        InputError: `out` is not empty.
+        RunError: the folder cannot be written.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError(f"{out}: is there already; nothing is overwritten, so choose a new folder")
+        raise InputError(f"{out}: exists already and is not overwritten; choose a new folder")
     temporary = out.resolve().with_name(f".{out.resolve().name}.{os.getpid()}.tmp")
     try:
         temporary.mkdir(parents=True)
-        shutil.copyfile(weights_of(model.path), temporary / "model.safetensors")
-        write_text(temporary / "recipe.yaml", _recipe(model.recipe, temporary))
+        folder = RunFolder(temporary)
+        shutil.copyfile(weights_of(model.path), folder.exported)
+        write_text(folder.recipe, _recipe(model.recipe, temporary))
         extras = [write(temporary) for write in extra]
         write_text(temporary / "README.md", card(model, [path.relative_to(temporary) for path in extras]))
         if out.exists():
@@ -52,11 +54,13 @@ def export(model: TrainedModel, out: Path, extra: Iterable[Callable[[Path], Path
 
 
 def push(folder: Path, repository: str) -> str:
-    """Upload a folder to a repository of the Hugging Face Hub, made private if it is not there; return its address.
+    """Upload a folder to a repository of the Hugging Face Hub, and return its address.
+
+    A repository that does not exist is created as a private one.
 
     Raises:
         InputError: the Hub's client is not installed.
-        RunError: it cannot be uploaded.
+        RunError: the upload failed.
     """
     try:
         import huggingface_hub
@@ -69,7 +73,7 @@ def push(folder: Path, repository: str) -> str:
         client = huggingface_hub.HfApi()
         client.create_repo(repository, private=True, exist_ok=True)
         client.upload_folder(repo_id=repository, folder_path=str(folder), commit_message="modalkit export")
-    except Exception as error:  # the client and what it connects by raise errors of many libraries
+    except Exception as error:  # the client raises errors of many libraries
         said = " ".join(str(error).split())[:300]
         raise RunError(
             f"{repository}: cannot be uploaded ({type(error).__name__}: {said}); {folder} is complete, and "
@@ -79,7 +83,7 @@ def push(folder: Path, repository: str) -> str:
 
 
 def _recipe(recipe: Recipe, out: Path) -> str:
-    """Return a recipe as YAML with plugin files beside it, which are copied to `out`, and no absolute path."""
+    """Return a recipe as YAML without absolute paths, and copy its plugin files into `out`."""
     copied: dict[str, str] = {}
 
     def beside(file: str) -> str:
@@ -105,7 +109,7 @@ def _recipe(recipe: Recipe, out: Path) -> str:
 
 
 def _names_only(value: Any) -> Any:
-    """Return settings with the last part of each absolute path in its place: a recipe says nobody's home folder."""
+    """Replace absolute paths in settings by their last part, so that a recipe reveals nobody's home folder."""
     if isinstance(value, dict):
         return {key: _names_only(one) for key, one in value.items()}
     if isinstance(value, list):

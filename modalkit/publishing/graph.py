@@ -1,29 +1,27 @@
-"""One translation as an ONNX graph: encoders, product of experts and decoder, kept only if it says what we say."""
+"""One translation as an ONNX graph: encoders, product of experts and decoder, checked against the library."""
 
 from __future__ import annotations
 
 import copy
-import logging
 import re
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.distributions import Categorical
 
 from modalkit import registry
 from modalkit.distributions import Gaussian, product_of_experts
 from modalkit.errors import InputError, RunError, install
 from modalkit.inference import TrainedModel
-from modalkit.inference.trained import storable
 from modalkit.model import MultimodalVAE, gaussian
+from modalkit.model.prediction import as_stored
 from modalkit.nn import CategoryEncoder
+from modalkit.plugin import Modality
 from modalkit.util.randomness import generator
-
-_log = logging.getLogger(__name__)
 
 _TOLERANCE = 1e-4
 _EXAMPLES = 3
@@ -32,24 +30,25 @@ _PARTS = ("encode", "experts", "posterior", "decoder_inputs", "likelihood")
 
 
 class Translator(nn.Module):
-    """The wanted modality at the mean of q(z|x_given): its mean, for classes their probabilities, else the mode.
+    """Predicts a modality at the mean of q(z|x_given): its mean, its class probabilities, or else its mode.
 
     Args:
-        model: in eval mode, whose posteriors are products of experts.
-        given: what goes in, in this order, as networks see it: `(rows, *event_shape)` each.
-        want: what comes out.
+        model: in eval mode; its posteriors are products of experts.
+        given: the input modalities in their order, as networks see them: `(rows, *event_shape)` each.
+        want: the output modality.
     """
 
     def __init__(self, model: MultimodalVAE, given: Sequence[str], want: str) -> None:
         super().__init__()
-        # In lists: among the names of a graph's parts, a modality called `class` would be wrong Python.
+        # A ModuleList, because parts of a graph are named in Python, where a modality called `class` is an error.
         experts = (nn.Sequential(model.encoders[name], model.heads[name]) for name in given)
         self.experts = copy.deepcopy(nn.ModuleList(experts))
         self.decoder = copy.deepcopy(model.decoders[want])
         for module in self.experts.modules():
             if isinstance(module, CategoryEncoder):
-                module.apart = True  # what it does otherwise depends on the number of rows, which graphs leave open
+                module.apart = True  # otherwise it depends on the number of rows, which a graph leaves open
         self.schema, self.prior_expert = model.schemas[want], model.prior_expert
+        self.kind: Modality[Any] = registry.modality(self.schema.kind)
         zero = self.schema.unpack(self.schema.zeros(1))
         self.floating = zero.is_floating_point()
 
@@ -60,23 +59,23 @@ class Translator(nn.Module):
         every = torch.ones_like(stacked.loc[..., 0])[None]  # (1, rows, given)
         posterior = product_of_experts(stacked, every, prior_expert=self.prior_expert)
         loc, scale = posterior.loc[0], posterior.scale[0]
-        likelihood = registry.modality(self.schema.kind).likelihood(self.schema, self.decoder(loc))
-        if isinstance(likelihood, Categorical):
+        likelihood: Any = self.kind.likelihood(self.schema, self.decoder(loc))
+        if self.kind.outcome.is_one_of_several:
             return likelihood.probs, loc, scale
         return (likelihood.mean if self.floating else likelihood.mode), loc, scale
 
 
 def onnx_graph(model: TrainedModel, given: Sequence[str], want: str) -> Callable[[Path], Path]:
-    """Return what writes a translation's graph into a folder and checks it there.
+    """Return a function that writes a translation's graph into a folder and checks it there.
 
     Args:
         model: on the CPU.
-        given: what goes in.
-        want: what comes out.
+        given: the input modalities.
+        want: the output modality.
 
     Raises:
-        InputError: the libraries are not installed, a modality is unknown, or the model's posteriors are no products
-            of experts, which is all that a graph is made of.
+        InputError: the libraries are not installed, a modality is unknown, or the model's posteriors are not products
+            of experts, the only ones that graphs support.
     """
     try:
         import onnx  # noqa: F401
@@ -86,29 +85,30 @@ def onnx_graph(model: TrainedModel, given: Sequence[str], want: str) -> Callable
         raise InputError(f"--onnx needs {error.name}, which is not installed; {install('onnx')} brings it") from None
     if any(getattr(type(model.model), part) is not getattr(MultimodalVAE, part) for part in _PARTS):
         raise InputError(
-            f"--onnx: this run's objective ({model.recipe.objective.name}) makes its posteriors in a way of its own; "
-            f"graphs are made of products of experts (mvae, mvtcae)"
+            f"--onnx: this run's objective ({model.recipe.objective.name}) has posteriors of another form; "
+            f"graphs support products of experts only (mvae, mvtcae)"
         )
     if not given:
         raise InputError("--onnx: name what is given, --given NAME,NAME")
     given = tuple(dict.fromkeys(given))
-    model.decode(torch.zeros(1, model.latent_dim), [want])  # says what is wrong with its name
-    model.allows(given)  # and with theirs
+    model.decode(torch.zeros(1, model.latent_dim), [want])  # raises for a wrong name
+    model.allows(given)  # the same
     return lambda folder: _write(model, given, want, folder)
 
 
 def _write(model: TrainedModel, given: Sequence[str], want: str, folder: Path) -> Path:
+    """Export a translation into a folder, check the graph, and return its file."""
     *names, wanted = (re.sub(r"\W", "_", name) for name in (*given, want))
     path = folder / "onnx" / f"{'-'.join(names)}-to-{wanted}.onnx"
     path.parent.mkdir(exist_ok=True)
     translator = Translator(model.model, given, want).eval()
     rows = torch.export.Dim("rows", min=1)
     with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the exporter, about names and its own parts
+        warnings.simplefilter("ignore")  # the exporter warns about names and its own parts
         try:
             torch.onnx.export(
                 translator,
-                # Each input a tensor of its own: one that stands for two would make them one input of the graph.
+                # The inputs are distinct tensors: one tensor passed twice would become one input of the graph.
                 tuple(value.clone() for value in _inputs(model, given, _EXAMPLES).values()),
                 str(path),
                 dynamo=True,
@@ -118,11 +118,11 @@ def _write(model: TrainedModel, given: Sequence[str], want: str, folder: Path) -
                 external_data=False,
                 verbose=False,
             )
-        except Exception as error:  # whatever the exporter or a plugin's own code raises
-            cause = error.__cause__ or error  # the exporter wraps it into advice to its authors
+        except Exception as error:  # the exporter and a plugin's own code may raise anything
+            cause = error.__cause__ or error  # the exporter's own message is advice to its authors
             said = " ".join(str(cause).split())[:300]
             raise RunError(
-                f"--onnx: {', '.join(given)} to {want} cannot be made a graph ({type(cause).__name__}: {said}); "
+                f"--onnx: {', '.join(given)} to {want} cannot be exported as a graph ({type(cause).__name__}: {said}); "
                 f"export without --onnx, or another --want"
             ) from error
     _check(model, given, want, path)
@@ -130,10 +130,10 @@ def _write(model: TrainedModel, given: Sequence[str], want: str, folder: Path) -
 
 
 def _check(model: TrainedModel, given: Sequence[str], want: str, path: Path) -> None:
-    """Compare a graph with the library, on numbers of rows that it was not traced with.
+    """Compare a graph's results with the library's, also for numbers of rows that it was not traced with.
 
     Raises:
-        RunError: they differ.
+        RunError: the results differ.
     """
     import onnxruntime
 
@@ -145,7 +145,7 @@ def _check(model: TrainedModel, given: Sequence[str], want: str, path: Path) -> 
         inputs = _inputs(model, given, count)
         try:
             found = session.run(None, {n: v.numpy() for n, v in zip(takes, inputs.values(), strict=True)})
-        except Exception as error:  # the runtime's own, such as for a number of rows that was traced as a constant
+        except Exception as error:  # for instance for a number of rows that was traced as a constant
             said = " ".join(str(error).split())[:300]
             raise RunError(f"--onnx: the graph does not run on {count} rows ({said}), so it was not kept") from error
         posterior = model.embed(inputs)
@@ -159,12 +159,12 @@ def _check(model: TrainedModel, given: Sequence[str], want: str, path: Path) -> 
 
 
 def _inputs(model: TrainedModel, given: Sequence[str], count: int) -> dict[str, Tensor]:
-    """Return values that the model itself draws, `(rows, *event_shape)` each, as its networks see them."""
-    drawn = model.sample(count, given, noise=True, seed=count)
+    """Return values sampled from the model itself, `(rows, *event_shape)` each, as its networks see them."""
+    sampled = model.sample(count, given, noise=True, seed=count)
     found = {}
     for name in given:
         schema = model.schemas[name]
-        stored = schema.draw(storable(schema, drawn[name].samples[0]), generator(count, "graph", 0))
+        stored = schema.draw(as_stored(schema, sampled[name].samples[0]), generator(count, "graph", 0))
         value = schema.unpack(stored)
         found[name] = value.to(model.model.dtype) if value.is_floating_point() else value
     return found

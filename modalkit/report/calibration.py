@@ -1,4 +1,4 @@
-"""Whether what is predicted with probability p happens with frequency p."""
+"""Calibration: whether predictions with probability p are right with frequency p."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from markupsafe import Markup
 from torch import Tensor
 
 from modalkit import registry
-from modalkit.inference import Prediction, TrainedModel
+from modalkit.inference import TrainedModel
+from modalkit.plugin import Outcome
 from modalkit.report import svg
 from modalkit.report.page import Section, figure, grid, note, table
 from modalkit.report.sources import HeldOut, Source, some
@@ -15,60 +16,60 @@ _MOST, _BINS, _DRAWS = 12, 10, 32
 
 
 def calibration(source: Source, seed: int) -> Section | None:
-    """Show reliability diagrams of the classes and bits, each predicted from all others."""
+    """Show reliability diagrams of the classes and bits, each predicted from all other modalities."""
     if source.model is None or source.held_out is None:
         return None
     charts: list[Markup] = []
     lines: list[tuple[str, ...]] = []
     more = 0
     for name in source.model.predictable:
-        if registry.modality(source.model.schemas[name].kind).correct is None:
+        if not _has_probabilities(registry.modality(source.model.schemas[name].kind).outcome):
             continue
         if len(lines) == _MOST:
             more += 1
-            continue
-        found = _claims(source.model, source.held_out, name, seed)
-        if found is not None:
-            probability, happened = found
-            bins, error = reliability(probability, happened)
-            caption = f"{len(probability):,} predictions; expected calibration error {error:.3f}"
-            charts.append(figure(svg.reliability(name, bins), caption))
-            brier = float((probability - happened).square().mean())
-            lines.append(
-                (
-                    name,
-                    f"{float(happened.mean()):.3f}",
-                    f"{float(probability.mean()):.3f}",
-                    f"{error:.3f}",
-                    f"{brier:.3f}",
-                )
-            )
+        elif (found := _claims(source.model, source.held_out, name, seed)) is not None:
+            chart, line = _diagram(name, *found)
+            charts.append(chart)
+            lines.append(line)
     if not lines:
         return None
     head = ("modality", "observed", "predicted", "calibration error", "Brier score")
-    parts = [
-        grid(charts),
-        table("Means over all predictions; nearer to 0 is better in the last two", head, lines, kind="figures"),
-    ]
+    caption = "Means over all predictions; in the last two columns, lower is better"
+    parts = [grid(charts), table(caption, head, lines, kind="figures")]
     if more:
         parts.append(note(f"The first {_MOST} are shown; there are {more} more."))
     lead = (
-        "Each modality predicted from what else a row has. Bits: the probability of 1 against how often it was 1. "
-        "Classes: the probability of the likeliest class against how often it was right. On the dashed line a "
-        "prediction means what it says; larger dots have more cases."
+        "Each modality is predicted from everything else that a row has. For bits, the chart compares the probability "
+        "of 1 with how often the bit is 1. For classes, it compares the probability of the most probable class with "
+        "how often that class is right. On the dashed line both are equal. Larger dots have more cases."
     )
     return Section("Calibration", lead, parts)
+
+
+def _has_probabilities(outcome: Outcome) -> bool:
+    """Tell whether predictions of an outcome state a probability: that of 1, or that of each class."""
+    return outcome is Outcome.BINARY or outcome.is_one_of_several
+
+
+def _diagram(name: str, probability: Tensor, happened: Tensor) -> tuple[Markup, tuple[str, ...]]:
+    """Return one modality's reliability diagram, and its line in the table."""
+    bins, error = reliability(probability, happened)
+    caption = f"{len(probability):,} predictions; expected calibration error {error:.3f}"
+    brier = float((probability - happened).square().mean())
+    means = (float(happened.mean()), float(probability.mean()), error, brier)
+    return figure(svg.reliability(name, bins), caption), (name, *(f"{mean:.3f}" for mean in means))
 
 
 def reliability(probability: Tensor, happened: Tensor) -> tuple[list[tuple[float, float, int]], float]:
     r"""Return a reliability diagram's bins, and the expected calibration error :math:`\sum_b n_b / n |p_b - f_b|`.
 
     Args:
-        probability: predicted, `(cases,)`.
-        happened: 0 or 1, `(cases,)`.
+        probability: predicted probabilities, `(cases,)`.
+        happened: 1 if the predicted thing happened, else 0, `(cases,)`.
 
     Returns:
-        For each bin of equal width that has any case: mean probability, frequency, number of cases; and the error.
+        Mean probability, frequency and number of cases of each bin that has cases, where all bins have equal width; and
+        the error.
 
     Source:
         Guo et al. 2017, On Calibration of Modern Neural Networks, equation 3.
@@ -87,7 +88,7 @@ def reliability(probability: Tensor, happened: Tensor) -> tuple[list[tuple[float
 
 
 def _claims(asked: TrainedModel, held_out: HeldOut, name: str, seed: int) -> tuple[Tensor, Tensor] | None:
-    """Return probabilities and whether what they are of happened, `(cases,)`; None where a kind states none."""
+    """Return predicted probabilities and whether the predicted thing happened, `(cases,)`; None without any rows."""
     present, column = held_out.batch.present, asked.modalities.index(name)
     others = present.clone()
     others[:, column] = False
@@ -95,12 +96,8 @@ def _claims(asked: TrainedModel, held_out: HeldOut, name: str, seed: int) -> tup
     rows = (present[:, column] & given.any(1) & asked.model.allows(given)).nonzero().squeeze(1)
     if not len(rows):
         return None
-    predicted: Prediction = asked.infer(some(held_out.batch, rows, given[rows]), [name], draws=_DRAWS, seed=seed)[name]
+    predicted = asked.infer(some(held_out.batch, rows, given[rows]), [name], draws=_DRAWS, seed=seed)[name]
     truth = asked.schemas[name].unpack(held_out.batch.values[name][rows])
-    if predicted.probabilities is not None and predicted.probability is not None:
+    if predicted.probability is not None:  # of a class
         return predicted.probability.double(), (predicted.value == truth).double()
-    value = predicted.value
-    bits = bool(((truth == 0) | (truth == 1)).all()) and value.is_floating_point()
-    if bits and bool(((value >= 0) & (value <= 1)).all()):
-        return value.double().flatten(), truth.double().flatten()
-    return None
+    return predicted.value.double().flatten(), truth.double().flatten()

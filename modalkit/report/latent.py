@@ -1,4 +1,4 @@
-"""What the latent space holds: how much each dimension carries, who tells it, and where rows lie."""
+"""The latent space: the KL of each dimension, which modalities determine it, and a map of the rows."""
 
 from __future__ import annotations
 
@@ -10,35 +10,36 @@ from markupsafe import Markup
 from torch import Tensor
 
 from modalkit import registry
-from modalkit.evaluation.pictures import show
 from modalkit.inference import Embedding
-from modalkit.inference.prediction import in_units
+from modalkit.model.prediction import in_units
+from modalkit.pictures import show
+from modalkit.plugin import Outcome
 from modalkit.report import svg
 from modalkit.report.page import Section, figure, grid, heat, note, side_by_side, table
 from modalkit.report.sources import HeldOut, Source, only, some
 
-_ACTIVE = 0.01  # nats; a dimension that carries less says nothing
+_ACTIVE = 0.01  # nats; a dimension with a smaller KL is unused
 _MOST_DIMS, _MOST_EXPERTS, _MOST_MAPS, _MOST_GROUPS = 64, 40, 9, svg.COLOURS
 
 
 @dataclass(frozen=True)
 class Latent:
-    """Posteriors of held-out rows, given all that each has (or the first modality that has a posterior alone).
+    """Posteriors of held-out rows, each given the modalities that `TrainedModel.usable` returns.
 
     Attributes:
-        rows: which of the held-out rows have one, int64 `(rows,)`.
-        posterior: theirs.
-        carried: KL(q(z|X) || p(z)) of each dimension, nats, mean over rows, `(latent_dim,)`.
+        rows: which of the held-out rows have a posterior, int64 `(rows,)`.
+        posterior: the posteriors of these rows.
+        kl: KL(q(z|X) || p(z)) of each dimension, nats, mean over rows, `(latent_dim,)`.
     """
 
     rows: Tensor
     posterior: Embedding
-    carried: Tensor
+    kl: Tensor
 
     @property
     def order(self) -> list[int]:
-        """The dimensions, those that carry most first."""
-        return self.carried.argsort(descending=True).tolist()
+        """The dimensions, those with the largest KL first."""
+        return self.kl.argsort(descending=True).tolist()
 
 
 def divergence(posterior: Embedding) -> Tensor:
@@ -69,44 +70,44 @@ def embedded(source: Source) -> Latent | None:
 
 
 def dimensions(source: Source, latent: Latent | None) -> Section | None:
-    """Show what each latent dimension carries, and which modalities' experts tell it."""
+    """Show the KL of each latent dimension, and how precisely each modality alone determines it."""
     if latent is None:
         return None
-    order, active = latent.order[:_MOST_DIMS], int((latent.carried > _ACTIVE).sum())
+    order, active = latent.order[:_MOST_DIMS], int((latent.kl > _ACTIVE).sum())
     names = [f"z{dim}" for dim in order]
-    carried = svg.bars("KL per latent dimension, nats", latent.carried[order].tolist(), names)
-    caption = f"Sorted. {active} of {len(latent.carried)} dimensions carry more than {_ACTIVE:g} nats."
+    chart = svg.bars("KL per latent dimension, nats", latent.kl[order].tolist(), names)
+    caption = f"Sorted. {active} of {len(latent.kl)} dimensions have a KL of more than {_ACTIVE:g} nats."
     experts = _experts(source)
-    parts = [side_by_side([figure(carried, caption), *([_told(experts)] if experts else [])])]
+    parts = [side_by_side([figure(chart, caption), *([_expert_table(experts)] if experts else [])])]
     if experts:
         parts.append(_matrix({name: one.precision for name, one in experts.items()}, order))
     if len(source.recipe.modalities) > _MOST_EXPERTS:
         parts.append(note(f"The first {_MOST_EXPERTS} of {len(source.recipe.modalities)} modalities are shown."))
-    if len(latent.carried) > _MOST_DIMS:
-        parts.append(note(f"The {_MOST_DIMS} dimensions that carry most, of {len(latent.carried)}, are shown."))
+    if len(latent.kl) > _MOST_DIMS:
+        parts.append(note(f"The {_MOST_DIMS} of {len(latent.kl)} dimensions with the largest KL are shown."))
     lead = (
-        "The KL of a dimension is what the posterior given all says of it beyond the prior. The matrix shows who says "
-        "it: the precision (inverse variance) of the posterior given each modality alone, where the prior's is 1."
+        "The KL of a dimension measures how much the posterior given all modalities differs from the prior. The matrix "
+        "shows the precision (inverse variance) of the posterior given each modality alone; the prior's is 1."
     )
     return Section("Who tells what", lead, parts)
 
 
 @dataclass(frozen=True)
 class _Expert:
-    """What one modality alone says of z.
+    """The posterior of z given one modality alone.
 
     Attributes:
-        precision: of its posterior, mean over rows, `(latent_dim,)`.
-        told: KL(q(z|x_m) || p(z)) of each dimension, nats, mean over rows, `(latent_dim,)`.
+        precision: its precision, mean over rows, `(latent_dim,)`.
+        kl: KL(q(z|x_m) || p(z)) of each dimension, nats, mean over rows, `(latent_dim,)`.
     """
 
     precision: Tensor
-    told: Tensor
+    kl: Tensor
 
 
 def _experts(source: Source) -> dict[str, _Expert]:
-    """Return, for every modality that has a posterior alone, what it says."""
-    assert source.model is not None and source.held_out is not None  # as whoever has a Latent knows
+    """Return the posterior given each modality that has one alone."""
+    assert source.model is not None and source.held_out is not None  # there is a Latent, so there are both
     asked, batch = source.model, source.held_out.batch
     experts = {}
     for column, name in enumerate(asked.modalities[:_MOST_EXPERTS]):
@@ -117,19 +118,19 @@ def _experts(source: Source) -> dict[str, _Expert]:
     return experts
 
 
-def _told(experts: dict[str, _Expert]) -> Markup:
-    most = max(float(one.told.sum()) for one in experts.values()) or 1.0
+def _expert_table(experts: dict[str, _Expert]) -> Markup:
+    most = max(float(one.kl.sum()) for one in experts.values()) or 1.0
     lines = [
         [
             name,
-            heat(f"{float(one.told.sum()):.2f}", float(one.told.sum()) / most),
-            int((one.told > _ACTIVE).sum()),
+            heat(f"{float(one.kl.sum()):.2f}", float(one.kl.sum()) / most),
+            int((one.kl > _ACTIVE).sum()),
             f"z{int(one.precision.argmax())} ({float(one.precision.max()):.3g})",
         ]
         for name, one in experts.items()
     ]
-    head = ("modality", "KL, nats", "dimensions told of", "sharpest (precision)")
-    return table("What the posterior given each modality alone says beyond the prior", head, lines, kind="figures")
+    head = ("modality", "KL, nats", "active dimensions", "sharpest (precision)")
+    return table("Posteriors given each modality alone, compared with the prior", head, lines, kind="figures")
 
 
 def _matrix(precision: dict[str, Tensor], order: list[int]) -> Markup:
@@ -139,13 +140,13 @@ def _matrix(precision: dict[str, Tensor], order: list[int]) -> Markup:
     drawn = svg.cells("Precision of each modality's posterior by latent dimension", shades, list(precision), said)
     caption = (
         f"Precision given each modality alone (rows) by latent dimension (columns, in the order of the bars), on a "
-        f"logarithmic scale: paper is the prior's 1 or less, the deepest shade {2**most:,.3g}."
+        f"logarithmic scale: white stands for at most 1, the prior's precision, the deepest shade for {2**most:,.3g}."
     )
     return figure(drawn, caption, whole=True)
 
 
 def maps(source: Source, latent: Latent | None) -> Section | None:
-    """Show where rows lie, in the plane in which their posterior means differ most, coloured by modalities."""
+    """Show the rows in the plane in which their posterior means vary most, coloured by modalities."""
     if latent is None or len(latent.rows) < 3 or source.held_out is None:
         return None
     loc = latent.posterior.loc.double()
@@ -162,20 +163,20 @@ def maps(source: Source, latent: Latent | None) -> Section | None:
     ] or [svg.dots("rows", plane, [0.0] * len(plane), [], shaded=False)]
     lead = (
         f"The means of q(z | all) of {len(loc)} held-out rows, projected onto their first two principal components "
-        f"({' and '.join(f'{100 * one:.0f} %' for one in share)} of the variance), coloured by what the rows hold."
+        f"({' and '.join(f'{100 * one:.0f} %' for one in share)} of the variance), coloured by the rows' values."
     )
     return Section("Latent map", lead, [grid(figure(chart) for chart in charts)])
 
 
 @dataclass(frozen=True)
 class _Colours:
-    """A way to colour dots.
+    """A way to colour the dots of a map: by group, or by shades of one colour.
 
     Attributes:
-        groups: of each dot the index of its name, or if shaded a number from 0 to 1.
-        names: of the groups, or of the two ends.
-        rows: which rows the dots are.
-        shaded: which of the two.
+        groups: for each dot the index of its group, or its shade from 0 to 1.
+        names: names of the groups, or of the two ends of the shades.
+        rows: which rows the dots stand for.
+        shaded: whether the colours are shades.
     """
 
     groups: list[float]
@@ -185,9 +186,9 @@ class _Colours:
 
 
 def _colours(source: Source, held_out: HeldOut, rows: Tensor) -> dict[str, _Colours]:
-    """Return ways to colour rows: by the classes and bits that they hold first, then by numbers and brightness."""
+    """Return ways to colour rows: first by their classes and bits, then by numbers and by brightness."""
     asked = source.model
-    assert asked is not None  # as whoever has a Latent knows
+    assert asked is not None  # there is a Latent, so there is a model
     by_group: dict[str, _Colours] = {}
     by_shade: dict[str, _Colours] = {}
     for name in source.names:
@@ -201,20 +202,33 @@ def _colours(source: Source, held_out: HeldOut, rows: Tensor) -> dict[str, _Colo
         known = sorted(set(texts))
         if len(texts) == len(shown) and 2 <= len(known) <= _MOST_GROUPS:
             by_group[name] = _Colours([float(known.index(text)) for text in texts], known, kept.tolist())
-            continue
-        flat, correct = in_units(schema, value).double().flatten(1), registry.modality(schema.kind).correct
-        if correct is not None and value.is_floating_point() and bool(((flat == 0) | (flat == 1)).all()):
-            # Where none of several bits is predicted, what is right says which are not set, and what they are called.
-            for part, off in correct(schema, torch.zeros_like(value), value).items():
-                by_group[f"{name}: {part}"] = _Colours((~off).double().tolist(), ["no", "yes"], kept.tolist())
-            continue
-        parts = {f"{name}, mean": flat.mean(1)}
-        if texts and flat.shape[1] <= 3:
-            parts = {f"{name} [{i}]" if flat.shape[1] > 1 else name: flat[:, i] for i in range(flat.shape[1])}
-        for title, one in parts.items():
-            low, high = one.quantile(0.02), one.quantile(0.98)
-            if high > low:
-                shades = ((one - low) / (high - low)).clamp(0, 1)
-                ends = [svg.number(float(end), 3) for end in (low, high)]
-                by_shade[title] = _Colours(shades.tolist(), ends, kept.tolist(), shaded=True)
+        elif registry.modality(schema.kind).outcome is Outcome.BINARY and (schema.part_names or value.ndim == 1):
+            titles = [f"{name}: {part}" for part in schema.part_names] or [name]
+            for title, bits in zip(titles, (value > 0.5).reshape(len(value), -1).unbind(1), strict=True):
+                by_group[title] = _Colours(bits.double().tolist(), ["no", "yes"], kept.tolist())
+        else:
+            by_shade |= _shades(name, in_units(schema, value), kept.tolist(), numbers=bool(texts))
     return by_group | by_shade
+
+
+def _shades(name: str, value: Tensor, rows: list[int], *, numbers: bool) -> dict[str, _Colours]:
+    """Return ways to shade rows by one modality: by each of up to three numbers, else by the mean.
+
+    Args:
+        name: the modality.
+        value: in the user's units, `(rows, *event_shape)`.
+        rows: which rows they are.
+        numbers: whether the values are shown as texts, so that each number may be worth a map.
+    """
+    flat = value.double().reshape(len(value), -1)  # (rows, *event_shape) -> (rows, numbers)
+    parts = {f"{name}, mean": flat.mean(1)}
+    if numbers and flat.shape[1] <= 3:
+        parts = {f"{name} [{i}]" if flat.shape[1] > 1 else name: flat[:, i] for i in range(flat.shape[1])}
+    found = {}
+    for title, one in parts.items():
+        low, high = one.quantile(0.02), one.quantile(0.98)
+        if high > low:
+            shades = ((one - low) / (high - low)).clamp(0, 1)
+            ends = [svg.number(float(end), 3) for end in (low, high)]
+            found[title] = _Colours(shades.tolist(), ends, rows, shaded=True)
+    return found

@@ -16,7 +16,7 @@ from markupsafe import Markup
 from PIL import Image
 
 import modalkit
-from modalkit.evaluation.pictures import Cell
+from modalkit.pictures import Cell
 
 _log = logging.getLogger(__name__)
 

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from modalkit.data import Batch, Dataset, evenly
 from modalkit.errors import InputError
-from modalkit.evaluation.translation import chosen
 from modalkit.inference import TrainedModel, load
+from modalkit.pictures import chosen
 from modalkit.recipe.loading import Recipe, load_recipe
 from modalkit.runs.metrics import Line, read_metrics
 from modalkit.runs.opened import no_run

@@ -1,4 +1,4 @@
-"""What a model makes: every modality from every other beside the truth, samples, walks through the latent space."""
+"""Predictions for users to look at: translations beside the truth, samples, walks through the latent space."""
 
 from __future__ import annotations
 
@@ -6,17 +6,16 @@ from collections.abc import Sequence
 
 import torch
 from markupsafe import Markup
-from torch import Tensor
 
 from modalkit.data import Batch
-from modalkit.evaluation.pictures import Cell, truth
 from modalkit.evaluation.translation import ALL, among, translations
-from modalkit.inference import Prediction, TrainedModel, as_batch
-from modalkit.inference.prediction import predict
+from modalkit.inference import Prediction, TrainedModel
+from modalkit.pictures import Cell, row_cells, shown_as_picture
 from modalkit.report.latent import Latent
 from modalkit.report.page import Section, cell, heat, note, side_by_side, table
 from modalkit.report.sources import HeldOut, Source, only, some
 from modalkit.report.svg import number
+from modalkit.runs.folder import RunFolder
 
 _EXAMPLES, _DRAWS, _SAMPLES, _GIVEN = 4, 16, 8, 8
 _STEPS = (-3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0)
@@ -24,7 +23,7 @@ _WALKS = 8
 
 
 def translated(source: Source, seed: int) -> Section | None:
-    """Show every modality predicted from each single one and from all, in nats and in pictures."""
+    """Show every modality predicted from each single one and from all, in nats and as values."""
     if source.model is None or source.held_out is None:
         return None
     parts = [_margins(source, source.held_out)]
@@ -33,17 +32,17 @@ def translated(source: Source, seed: int) -> Section | None:
     if source.unseen:
         parts.append(note(source.unseen))
     lead = (
-        f"Held-out rows of the {source.held_out.split} split: the truth, and what the model says of every modality "
-        f"given all of them and given each alone, the mean over {_DRAWS} draws of z."
+        f"Held-out rows of the {source.held_out.split} split: the truth, and the model's predictions of every modality "
+        f"given all of them and given each alone, averaged over {_DRAWS} samples of z."
     )
     return Section("Translations", lead, parts)
 
 
 def _margins(source: Source, held_out: HeldOut) -> Markup:
-    """Return how far each prediction is above the training mean's; measured here where the run did not end."""
-    found = source.kept("translations.json")
+    """Return how much better each prediction is than the training mean; measured here if the run has not ended."""
+    found = source.kept(RunFolder(source.path).translations.name)
     if not isinstance(found, list):
-        assert source.model is not None  # as `translated` knows
+        assert source.model is not None  # `translated` has checked that
         with torch.random.fork_rng():
             found = [vars(one) for one in translations(source.model.model, held_out.dataset, held_out.rows)]
     names = source.names
@@ -78,7 +77,7 @@ def _margin(by: dict[tuple[str, str], dict[str, float | None]], given: str, want
 def _translated_row(source: Source, asked: TrainedModel, held_out: HeldOut, row: int, seed: int) -> Markup:
     names, key = source.names, held_out.dataset.key(int(held_out.rows[row]))
     batch = some(held_out.batch, [row])
-    there = truth(asked.schemas, batch, 0, names)
+    there = row_cells(asked.schemas, batch, 0, names)
     lines = [["truth", *_cells(there, names, f"of {key}, the truth")]]
     for given in (ALL, *names):
         columns = range(len(asked.modalities)) if given == ALL else [asked.modalities.index(given)]
@@ -100,7 +99,7 @@ def _cells(shown: Sequence[Cell], names: Sequence[str], of: str, nothing: str = 
 
 
 def samples(source: Source, seed: int) -> Section | None:
-    """Show draws of the prior, and of one modality given each single one."""
+    """Show samples from the prior, and samples of one modality given each single other one."""
     if source.model is None:
         return None
     asked, names, parts = source.model, [n for n in source.names if n in source.model.predictable], []
@@ -108,52 +107,45 @@ def samples(source: Source, seed: int) -> Section | None:
     if asked.allows([]):
         drawn = asked.sample(_SAMPLES, names, seed=seed)
         lines = [
-            [n, *(cell(drawn[n].show(i, 0), f"{n}, draw {i + 1} of the prior") for i in range(_SAMPLES))] for n in names
+            [n, *(cell(drawn[n].show(i, 0), f"{n}, sample {i + 1} from the prior") for i in range(_SAMPLES))]
+            for n in names
         ]
-        parts.append(
-            table(
-                "Draws of the prior; a column is one z, decoded into every modality",
-                ("", *numbers),
-                lines,
-                kind="pictures",
-            )
-        )
+        caption = "Samples from the prior; each column is one z, decoded into every modality"
+        parts.append(table(caption, ("", *numbers), lines, kind="pictures"))
     else:
-        parts.append(note("This objective has no prior without a condition, so none was drawn from."))
+        parts.append(note("This objective has no prior without a condition, so there are no samples from it."))
     if source.held_out is not None and (rows := source.held_out.examples(1)):
         parts += _conditional(source, asked, some(source.held_out.batch, rows), numbers, seed)
     if source.unseen:
         parts.append(note(source.unseen))
-    return Section("Samples", "Means of the likelihoods (of classes and texts the modes), without their noise.", parts)
+    return Section("Samples", "Means of the likelihoods (modes for classes and texts), without their noise.", parts)
 
 
 def _conditional(source: Source, asked: TrainedModel, batch: Batch, numbers: list[str], seed: int) -> list[Markup]:
-    """Show samples of what a picture is best seen in, given each modality of one row."""
+    """Show samples of one modality, a picture if there is one, given each modality of one row."""
     wanted = shown_best(source, asked)[0]
     lines: list[list[object]] = []
-    for given, there in zip(source.names, truth(asked.schemas, batch, 0, source.names), strict=True):
+    for given, there in zip(source.names, row_cells(asked.schemas, batch, 0, source.names), strict=True):
         known = only(batch.present, [asked.modalities.index(given)])
         if given == wanted or not known.any() or not asked.allows([given]) or len(lines) == _GIVEN:
             continue
         found = asked.infer(some(batch, [0], known), [wanted], _SAMPLES, seed=seed)[wanted]
-        drawn = [cell(found.show(0, i), f"{wanted} given {given}, draw {i + 1}") for i in range(_SAMPLES)]
+        drawn = [cell(found.show(0, i), f"{wanted} given {given}, sample {i + 1}") for i in range(_SAMPLES)]
         lines.append([f"given {given}", cell(there, f"{given}, which is given"), *drawn])
-    caption = f"Draws of {wanted} given one modality of a held-out row"
+    caption = f"Samples of {wanted} given one modality of a held-out row"
     return [table(caption, ("", "given", *numbers), lines, kind="pictures")] if lines else []
 
 
 def shown_best(source: Source, asked: TrainedModel) -> list[str]:
-    """Return the first modality that is seen as a picture, and the first that is read; at least one of them."""
-    found: dict[bool, str] = {}
+    """Return the first modality that is shown as a picture and the first that is shown as a text, if there are any."""
     names = [n for n in source.names if n in asked.predictable] or list(asked.predictable)
-    points = decode(asked, torch.zeros(1, asked.latent_dim), names, None)
-    for name in names:
-        found.setdefault(isinstance(points[name].show(), str), name)
-    return [found[read] for read in sorted(found)]
+    pictures = [name for name in names if shown_as_picture(asked.schemas[name])]
+    texts = [name for name in names if name not in pictures]
+    return [*pictures[:1], *texts[:1]]
 
 
 def walks(source: Source, latent: Latent | None) -> Section | None:
-    """Show what changes along the latent dimensions that carry most, starting from a held-out row or the prior."""
+    """Show what changes along the latent dimensions with the largest KL, starting from a held-out row or the prior."""
     asked = source.model
     if asked is None or not (latent or asked.allows([])):
         return None
@@ -162,43 +154,25 @@ def walks(source: Source, latent: Latent | None) -> Section | None:
     if latent is not None and source.held_out is not None:
         place = next((i for i in source.held_out.examples(_EXAMPLES) if i in latent.rows), int(latent.rows[0]))
         start, begun = latent.posterior.loc[(latent.rows == place).nonzero()[0, 0]], "a held-out row's posterior mean"
-        condition = some(source.held_out.batch, [place] * (len(dims) * len(_STEPS)))
+        rows = some(source.held_out.batch, [place] * (len(dims) * len(_STEPS)))
+        condition = Batch(rows.values, asked.usable(rows.present))
     z = start.repeat(len(dims), len(_STEPS), 1)  # (dims, steps, latent_dim)
     for i, dim in enumerate(dims):
         z[i, :, dim] = torch.tensor(_STEPS)
-    parts = []
     names = shown_best(source, asked)
-    found = decode(asked, z.flatten(0, 1), names, condition)  # (dims * steps, …)
-    for name in names:
-        lines = [
-            [
-                f"z{dim}",
-                *(
-                    cell(found[name].show(i * len(_STEPS) + j), f"{name} at z{dim} = {number(value)}")
-                    for j, value in enumerate(_STEPS)
-                ),
-            ]
-            for i, dim in enumerate(dims)
-        ]
-        parts.append(
-            table(f"{name} along single dimensions", ("", *(number(v) for v in _STEPS)), lines, kind="pictures")
-        )
-    which = f"the {len(dims)} that carry most" if latent else f"the first {len(dims)}"
+    found = asked.decode(z.flatten(0, 1), names, condition)  # dims * steps rows
+    parts = [_walk(name, found[name], dims) for name in names]
+    which = f"the {len(dims)} with the largest KL" if latent else f"the first {len(dims)}"
     lead = f"One dimension at a time is set to −3 … 3, the others stay at {begun}; {which}."
     return Section("Latent traversals", lead, parts)
 
 
-@torch.no_grad()
-def decode(asked: TrainedModel, z: Tensor, names: Sequence[str], condition: Batch | None) -> dict[str, Prediction]:
-    """Return what points of the latent space, `(rows, latent_dim)`, decode to.
-
-    Args:
-        asked: the model.
-        z: the points.
-        names: the modalities.
-        condition: as many rows, for a model that conditions on one of its modalities.
-    """
-    model, given = asked.model, as_batch(asked.schemas, {}, len(z)) if condition is None else condition
-    observed = model.observed(given.to(model.device))
-    inputs = model.decoder_inputs(z[None].to(model.device, model.dtype), observed, given.present)
-    return {name: predict(model, name, inputs, 1, noise=False) for name in names}
+def _walk(name: str, found: Prediction, dims: Sequence[int]) -> Markup:
+    """Return a table of one modality: one line for each dimension, one column for each step along it."""
+    lines = []
+    for i, dim in enumerate(dims):
+        steps = enumerate(_STEPS)
+        cells = (cell(found.show(i * len(_STEPS) + j), f"{name} at z{dim} = {number(at)}") for j, at in steps)
+        lines.append([f"z{dim}", *cells])
+    head = ("", *(number(at) for at in _STEPS))
+    return table(f"{name} along single dimensions", head, lines, kind="pictures")

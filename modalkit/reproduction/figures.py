@@ -15,10 +15,10 @@ from PIL import Image
 from modalkit import registry
 from modalkit.data import Batch
 from modalkit.errors import InputError
-from modalkit.evaluation.accuracy import accuracy, mean_and_error, posterior_draws
-from modalkit.evaluation.likelihood import mask
-from modalkit.evaluation.pictures import show
+from modalkit.evaluation.accuracy import accuracy, mean_and_error
 from modalkit.evaluation.questions import Asking, Question, ask
+from modalkit.model.sampling import mask, sample_posterior
+from modalkit.pictures import show
 from modalkit.reproduction.paper import DATASETS
 from modalkit.reproduction.runs import Settings, progress
 from modalkit.reproduction.tables import write_csv
@@ -63,7 +63,7 @@ def fig2(dataset: str, settings: Settings, out: Path, count: int = 64, seed: int
     paths = []
     for what, given in (("prior", ()), (f"given-{FIG2[dataset]}", (other,))):
         with torch.no_grad():  # here and not around `settings.run`, which may train
-            inputs = posterior_draws(model, batch, given, count, derived_seed(seed, "figure 2"))
+            inputs = sample_posterior(model, batch, given, count, derived_seed(seed, "figure 2"))
             drawn = model.predict(image, inputs[:, 0])
         pictures = [show(model.schemas[image], one) for one in drawn]
         path = out / f"fig2-{dataset}-{what}.png"

@@ -9,10 +9,11 @@ from torch import Tensor
 
 from modalkit.data import Batch
 from modalkit.errors import InputError
-from modalkit.evaluation.accuracy import posterior_draws
-from modalkit.inference.prediction import Prediction, predict, probability_of, stores_bits
+from modalkit.model.prediction import Prediction, predict, probability_of
+from modalkit.model.sampling import sample_posterior
 from modalkit.model.vae import MultimodalVAE
 from modalkit.nn import evaluating
+from modalkit.plugin import Outcome
 
 _DRAWS = 5  # of z, over which a prediction is averaged
 
@@ -32,7 +33,7 @@ def check_guesses(model: MultimodalVAE, batch: Batch, names: Sequence[str]) -> N
     if unknown := [name for name in names if name not in model.decoders]:
         raise InputError(f"train.self_training.modalities: this objective does not predict {', '.join(unknown)}")
     with evaluating(model):
-        inputs = posterior_draws(model, batch.to(model.device), model.names, 1, 0)
+        inputs = sample_posterior(model, batch.to(model.device), model.names, 1, 0)
         for name in names:
             if _stored(predict(model, name, inputs, 0, noise=False)) is None:
                 raise InputError(
@@ -65,7 +66,7 @@ def guess(model: MultimodalVAE, batch: Batch, names: Sequence[str], confidence: 
         return batch
     some = Batch({n: v[rows.to(v.device)] for n, v in values.items()}, present[rows]).to(model.device)
     with evaluating(model):
-        inputs = posterior_draws(model, some, model.names, _DRAWS, seed, same_noise=True)
+        inputs = sample_posterior(model, some, model.names, _DRAWS, seed, same_noise=True)
         for name in names:
             column = model.names.index(name)
             lacking = ~some.present[:, column]
@@ -86,7 +87,7 @@ def _stored(prediction: Prediction) -> tuple[Tensor, Tensor] | None:
 
     None of what is neither a class nor bits. (What is known of a text, how many draws agree on it, is no probability.)
     """
-    if prediction.probabilities is None and not stores_bits(prediction.schema):
+    if prediction.probabilities is None and prediction.outcome is not Outcome.BINARY:
         return None
     value = prediction.value.round() if prediction.value.is_floating_point() else prediction.value
     stored = prediction.schema.pack(value)

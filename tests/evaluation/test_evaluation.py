@@ -30,13 +30,13 @@ from modalkit.evaluation.accuracy import (
     accuracy,
     coherence,
     mean_and_error,
-    predict,
     reconstruction,
     train_classifier,
 )
 from modalkit.evaluation.likelihood import fetch, log_likelihoods, summarise
 from modalkit.evaluation.questions import Answer, Asking, Question, ask, usual_questions
 from modalkit.model import assemble
+from modalkit.model.prediction import predict
 from modalkit.recipe.loading import load_recipe
 from modalkit.runs.opened import Run, load_run
 
@@ -297,13 +297,14 @@ def test_accuracy_is_of_kinds_that_can_be_wrong(known: Run) -> None:
 
 
 def test_a_class_is_predicted_by_its_mean_probability_and_a_bit_by_its_own(known: Run) -> None:
-    draws = torch.tensor([[0.1, 0.0], [0.1, 0.0], [0.0, 5.0]]).unsqueeze(1)  # (samples, 1, latent_dim)
-    assert predict(known.model, "larger", draws).tolist() == [1]  # though two draws of three say 0
+    def value(name: str, draws: torch.Tensor) -> torch.Tensor:
+        return predict(known.model, name, draws, 0, noise=False).value
+
+    draws = torch.tensor([[0.1, 0.0], [0.1, 0.0], [0.0, 5.0]]).unsqueeze(1)  # (draws, 1, latent_dim)
+    assert value("larger", draws).tolist() == [1]  # though two draws of three say 0
     wavering = torch.tensor([[0.02, 0.0], [0.02, 0.0], [-1.0, 0.0]]).unsqueeze(1)
-    assert predict(known.model, "sign", wavering).item() < 0.5
-    assert predict(known.model, "text", torch.tensor([[[1.0, 1]], [[1, -1]], [[-1, 1]]])).tolist() == [
-        [1, 1, 3]
-    ]  # and the stop
+    assert value("sign", wavering).item() < 0.5
+    assert value("text", torch.tensor([[[1.0, 1]], [[1, -1]], [[-1, 1]]])).tolist() == [[1, 1, 3]]  # and the stop
 
 
 def test_reconstruction_is_the_expected_log_likelihood_under_the_posterior(tmp_path: Path) -> None:

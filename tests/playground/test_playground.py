@@ -353,7 +353,7 @@ def test_the_page_in_a_browser(page: Page) -> None:
     page.locator("#want-0").check()
     expect(page.get_by_alt_text("image, sample 8")).to_be_visible()
     before = page.get_by_alt_text("image, sample 8").get_attribute("src")
-    page.get_by_role("button", name="Draw again").click()
+    page.get_by_role("button", name="Sample again").click()
     expect(page.get_by_alt_text("image, sample 8")).not_to_have_attribute("src", str(before))
     walked = page.get_by_alt_text("image decoded from this point")
     expect(walked).to_be_visible()

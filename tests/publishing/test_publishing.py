@@ -91,7 +91,7 @@ def test_nothing_is_overwritten_or_half_written(work: Path, tmp_path: Path, monk
     (tmp_path / "file").write_text("mine")
     for out in ("mine", "file"):
         done = here("export", work / "run", out, cwd=tmp_path)
-        assert done.returncode == 2 and f"{out}: is there already" in done.stderr
+        assert done.returncode == 2 and f"{out}: exists already" in done.stderr
     monkeypatch.setattr("modalkit.publishing.folder.card", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
     done = here("export", work / "run", "new", cwd=tmp_path)
     assert done.returncode == 1 and "new: cannot be written: disk full" in done.stderr

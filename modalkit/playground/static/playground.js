@@ -1,6 +1,7 @@
 "use strict";
 
-// The page asks again whenever something is ticked, chosen or typed; what is known, in which order, lives here.
+// The page sends a new request whenever the user ticks, chooses or types something.
+// This script keeps which modalities are known, and in which order the user added them.
 
 const byId = (id) => document.getElementById(id);
 const modalities = [...document.querySelectorAll(".modality")].map((box) => ({
@@ -14,9 +15,9 @@ const modalities = [...document.querySelectorAll(".modality")].map((box) => ({
   preview: byId(`preview-${box.dataset.number}`),
   source: byId(`source-${box.dataset.number}`),
   isOwn: false,
-  truth: null, // what the chosen row has of it
+  truth: null, // its value in the chosen row
 }));
-let order = []; // of the modalities that are known, as they were ticked
+let order = []; // the known modalities, in the order in which they were ticked
 let row = null;
 let seed = 0;
 let loc = [];
@@ -67,7 +68,7 @@ function question() {
 }
 
 function asker(address, busy) {
-  // Only the answer to the latest question counts; earlier ones are given up.
+  // Only the latest request matters; earlier ones are aborted.
   let running = null;
   return async (form) => {
     running?.abort();
@@ -76,13 +77,13 @@ function asker(address, busy) {
     try {
       const response = await fetch(address, { method: "POST", body: form, signal: mine.signal });
       const said = await response.json().catch(() => ({}));
-      if (mine.signal.aborted) return null; // while the body came
+      if (mine.signal.aborted) return null; // it was aborted while the body arrived
       if (!said.predictions) throw new Error(said.error || `The server could not answer (${response.status}).`);
       byId("error").hidden = true;
       return said;
     } catch (error) {
       if (error.name === "AbortError") return null;
-      byId("error").textContent = error instanceof TypeError ? "The server does not answer; has it ended?" : error.message;
+      byId("error").textContent = error instanceof TypeError ? "The server does not answer. Is it still running?" : error.message;
       byId("error").hidden = false;
       byId("status").textContent = "";
       return null;
@@ -122,7 +123,7 @@ function askSoon(wait = 0) {
 async function walk() {
   const form = question();
   form.append("z", JSON.stringify(z));
-  form.delete("want"); // all is shown
+  form.delete("want"); // a walk shows all modalities
   for (const modality of modalities) if (modality.want) form.append("want", modality.number);
   const said = await askWalk(form);
   if (said === null) return;
@@ -196,7 +197,7 @@ function sliders(dimensions) {
   );
 }
 
-// What is known
+// Known values
 
 function know(modality, known) {
   modality.known.checked = known;

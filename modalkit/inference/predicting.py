@@ -1,0 +1,90 @@
+"""Predictions and posteriors of many rows, computed chunk by chunk."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from modalkit.data import Batch
+from modalkit.inference.chunks import chunks, computing
+from modalkit.inference.results import Embedding, Inference, joined_embeddings, joined_predictions, moments
+from modalkit.model.prediction import Prediction, predict
+from modalkit.model.sampling import sample_noise, sample_z
+from modalkit.model.vae import MultimodalVAE
+from modalkit.util.randomness import derived_seed, generator
+
+
+def infer(
+    model: MultimodalVAE,
+    batch: Batch,
+    want: Sequence[str],
+    *,
+    draws: int,
+    samples: int = 0,
+    noise: bool = False,
+    seed: int = 0,
+    targets: Tensor | None = None,
+) -> Inference:
+    """Predict modalities from all that each row has.
+
+    Args:
+        model: in eval mode.
+        batch: the rows, on the CPU; the model has a posterior of what each has.
+        want: the modalities to predict.
+        draws: number of samples of z for each row, over which predictions are averaged.
+        samples: how many of them to keep as samples.
+        noise: see `modalkit.model.prediction.predict`.
+        seed: seed of everything random.
+        targets: bool `(rows, modalities)`: of each modality in `want`, predict only these rows; by default all rows.
+    """
+    parts: dict[str, list[Prediction]] = {name: [] for name in want}
+    posteriors = []
+    largest = max([model.latent_dim, *(math.prod(model.schemas[n].event_shape) for n in want)])
+    for start, part in chunks(model, batch, draws * largest, seed):
+        random = sample_noise(draws, 1, len(part), model.latent_dim, generator(seed, "infer", start))
+        with computing(model, derived_seed(seed, "values", start)):
+            observed = model.observed(part.to(model.device))
+            found = sample_z(model, observed, part.present, part.present[None], random)
+            inputs = model.decoder_inputs(found.z.squeeze(1), observed, part.present)  # (draws, rows, …)
+            posteriors.append(moments(found.posterior))
+            for name, predictions in parts.items():
+                here = inputs
+                if targets is not None:
+                    wanted = targets[start : start + len(part), model.names.index(name)]
+                    here = inputs[:, wanted.to(inputs.device)]
+                if here.shape[1]:
+                    predictions.append(predict(model, name, here, samples, noise=noise))
+    return Inference({name: joined_predictions(found) for name, found in parts.items()}, joined_embeddings(posteriors))
+
+
+def embed(model: MultimodalVAE, batch: Batch) -> Embedding:
+    """Return the posterior of each row of a batch, given all that the row has."""
+    parts = []
+    for _, part in chunks(model, batch, 1, 1):
+        with computing(model, 0):
+            observed = model.observed(part.to(model.device))
+            parts.append(moments(model.posterior(observed, part.present, part.present[None])))
+    return joined_embeddings(parts)
+
+
+def decode(model: MultimodalVAE, z: Tensor, batch: Batch, want: Sequence[str], seed: int) -> dict[str, Prediction]:
+    """Decode points of the latent space into modalities.
+
+    Args:
+        model: in eval mode.
+        z: `(rows, latent_dim)`.
+        batch: as many rows, which a conditional model conditions on.
+        want: the modalities to decode.
+        seed: seed of everything random.
+    """
+    parts: dict[str, list[Prediction]] = {name: [] for name in want}
+    for start, part in chunks(model, batch, 1, seed):
+        with computing(model, derived_seed(seed, "decode", start)):
+            observed = model.observed(part.to(model.device))
+            here = z[None, start : start + len(part)].to(model.device, model.dtype)
+            inputs = model.decoder_inputs(here, observed, part.present)
+            for name, found in parts.items():
+                found.append(predict(model, name, inputs, 0, noise=False))
+    return {name: joined_predictions(found) for name, found in parts.items()}
