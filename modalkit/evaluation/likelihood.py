@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from modalkit.data import Batch, Dataset, draw, draws
+from modalkit.data import Batch, Dataset, draw, redrawn
 from modalkit.distributions import log_prior
 from modalkit.model.vae import MultimodalVAE
 from modalkit.plugin import Schema
@@ -65,7 +65,7 @@ def mask(model: MultimodalVAE, names: Sequence[str]) -> Tensor:
 def fetch(dataset: Dataset, schemas: Mapping[str, Schema], rows: Tensor, seed: int) -> Batch:
     """Fetch rows to be evaluated; what is drawn (`Schema.draw`) depends on the seed and the row, on nothing else."""
     batch = dataset[rows]
-    if not draws(schemas):
+    if not redrawn(schemas):
         return batch
     each = [draw(batch.part(slice(i, i + 1)), schemas, generator(seed, "drawn", int(r))) for i, r in enumerate(rows)]
     return Batch({name: torch.cat([one.values[name] for one in each]) for name in batch.values}, batch.present)

@@ -418,8 +418,8 @@ def load(run: Path | str, *, device: str = "cpu") -> TrainedModel:
     Raises:
         InputError: no run there, no weights yet, or no such device.
     """
-    recipe, model, weights = load_model(Path(run), device=device)
-    return TrainedModel(model, recipe, Path(run), weights)
+    loaded = load_model(Path(run), device=device)
+    return TrainedModel(loaded.model, loaded.recipe, loaded.path, loaded.weights)
 
 
 def storable(schema: Schema, value: Tensor) -> Tensor:

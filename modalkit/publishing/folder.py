@@ -13,7 +13,7 @@ from modalkit.inference import TrainedModel
 from modalkit.publishing.card import card
 from modalkit.recipe.loading import Recipe
 from modalkit.recipe.yaml import dump
-from modalkit.runs.opened import weights_of
+from modalkit.runs.folder import RunFolder
 from modalkit.util.files import write_text
 
 
@@ -37,7 +37,7 @@ def export(model: TrainedModel, out: Path, extra: Iterable[Callable[[Path], Path
     temporary = out.resolve().with_name(f".{out.resolve().name}.{os.getpid()}.tmp")
     try:
         temporary.mkdir(parents=True)
-        shutil.copyfile(weights_of(model.path), temporary / "model.safetensors")
+        shutil.copyfile(RunFolder(model.path).weights, temporary / "model.safetensors")
         write_text(temporary / "recipe.yaml", _recipe(model.recipe, temporary))
         extras = [write(temporary) for write in extra]
         write_text(temporary / "README.md", card(model, [path.relative_to(temporary) for path in extras]))
