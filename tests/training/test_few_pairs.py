@@ -200,7 +200,9 @@ WRONG = {
     ),
     "train.self_training={modalities: [class, class]}": ("train.self_training.modalities: 'class' is listed twice",),
     "train.self_training={modalities: [class], after_epochs: 3}": ("after_epochs: must be less than train.epochs (3)",),
-    "train.self_training={modalities: [counts]}": ("train.self_training.modalities: 'counts' is of kind 'counts', whose",),
+    "train.self_training={modalities: [counts]}": (
+        "train.self_training.modalities: 'counts' is of kind 'counts', whose",
+    ),
     "train.self_training={modalities: []}": ("train.self_training.modalities",),
     "train.self_training={modalities: [image]}": ("train.self_training.modalities: 'image' is of kind 'image', whose",),
     "train.schedule=cosin": ("train.schedule: unknown schedule 'cosin' (did you mean 'cosine'?)",),
