@@ -14,15 +14,16 @@ from types import ModuleType
 from typing import Any
 
 from modalkit.errors import InputError, did_you_mean
-from modalkit.plugin import Builder, Modality, Objective, Schema
+from modalkit.plugin import Builder, Modality, Objective, Schedule, Schema
 
 _log = logging.getLogger(__name__)
 
 KINDS, OBJECTIVES, BUILDERS = "modalkit.modalities", "modalkit.objectives", "modalkit.builders"
+SCHEDULES = "modalkit.schedules"
 """Entry-point groups."""
 
-_CONTRACT: dict[str, type[Any]] = {KINDS: Modality, OBJECTIVES: Objective, BUILDERS: Builder}
-_WORD = {KINDS: "kind", OBJECTIVES: "objective", BUILDERS: "builder"}
+_CONTRACT: dict[str, type[Any]] = {KINDS: Modality, OBJECTIVES: Objective, BUILDERS: Builder, SCHEDULES: Schedule}
+_WORD = {KINDS: "kind", OBJECTIVES: "objective", BUILDERS: "builder", SCHEDULES: "schedule"}
 
 
 @dataclass(frozen=True)

@@ -108,7 +108,7 @@ RecipeArgument = Annotated[
 
 def _find(recipe: str) -> tuple[Path, Path]:
     """Return a recipe's file and the run folder that belongs to it by default."""
-    from modalkit.recipe.loading import shipped
+    from modalkit.recipe import shipped
 
     path, known = Path(recipe), shipped()
     try:
@@ -145,17 +145,7 @@ def train(
 
     path, run = _find(recipe)
     loaded = load_recipe(path, [*overrides, *given])
-    from modalkit.data.building import ensure_dataset
-    from modalkit.model import assemble
-    from modalkit.runs.metrics import require
-
-    require(loaded.train.loggers)
-    assemble(loaded)  # what cannot be had of these kinds is said before a dataset is built
-    ensure_dataset(loaded)
-    from modalkit.data import check_manifest
-
-    check_manifest(loaded.data.path, loaded.modalities)
-    from modalkit.training.trainer import train as fit
+    from modalkit.training import train as fit
 
     run = out or run
     result = fit(loaded, run)
@@ -315,9 +305,9 @@ def reproduce(
     Example: modalkit reproduce table2 --dataset mnist --epochs 20 --rows 500
     """
     from modalkit.reproduction.command import reproduce as make
-    from modalkit.reproduction.runs import Settings
+    from modalkit.reproduction.runs import RunProvider
 
-    settings = Settings(runs, epochs, tuple(overrides), train, device)
+    settings = RunProvider(runs, epochs, tuple(overrides), train, device)
     typer.echo(make(part.value, settings, out, dataset, rows, particles, values))
 
 
@@ -478,7 +468,7 @@ def schema() -> None:
     """
     import json
 
-    from modalkit.recipe.loading import recipe_schema
+    from modalkit.recipe import recipe_schema
 
     typer.echo(json.dumps(recipe_schema(), indent=2))
 
@@ -558,7 +548,7 @@ def _listing(what: What) -> list[tuple[str, str, str]]:
     from modalkit import registry
 
     if what is What.recipes:
-        from modalkit.recipe.loading import shipped
+        from modalkit.recipe import shipped
 
         return [(name, summary, str(path)) for name, (path, summary) in shipped().items()]
     found = registry.provided(_group(what))

@@ -12,10 +12,10 @@ it, the bytes are the same.
 """
 
 from modalkit.data.arrays import assign_splits, packed, write_dataset
-from modalkit.data.augment import draw_maps, warp
+from modalkit.data.augment import sample_maps, warp
 from modalkit.data.batches import Batches
 from modalkit.data.manifest import SPLITS, Manifest, check_manifest, read_json, read_manifest, shard_path
-from modalkit.data.reading import Batch, Dataset, draw, draws, evenly
+from modalkit.data.reading import Batch, Dataset, draw, evenly, redrawn
 from modalkit.data.weak import weaken
 from modalkit.data.writing import Array, DatasetWriter, Rows, check_values, write_shard
 
@@ -32,12 +32,12 @@ __all__ = [
     "check_manifest",
     "check_values",
     "draw",
-    "draw_maps",
-    "draws",
     "evenly",
     "packed",
     "read_json",
     "read_manifest",
+    "redrawn",
+    "sample_maps",
     "shard_path",
     "warp",
     "weaken",

@@ -1,74 +1,72 @@
-"""Augmentation: training rows shifted, turned, scaled and mirrored, anew at every step."""
+"""Augmentation: the pictures of training rows are shifted, rotated, scaled and flipped, differently at every step."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Protocol
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from modalkit.data.reading import Batch
-from modalkit.plugin import Schema
+from modalkit.plugin import Schema, Settings
 
 
-class Augment(Protocol):
-    """How far rows are moved; see `modalkit.recipe_model.AugmentSettings`."""
+class AugmentSettings(Settings):
+    """How far the pictures of training rows are moved, anew at every step; all pictures of a row move together.
 
-    @property
-    def shift(self) -> float:
-        """Largest shift, as a fraction of the side."""
+    The bounds apply to the map from a pixel's new position to its old one.
+    """
 
-    @property
-    def rotate(self) -> float:
-        """Largest rotation, degrees."""
-
-    @property
-    def scale(self) -> float:
-        """Largest change, up or down, of either side of what is seen, as a fraction of it."""
+    shift: float = Field(0.0, ge=0, lt=1, description="Largest shift, in either direction, as a fraction of the side.")
+    rotate: float = Field(0.0, ge=0, le=180, description="Largest rotation, in either direction, degrees.")
+    scale: float = Field(
+        0.0, ge=0, lt=1, description="Width and height are multiplied by factors of 1 / (1 + scale) to 1 / (1 - scale)."
+    )
+    flip: bool = Field(False, description="Whether half of the rows are flipped left to right.")
 
     @property
-    def flip(self) -> bool:
-        """Whether half of the rows are mirrored."""
+    def moves(self) -> bool:
+        """Whether anything is moved at all."""
+        return self != AugmentSettings()
 
 
-def draw_maps(augment: Augment, rows: int, generator: torch.Generator) -> Tensor:
-    r"""Draw an affine map for each row, what `modalkit.plugin.Schema.warp` takes: `(rows, 2, 3)`.
+def sample_maps(augment: AugmentSettings, rows: int, generator: torch.Generator) -> Tensor:
+    r"""Sample an affine map for each row, as `modalkit.plugin.Schema.warp` takes it: `(rows, 2, 3)`.
 
     .. math:: x \mapsto R(\alpha)\, \mathrm{diag}(s)\, x + t
 
-    from where a point comes to lie to where it was, with the angle :math:`\alpha`, the scales s and the shift t uniform
-    within their bounds around the identity.
+    The map leads from a point's new position to its old one. The angle :math:`\alpha`, the scales s and the shift t are
+    uniform within their bounds around the identity.
 
     Args:
         augment: the bounds.
-        rows: how many.
-        generator: where every random choice comes from.
+        rows: number of maps.
+        generator: source of every random choice.
 
-    >>> from modalkit.recipe_model import AugmentSettings
-    >>> (draw_maps(AugmentSettings(), 5, torch.Generator()) == torch.eye(2, 3)).all().item()
+    >>> (sample_maps(AugmentSettings(), 5, torch.Generator()) == torch.eye(2, 3)).all().item()
     True
     """
-    draws = torch.rand(rows, 6, generator=generator)
-    turn, across, down, *shift = (2 * draws[:, :5] - 1).unbind(1)  # each (rows,), in [-1, 1)
+    uniform = torch.rand(rows, 6, generator=generator)
+    turn, across, down, *shift = (2 * uniform[:, :5] - 1).unbind(1)  # each (rows,), in [-1, 1)
     angle = turn * math.radians(augment.rotate)
     across, down = 1 + augment.scale * across, 1 + augment.scale * down
     if augment.flip:
-        across = across.where(draws[:, 5] < 0.5, -across)
+        across = across.where(uniform[:, 5] < 0.5, -across)
     cos, sin = angle.cos(), angle.sin()
-    horizontal, vertical = (2 * augment.shift * part for part in shift)  # a side is 2 long
+    horizontal, vertical = (2 * augment.shift * part for part in shift)  # a side has length 2
     entries = ((cos * across, -sin * down, horizontal), (sin * across, cos * down, vertical))
     return torch.stack([torch.stack(row, -1) for row in entries], 1)
 
 
 def warp(batch: Batch, schemas: Mapping[str, Schema], maps: Tensor) -> Batch:
-    """Return a batch whose pictures are moved, all of a row by one map, so that they stay aligned.
+    """Return a batch with its pictures moved; all pictures of a row move by the same map and so stay aligned.
 
     Args:
-        batch: on any device.
-        schemas: a modality moves if its schema `warps`.
-        maps: what `draw_maps` returned for the rows of the batch.
+        batch: on any device; not changed.
+        schemas: a modality is moved if its schema `warps`.
+        maps: the result of `sample_maps` for the rows of the batch.
     """
     moved = dict(batch.values)
     for column, (name, schema) in enumerate(schemas.items()):

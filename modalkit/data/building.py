@@ -1,4 +1,4 @@
-"""Runs dataset builders: one by name, or those that a recipe names for a dataset that is not there yet."""
+"""Running dataset builders: one by its name, or the build steps of a recipe whose dataset is missing."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 _RECORD = "recipe_build.json"
-"""In a dataset that a recipe had built: the steps that did it."""
+"""File in a dataset that was built for a recipe: the steps that built it."""
 _CHANGE_NO_BYTE = {"workers", "engine", "address"}
-"""Options that say where a step runs, and are left out of the record."""
+"""Options that say where a step runs. They do not change what it makes, so the record leaves them out."""
 
 
 def build(name: str, out: Path, options: Mapping[str, Any] | Settings) -> str:
-    """Run one builder, or go on where it stopped.
+    """Run one builder; an interrupted build resumes.
 
     Args:
         name: the builder's name.
-        out: what it makes.
-        options: its options, checked here unless they are its own settings already.
+        out: the folder to make.
+        options: the builder's options; a mapping is validated first.
 
     Returns:
-        One line that says what was made.
+        One line that reports what was made.
 
     Raises:
         InputError: unknown builder, wrong options, or sources that cannot be used.
@@ -52,45 +52,53 @@ def build(name: str, out: Path, options: Mapping[str, Any] | Settings) -> str:
         checked = builder.options.model_validate(dict(options))
     except ValidationError as error:
         places = (".".join(map(str, e["loc"])).replace("_", "-") for e in error.errors())
-        said = zip(places, (e["msg"].removeprefix("Value error, ") for e in error.errors()), strict=True)
-        wrong = "; ".join(f"--{place}: {message}" if place else message for place, message in said)
+        messages = (e["msg"].removeprefix("Value error, ") for e in error.errors())
+        wrong = "; ".join(f"--{p}: {message}" if p else message for p, message in zip(places, messages, strict=True))
         raise InputError(f"build-dataset {name}: {wrong}") from None
     return builder.build(checked, out)
 
 
 def ensure_dataset(recipe: Recipe) -> None:
-    """Run a recipe's ``data.build`` steps unless its dataset is there, or at a URL; what is half-built goes on.
+    """Run a recipe's ``data.build`` steps unless its dataset exists already or is at a URL; unfinished steps resume.
 
     Raises:
-        InputError: the dataset is there, but other steps than the recipe's built it.
+        InputError: the dataset exists, but other steps than the recipe's built it.
     """
-    out = recipe.data.path
-    if not recipe.data.build or is_url(out):
+    if not recipe.data.build or is_url(recipe.data.path):
         return
-    out = Path(out)
-    record = out / _RECORD
-    steps = [
-        {k: v for k, v in step.model_dump(mode="json").items() if k not in _CHANGE_NO_BYTE}
-        | {"out": str(step.out or out)}
-        for step in recipe.data.build
-    ]
+    out = Path(recipe.data.path)
+    steps = _steps(recipe, out)
     if (out / "manifest.json").exists():
-        # Without a record it was built by hand, and is the person's own choice.
-        before = json.loads(record.read_text()) if record.exists() else steps
-        if before != steps:
-            raise InputError(
-                f"{out}: was built by other steps than data.build asks for ({difference(before, steps)}); delete "
-                f"{' and '.join(dict.fromkeys(step['out'] for step in steps))}, or choose other folders there and in "
-                f"data.path"
-            )
+        _check_record(out, steps)
         return
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:  # all processes would build it at once
         raise InputError(
-            f"{out}: is not there; before a training of several processes, build it with `modalkit build-dataset`, "
-            f"or with `modalkit train` of this recipe in one process, which may be stopped once it trains"
+            f"{out}: this dataset does not exist yet. Build it before a training with several processes: run `modalkit "
+            f"build-dataset`, or run `modalkit train` of this recipe in one process, which you may stop once it trains"
         )
     for step in recipe.data.build:
         target = step.out or out
         _log.info(f"{target}: {step.builder}")
         _log.info(build(step.builder, target, step.options))
-    write_json(record, steps)
+    write_json(out / _RECORD, steps)
+
+
+def _steps(recipe: Recipe, out: Path) -> list[dict[str, Any]]:
+    """Return a recipe's build steps as the record keeps them."""
+    whole = ((step, step.model_dump(mode="json")) for step in recipe.data.build)
+    return [
+        {key: value for key, value in options.items() if key not in _CHANGE_NO_BYTE} | {"out": str(step.out or out)}
+        for step, options in whole
+    ]
+
+
+def _check_record(out: Path, steps: list[dict[str, Any]]) -> None:
+    """Raise `InputError` if other steps built a dataset; one without a record was built by hand, and is accepted."""
+    record = out / _RECORD
+    before = json.loads(record.read_text()) if record.exists() else steps
+    if before != steps:
+        raise InputError(
+            f"{out}: was built by other steps than data.build lists ({difference(before, steps)}); delete "
+            f"{' and '.join(dict.fromkeys(step['out'] for step in steps))}, or choose other folders there and in "
+            f"data.path"
+        )

@@ -86,14 +86,14 @@ def evenly(rows: Tensor, most: int) -> Tensor:
     return rows if len(rows) <= most else rows[torch.linspace(0, len(rows) - 1, most).long()]
 
 
-def draws(schemas: Mapping[str, Schema]) -> list[str]:
-    """Return the modalities whose samples are drawn anew each time (`Schema.draw`)."""
+def redrawn(schemas: Mapping[str, Schema]) -> list[str]:
+    """Return the modalities whose samples are redrawn each time they are used (`Schema.draw`)."""
     return [name for name, schema in schemas.items() if schema.drawn]
 
 
 def draw(batch: Batch, schemas: Mapping[str, Schema], generator: torch.Generator) -> Batch:
     """Return a batch as one step sees it; see `Schema.draw`."""
-    drawn = {n: schemas[n].draw(batch.values[n], generator) for n in draws(schemas)}
+    drawn = {n: schemas[n].draw(batch.values[n], generator) for n in redrawn(schemas)}
     return Batch(batch.values | drawn, batch.present)
 
 

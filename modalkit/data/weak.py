@@ -1,64 +1,75 @@
-"""Weak supervision, simulated: training entries hidden by a seed."""
+"""Weak supervision, simulated: some entries of the training rows are hidden."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from copy import copy
+from typing import Annotated
 
 import torch
+from pydantic import BeforeValidator, Field
 from torch import Tensor
 
 from modalkit.data.reading import Dataset
+from modalkit.plugin import Settings, as_tuple
 from modalkit.util.randomness import generator
 
 
-class Weak(Protocol):
-    """How much is kept; see `modalkit.recipe_model.WeakSettings`."""
+class WeakSettings(Settings):
+    """How many entries of the training rows to keep; validation and test rows are not changed."""
+
+    paired: float = Field(
+        1.0,
+        ge=0,
+        le=1,
+        description="Fraction of the rows that stay whole; every other row keeps one group of `groups`.",
+    )
+    groups: tuple[Annotated[tuple[str, ...], BeforeValidator(as_tuple)], ...] = Field(
+        (),
+        description="Modalities that are kept or hidden together; a modality in no group is a group of its own.",
+    )
+    keep: float = Field(1.0, ge=0, le=1, description="Probability with which each entry of each row is kept.")
 
     @property
-    def paired(self) -> float:
-        """Fraction of rows that stay whole."""
-
-    @property
-    def groups(self) -> tuple[tuple[str, ...], ...]:
-        """Modalities that stay together."""
-
-    @property
-    def keep(self) -> float:
-        """Probability with which an entry is kept."""
+    def hides(self) -> bool:
+        """Whether any entry may be hidden."""
+        return self.paired < 1 or self.keep < 1
 
 
-def weaken(dataset: Dataset, rows: Tensor, weak: Weak, seed: int) -> None:
-    """Hide entries of some rows of an open dataset, as the paper does to study weak supervision.
+def weaken(dataset: Dataset, rows: Tensor, weak: WeakSettings, seed: int) -> Dataset:
+    """Return a view of a dataset in which some entries of some rows are hidden, as in the paper's weak supervision.
 
-    First each row outside the fraction `paired` keeps the entries of one group, drawn uniformly; the number of rows
-    stays what it was. Then every entry is kept with probability `keep`. Each row's draws are the same for every
-    fraction, so that what a smaller one keeps a larger one keeps too.
+    First, each row outside the fraction `paired` keeps one group, chosen uniformly, and loses the others; no row is
+    removed. Then every entry is kept with probability `keep`. The random choices do not depend on the fractions, so a
+    larger fraction keeps every entry that a smaller one keeps.
 
     Args:
-        dataset: its `present` is changed; what is on disk is not.
-        rows: int64 `(rows,)`.
+        dataset: not changed; the view shares its values.
+        rows: int64 `(rows,)`; other rows stay as they are.
         weak: how much to keep.
-        seed: draws what is hidden.
+        seed: determines which entries are hidden.
 
     Source:
         Wu & Goodman 2018, section 6.1.
     """
     present = dataset.present[rows]
     if weak.paired < 1:
-        draws = generator(seed, "weak pairing")
-        order = torch.randperm(len(rows), generator=draws)
+        randomness = generator(seed, "weak pairing")
+        order = torch.randperm(len(rows), generator=randomness)
         unpaired = order[round(weak.paired * len(rows)) :]
         members = _members(dataset.names, weak.groups)  # (groups, modalities)
-        group = torch.randint(len(members), (len(rows),), generator=draws)
+        group = torch.randint(len(members), (len(rows),), generator=randomness)
         present[unpaired] &= members[group[unpaired]]
     if weak.keep < 1:
         present &= torch.rand(present.shape, generator=generator(seed, "weak entries")) < weak.keep
-    dataset.present[rows] = present
+    view = copy(dataset)
+    view.present = dataset.present.clone()
+    view.present[rows] = present
+    return view
 
 
 def _members(names: Sequence[str], groups: Sequence[Sequence[str]]) -> Tensor:
-    """Return each group's modalities, bool `(groups, modalities)`; those in no group are one each."""
+    """Return the modalities of each group, bool `(groups, modalities)`; those in no group are one group each."""
     grouped = {name for group in groups for name in group}
-    whole = [*groups, *((name,) for name in names if name not in grouped)]
-    return torch.tensor([[name in group for name in names] for group in whole])
+    every = [*groups, *((name,) for name in names if name not in grouped)]
+    return torch.tensor([[name in group for name in names] for group in every])

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from modalkit.data import Batch, Dataset, draw, draws
+from modalkit.data import Batch, Dataset, draw, redrawn
 from modalkit.distributions import log_prior
 from modalkit.model.sampling import Noise, mask, sample_noise, sample_z
 from modalkit.model.vae import MultimodalVAE
@@ -58,7 +58,7 @@ def summarise(log_w: Tensor) -> Estimate:
 def fetch(dataset: Dataset, schemas: Mapping[str, Schema], rows: Tensor, seed: int) -> Batch:
     """Fetch rows to evaluate. Values that are resampled (`Schema.draw`) depend on the seed and the row alone."""
     batch = dataset[rows]
-    if not draws(schemas):
+    if not redrawn(schemas):
         return batch
     each = [draw(batch.part(slice(i, i + 1)), schemas, generator(seed, "drawn", int(r))) for i, r in enumerate(rows)]
     return Batch({name: torch.cat([one.values[name] for one in each]) for name in batch.values}, batch.present)

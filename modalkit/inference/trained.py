@@ -262,8 +262,8 @@ def load(run: Path | str, *, device: str = "cpu") -> TrainedModel:
     Raises:
         InputError: the folder is not a run or has no weights yet, or the device is not available.
     """
-    recipe, model, weights = load_model(Path(run), device=device)
-    return TrainedModel(model, recipe, Path(run), weights)
+    loaded = load_model(Path(run), device=device)
+    return TrainedModel(loaded.model, loaded.recipe, loaded.path, loaded.weights)
 
 
 def _only(batch: Batch, names: Mapping[str, Schema]) -> Batch:

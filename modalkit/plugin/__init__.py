@@ -1,4 +1,4 @@
-"""The contract between the core and its plugins: a modality kind, an objective, a dataset builder.
+"""The contract between the core and its plugins: a modality kind, an objective, a dataset builder, a schedule.
 
 A plugin is one object of one of the dataclasses below, in a module that an entry point (or a recipe's
 ``plugins:`` list) names. There is nothing to inherit from but `Schema`.
@@ -7,6 +7,7 @@ A plugin is one object of one of the dataclasses below, in a module that an entr
 from modalkit.plugin._builder import Builder, Filled
 from modalkit.plugin._modality import Modality, Outcome, Picture
 from modalkit.plugin._objective import Draws, Objective, ObjectiveOptions, Plan
+from modalkit.plugin._schedule import Schedule, ScheduleOptions
 from modalkit.plugin._schema import CustomNetwork, Schema, Settings, Stored, as_tuple
 
 __all__ = [
@@ -20,6 +21,8 @@ __all__ = [
     "Outcome",
     "Picture",
     "Plan",
+    "Schedule",
+    "ScheduleOptions",
     "Schema",
     "Settings",
     "Stored",

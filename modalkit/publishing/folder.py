@@ -14,7 +14,6 @@ from modalkit.publishing.card import card
 from modalkit.recipe.loading import Recipe
 from modalkit.recipe.yaml import dump
 from modalkit.runs.folder import RunFolder
-from modalkit.runs.opened import weights_of
 from modalkit.util.files import write_text
 
 
@@ -39,7 +38,7 @@ def export(model: TrainedModel, out: Path, extra: Iterable[Callable[[Path], Path
     try:
         temporary.mkdir(parents=True)
         folder = RunFolder(temporary)
-        shutil.copyfile(weights_of(model.path), folder.exported)
+        shutil.copyfile(RunFolder(model.path).weights, folder.exported)
         write_text(folder.recipe, _recipe(model.recipe, temporary))
         extras = [write(temporary) for write in extra]
         write_text(temporary / "README.md", card(model, [path.relative_to(temporary) for path in extras]))

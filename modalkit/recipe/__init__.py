@@ -1,6 +1,6 @@
 """Recipes: YAML in, a frozen `Recipe` out; drafts, templates and JSON Schemas of them.
 
-The names below load on first use, so that what needs a recipe's YAML alone does not wait for the rest.
+The names below load on first use: listing the shipped recipes, for example, needs neither plugins nor torch.
 """
 
 from __future__ import annotations
@@ -9,14 +9,16 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from modalkit.recipe.loading import load_recipe, recipe_schema, shipped
+    from modalkit.recipe.finding import shipped
+    from modalkit.recipe.json_schema import recipe_schema
+    from modalkit.recipe.loading import load_recipe
     from modalkit.recipe.sections import Recipe
 
 _HOME = {
     "Recipe": "modalkit.recipe.sections",
     "load_recipe": "modalkit.recipe.loading",
-    "recipe_schema": "modalkit.recipe.loading",
-    "shipped": "modalkit.recipe.loading",
+    "recipe_schema": "modalkit.recipe.json_schema",
+    "shipped": "modalkit.recipe.finding",
 }
 
 __all__ = ["Recipe", "load_recipe", "recipe_schema", "shipped"]

@@ -1,9 +1,10 @@
-"""A first recipe for any dataset, to be read, changed and trained."""
+"""Drafting a first recipe for any dataset, which the user reads, changes and trains."""
 
 from __future__ import annotations
 
-import logging
 import math
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,106 +16,156 @@ from modalkit.plugin import Schema
 from modalkit.recipe.templates import modality_name
 from modalkit.recipe.yaml import flow
 
-_log = logging.getLogger(__name__)
-
 _STEPS = 2500
-"""Gradient steps that a draft asks for at most; patience mostly ends it earlier."""
+"""Most gradient steps of a draft, roughly; patience usually ends the training earlier."""
 _LATENT = ((20, 8), (1000, 16), (10_000, 32))
-"""Latent dimensions by numbers in a row; 64 above."""
+"""Latent dimensions by the most numbers in a row; 64 above."""
 _SINGLES, _SUBSETS = 4, 16
-"""Of single and of random subsets a step, at most, where modalities are single values."""
+"""Most single and most random subsets a step if modalities are single values."""
 
 
 def draft(path: Path) -> str:
     """Return a recipe for a dataset as YAML with comments; it trains as it is.
 
-    Its sizes are chosen by rules of thumb: dense networks of 128 units a layer for samples of up to 512 numbers and
-    256 above, a kind's own network where that is another; 8 to 64 latent dimensions and 10 to 200 epochs by how
-    much there is to learn from. Where modalities are single values, one of which tells little of a row, random subsets
-    outweigh the single ones, and the KL weighs less.
+    Rules of thumb choose its sizes. Dense networks have 128 units a layer for samples of up to 512 numbers and 256
+    above; a kind whose own network is not dense keeps it. The recipe has 8 to 64 latent dimensions and 10 to 200
+    epochs, depending on the size of the data. If modalities are single values, each of which predicts little of a row,
+    a step has more random subsets than single ones, and the KL has a smaller weight.
 
     Raises:
         InputError: no dataset there, nothing to train on, or a name that recipes do not allow.
     """
     dataset = Dataset(path, in_memory=False)
-    train = dataset.rows("train")
-    known, present = schemas(dataset), dataset.present[train].float().mean(0).tolist()
-    if not len(train):
+    train = len(dataset.rows("train"))
+    if not train:
         raise InputError(f"{path}: no row is in the train split, so there is nothing to train a recipe on")
-    entries, left, numbers, widths = list[str](), list[str](), 0, set[int]()
+    modalities = _modalities(dataset, path)
+    sizes = _sizes(train, len(dataset.rows("valid")), modalities)
+    lines = "\n".join(modalities.entries + modalities.left_out)
+    return f"""\
+# modalkit train recipe.yaml
+#
+# Drafted by `modalkit init {path}`: {train} training rows, {sizes.valid} for validation. It trains as it is. `modalkit
+# list kinds NAME` prints the keys of a kind, and with `modalkit schema` an editor completes all of them.
+data:
+  path: {flow(str(path))}
+# The dataset provides what is not written here, such as names and how numbers are standardised. The comment beside
+# each modality tells in how many of the training rows it is present.
+modalities:
+{lines}
+model:
+  latent_dim: {sizes.latent_dim}  # numbers that summarise a row; unused ones cost little
+objective:
+  name: mvae  # a product of experts: any modalities can be given, and any predicted
+  targets: present  # any given subset must explain all that a row has, so that the model learns to impute
+{sizes.subsets}
+  warmup_epochs: {sizes.warmup_epochs}  # the weight of the KL rises slowly; otherwise latents may stay unused
+  beta: {sizes.beta}  # weight of the KL: above 1 smoother, below 1 more exact reconstructions
+train:
+  epochs: {sizes.epochs}
+{sizes.patience}  batch_size: {sizes.batch_size}
+  learning_rate: 1e-3
+  pictures_every: 0  # a sheet of predictions at the end only
+"""
+
+
+@dataclass(frozen=True)
+class _Modalities:
+    """The ``modalities:`` section: lines of entries and of what is left out, and how many numbers a row holds."""
+
+    entries: list[str]
+    left_out: list[str]
+    numbers: int
+
+    @property
+    def single_values(self) -> bool:
+        """Whether most modalities are single values."""
+        return len(self.entries) > 2 and self.numbers < 2 * len(self.entries)
+
+
+@dataclass(frozen=True)
+class _Sizes:
+    """The values that rules of thumb choose."""
+
+    valid: int
+    latent_dim: int
+    batch_size: int
+    epochs: int
+    warmup_epochs: int
+    beta: float
+    subsets: str
+    patience: str
+
+
+def _modalities(dataset: Dataset, path: Path) -> _Modalities:
+    """Return the entries of the modalities that can be trained; equal dense networks share one YAML anchor."""
+    known = schemas(dataset)
+    present = dataset.present[dataset.rows("train")].float().mean(0).tolist()
+    entries, left_out, numbers, widths = list[str](), list[str](), 0, set[int]()
     for name, share in zip(dataset.names, present, strict=True):
         if name not in known or not share:
             why = "in no training row" if not share else "its kind is not installed; `plugins:` names its file"
-            left.append(f"  # {name}: left out, {why}")
+            left_out.append(f"  # {name}: left out, {why}")
             continue
         try:
             modality_name(name)
         except ValueError as error:
             raise InputError(f"{path}: modality '{name}': {error}") from None
         numbers += math.prod(known[name].event_shape)
-        entry = flow(_entry(known[name]))
-        if (width := _width(known[name])) is not None:
-            network = f"*dense{width}" if width in widths else f"&dense{width} {flow(_dense(width))}"
-            entry = f"{entry[:-1]}, network: {network}}}"
-            widths.add(width)
-        entries.append(f"  {name}: {entry}  # in {100 * share:.0f} %")
+        entries.append(f"  {name}: {_entry(known[name], widths)}  # in {100 * share:.0f} %")
     if not entries:
-        raise InputError(f"{path}: there is nothing to train on:\n" + "\n".join(line.strip(" #") for line in left))
-    batch = next((size for size in (100, 50, 20) if len(train) >= 10 * size), 10)
-    epochs = min(200, max(10, _STEPS // math.ceil(len(train) / batch)))
-    valid = len(dataset.rows("valid"))
-    lone = len(entries) > 2 and numbers < 2 * len(entries)  # modalities are single values, but for a few
-    if lone:
+        reasons = "\n".join(line.strip(" #") for line in left_out)
+        raise InputError(f"{path}: there is nothing to train on:\n{reasons}")
+    return _Modalities(entries, left_out, numbers)
+
+
+def _sizes(train: int, valid: int, modalities: _Modalities) -> _Sizes:
+    """Choose sizes by the numbers of training rows, of modalities and of values in a row."""
+    count, single = len(modalities.entries), modalities.single_values
+    batch_size = next((size for size in (100, 50, 20) if train >= 10 * size), 10)
+    epochs = min(200, max(10, _STEPS // math.ceil(train / batch_size)))
+    if single:
         subsets = f"""\
-  # Modalities are mostly single values, one of which tells little of a row: so as many random subsets a step as there
-  # are modalities, up to {_SUBSETS}, few single ones, a light KL, and more patience.
-  k: {min(len(entries), _SUBSETS)}  # random subsets of modalities a step, beside all together
-  singles: {min(len(entries), _SINGLES)}  # modalities alone a step, drawn anew"""
+  # Most modalities are single values, each of which predicts little of a row. So a step has as many random subsets as
+  # there are modalities, up to {_SUBSETS}, and few single ones; the KL has a small weight, and patience is longer.
+  k: {min(count, _SUBSETS)}  # random subsets of modalities a step, beside all together
+  singles: {min(count, _SINGLES)}  # modalities alone a step, chosen at random"""
     else:
         subsets = "  k: 1  # random subsets of modalities a step, beside all together and each alone"
-    wait = max(3, epochs // (4 if lone else 10))
-    patience = f"  patience: {wait}  # epochs without a better validation ELBO, then it stops early\n" if valid else ""
-    latent = next((size for most, size in _LATENT if numbers <= most), 64)
-    lines = "\n".join(entries + left)
-    return f"""\
-# modalkit train recipe.yaml
-#
-# Drafted by `modalkit init {path}`: {len(train)} training rows, {valid} for validation. It trains as it is; `modalkit
-# list kinds NAME` prints the keys of a kind, and `modalkit schema` lets an editor complete all of them.
-data:
-  path: {flow(str(path))}
-# What is not said of a modality, such as names and how numbers are standardised, is taken from the dataset. Beside
-# each: in how many of the training rows it is present.
-modalities:
-{lines}
-model:
-  latent_dim: {latent}  # numbers that sum up a row; unused ones cost little
-objective:
-  name: mvae  # a product of experts: any modalities can be given, and any asked for
-  targets: present  # whatever is given must explain all that a row has: that is how imputing is learned
-{subsets}
-  warmup_epochs: {max(1, epochs // 20)}  # the KL comes in gently; without this, latents may stay unused
-  beta: {0.3 if lone else 1.0}  # weight of the KL; above 1 smoother, below 1 more exact reconstructions
-train:
-  epochs: {epochs}
-{patience}  batch_size: {batch}
-  learning_rate: 1e-3
-  pictures_every: 0  # a sheet of predictions at the end only
-"""
+    wait = max(3, epochs // (4 if single else 10))
+    return _Sizes(
+        valid=valid,
+        latent_dim=next((size for most, size in _LATENT if modalities.numbers <= most), 64),
+        batch_size=batch_size,
+        epochs=epochs,
+        warmup_epochs=max(1, epochs // 20),
+        beta=0.3 if single else 1.0,
+        subsets=subsets,
+        patience=f"  patience: {wait}  # stop early after so many epochs without a better validation ELBO\n"
+        if valid
+        else "",
+    )
 
 
-def _entry(schema: Schema) -> dict[str, Any]:
-    """Return what a recipe must say of a modality."""
-    facts = schema.facts()
-    return {
-        key: facts[key]
-        for key, field in type(schema).model_fields.items()
-        if key in facts and key not in schema.from_dataset and (key == "kind" or facts[key] != field.default)
-    }
+def _entry(schema: Schema, widths: set[int]) -> str:
+    """Return a modality's entry on one line; `widths` holds the dense networks that have an anchor already."""
+    facts: Mapping[str, Any] = schema.facts()
+    entry = flow(
+        {
+            key: facts[key]
+            for key, field in type(schema).model_fields.items()
+            if key in facts and key not in schema.from_dataset and (key == "kind" or facts[key] != field.default)
+        }
+    )
+    if (width := _width(schema)) is None:
+        return entry
+    network = f"*dense{width}" if width in widths else f"&dense{width} {flow(_dense(width))}"
+    widths.add(width)
+    return f"{entry[:-1]}, network: {network}}}"
 
 
 def _width(schema: Schema) -> int | None:
-    """Return how wide dense networks should be for a modality; None leaves the kind's own network."""
+    """Return how wide dense networks should be for a modality; None keeps the kind's own network."""
     network = getattr(schema, "network", None)
     width = 128 if math.prod(schema.event_shape) <= 512 else 256
     same = isinstance(network, Mlp) and network.hidden == network.decoder_hidden == (width, width)

@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
-from modalkit.recipe.yaml import Document, Key, merged
+from modalkit.recipe.changes import merged
+from modalkit.recipe.yaml import Document, Key
 
 SLOT, EACH = "{}", "each"
 """What a template's key holds, and the entry's key that says what to put there."""

@@ -29,7 +29,9 @@ _CORE = {
     "float": r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
     "merge": r"<<",
 }
-_MAX_DEPTH, _MAX_ALIASED = 32, 100_000  # a few lines of aliases can stand for more than fits into memory
+MAX_DEPTH = 32
+"""Deepest nesting of mappings and lists."""
+_MAX_ALIASED = 100_000  # a few lines of aliases can expand to more than fits into memory
 
 
 class Place(NamedTuple):
@@ -80,15 +82,15 @@ class Document:
 
     def forget(self, key: Key, value: Any) -> None:
         """Drop the places of `key` and of everything in the `value` that stands there."""
-        for inner in _keys(value, key):
+        for inner in keys_in(value, key):
             self.places.pop(inner, None)
 
 
-def _keys(value: Any, key: Key) -> Iterator[Key]:
+def keys_in(value: Any, key: Key) -> Iterator[Key]:
     """Yield `key` and the key of everything in the `value` that stands there."""
     yield key
     for name, item in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
-        yield from _keys(item, (*key, name))
+        yield from keys_in(item, (*key, name))
 
 
 class _Loader(yaml.SafeLoader):
@@ -206,7 +208,7 @@ class _Walk:
         """Return what a node stands for, noting places and problems."""
         self.document.places.setdefault(key, self.at(node.start_mark.line))
         self.nodes += 1
-        if len(key) > _MAX_DEPTH or self.nodes > self.most:
+        if len(key) > MAX_DEPTH or self.nodes > self.most:
             raise InputError(f"{self.at(node.start_mark.line)}: nested too deeply, or too many aliases")
         if isinstance(node, yaml.MappingNode) and node.tag == _TAG + "map":
             made = {}
@@ -233,7 +235,7 @@ class _Walk:
                     merged = {**self.pairs(base, key), **merged}
                 continue
             name = name_node.value
-            if name_node.tag != _TAG + "str" or not _is_text(name):
+            if name_node.tag != _TAG + "str" or not is_text(name):
                 shown = f" '{name}'" if isinstance(name, str) else ""
                 self.wrong(line, key, f"the key{shown} should be a text; put it in quotes")
             elif name in own:
@@ -257,7 +259,8 @@ class _Walk:
         self.document.problems.append(Problem(self.at(line), key, text))
 
 
-def _is_text(text: Any) -> bool:
+def is_text(text: Any) -> bool:
+    """Tell whether a value is a text that YAML and files can hold."""
     return isinstance(text, str) and not re.search("[\0\ud800-\udfff]", text)
 
 
@@ -267,7 +270,7 @@ def _scalar(node: yaml.Node) -> Any:
     if not isinstance(node, yaml.ScalarNode) or kind not in {*_CORE, "str"}:
         raise ValueError(f"the tag '{node.tag.replace(_TAG, '!!')}' is not supported; write plain values")
     if kind in ("str", "merge"):
-        if not _is_text(text):
+        if not is_text(text):
             raise ValueError("a text cannot hold the NUL character or half of a surrogate pair")
         return text
     if not re.fullmatch(_CORE[kind], text):
@@ -285,84 +288,3 @@ def _scalar(node: yaml.Node) -> Any:
     if not isfinite(real):
         raise ValueError(f"should be a finite number, got {text}")
     return real
-
-
-def merged(base: Document, over: Document) -> Document:
-    """Lay one document over another: mappings key by key; everything else is replaced.
-
-    A null in `over` removes what `base` has there, except at the top level. ``plugins`` add up: the modalities
-    that `base` brings need theirs.
-    """
-    result = Document(None, dict(base.places), base.problems + over.problems)
-
-    def lay(key: Key, old: Any, new: Any) -> Any:
-        if isinstance(old, dict) and isinstance(new, dict):
-            both = dict(old)
-            for name, item in new.items():
-                here = (*key, name)
-                if item is None and name in old and key:
-                    result.forget(here, both.pop(name))
-                else:
-                    both[name] = lay(here, old.get(name), item)
-            result.places[key] = over.places[key]
-            return both
-        if key == ("plugins",) and isinstance(old, list) and isinstance(new, list):
-            added = [(over.places[(*key, i)], item) for i, item in enumerate(new) if item not in old]
-            result.places |= {(*key, len(old) + i): place for i, (place, _) in enumerate(added)}
-            return old + [item for _, item in added]
-        result.forget(key, old)
-        result.places |= {k: over.places[k] for k in _keys(new, key) if k in over.places}
-        return new
-
-    result.value = lay((), base.value, over.value)
-    return result
-
-
-def override(document: Document, text: str) -> None:
-    """Change a document as ``a.b=value`` says, the value being YAML; a null removes what stands there.
-
-    What is wrong with the override is noted in ``document.problems``.
-    """
-    place = Place(f"--set {text}")
-    name, equals, raw = text.partition("=")
-    parts = name.strip().split(".")
-    if not equals or not all(parts) or not _is_text(name) or len(parts) > _MAX_DEPTH:
-        document.problems.append(Problem(place, (), "should be written as key=value, such as train.epochs=5"))
-        return
-    if not raw.strip():
-        document.problems.append(Problem(place, tuple(parts), "has no value; write null to remove what stands there"))
-        return
-    new = parse(raw, place)
-    inside, key = document.value, Key()
-    for index, part in enumerate(parts):
-        step = _step(inside, part)
-        if step is None:
-            text = f"'{'.'.join(map(str, key))}' is {_shape(inside)}; set the whole of it"
-            document.problems.append(Problem(place, (*key, part), text))
-            return
-        key = (*key, step)
-        if index < len(parts) - 1:
-            if isinstance(inside, dict) and step not in inside:
-                inside[step] = {}
-                document.places[key] = place
-            inside = inside[step]
-    document.forget(key, inside.get(step) if isinstance(inside, dict) else inside[step])
-    document.problems += [problem._replace(key=key + problem.key) for problem in new.problems]
-    if new.value is None and not new.problems and isinstance(inside, dict) and step in inside and len(key) > 1:
-        del inside[step]
-        return
-    inside[step] = new.value
-    document.places |= {key + k: p for k, p in new.places.items()}
-
-
-def _step(inside: Any, part: str) -> str | int | None:
-    """Return the key or index that `part` names in a mapping or list, or None if there can be no such."""
-    if isinstance(inside, list):
-        return next((index for index in range(len(inside)) if str(index) == part), None)
-    return part if isinstance(inside, dict) else None
-
-
-def _shape(value: Any) -> str:
-    if isinstance(value, list):
-        return f"a list of {len(value)}"
-    return f"{dump(value).splitlines()[0]}, not a mapping"

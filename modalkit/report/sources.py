@@ -14,9 +14,9 @@ from modalkit.data import Batch, Dataset, evenly
 from modalkit.errors import InputError
 from modalkit.inference import TrainedModel, load
 from modalkit.pictures import chosen
-from modalkit.recipe.loading import Recipe, load_recipe
+from modalkit.recipe.loading import Recipe
+from modalkit.runs.folder import RunFolder
 from modalkit.runs.metrics import Line, read_metrics
-from modalkit.runs.opened import no_run
 
 MOST_SHOWN = 16
 """Modalities that the page's tables have room for; of more, those `chosen`."""
@@ -107,9 +107,7 @@ def open_source(
     Raises:
         InputError: no run there; or `data` or `device` were given, and cannot be used.
     """
-    if not (path / "recipe.yaml").is_file():
-        raise no_run(path)
-    recipe, metrics, lacking = load_recipe(path / "recipe.yaml"), list(read_metrics(path)), []
+    recipe, metrics, lacking = RunFolder(path).read_recipe(), list(read_metrics(path)), []
     trained = held_out = None
     if model:
         try:

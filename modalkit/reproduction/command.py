@@ -8,7 +8,7 @@ from pathlib import Path
 
 from modalkit.errors import InputError
 from modalkit.reproduction import figures, tables
-from modalkit.reproduction.runs import Settings
+from modalkit.reproduction.runs import RunProvider
 
 _TAKES: dict[str, tuple[str, ...]] = {
     "table1": (),
@@ -22,7 +22,7 @@ _TAKES: dict[str, tuple[str, ...]] = {
 
 def reproduce(
     part: str,
-    settings: Settings,
+    provider: RunProvider,
     out: Path,
     dataset: str | None = None,
     rows: int | None = None,
@@ -33,7 +33,7 @@ def reproduce(
 
     Args:
         part: ``table1`` to ``table5``, ``fig2`` to ``fig5``.
-        settings: how runs are come by.
+        provider: how required runs are found or trained.
         out: the folder for CSV files and pictures.
         dataset: as recipes begin with it; by default MNIST, for Figure 5 `celeba19`.
         rows: at most so many test rows.
@@ -49,20 +49,20 @@ def reproduce(
             raise InputError(f"--{option}: {part} does not take it")
     dataset = dataset or (figures.FIG5[0] if part == "fig5" else "mnist")
     if part == "fig2":
-        return "\n".join(f"written: {path}" for path in figures.fig2(dataset, settings, out))
+        return "\n".join(f"written: {path}" for path in figures.fig2(dataset, provider, out))
     if part.startswith("table"):
-        entries = tables.table1() if part == "table1" else tables.likelihoods(part, dataset, settings, rows, particles)
+        entries = tables.table1() if part == "table1" else tables.likelihoods(part, dataset, provider, rows, particles)
         path = out / f"{part}{'' if part == 'table1' else f'-{dataset}'}.csv"
         tables.write_csv(path, [asdict(entry) for entry in entries])
         return f"{tables.text(entries)}\n\nwritten: {path}"
     if part == "fig3":
-        swept = figures.fig3(settings, _numbers(values, figures.FIG3_K), rows, particles)
+        swept = figures.fig3(provider, _numbers(values, figures.FIG3_K), rows, particles)
         x, ys, name = "k", ["log p(all)", "var log w"], part
     elif part == "fig4":
-        swept = figures.fig4(dataset, settings, _numbers(values, figures.FIG4_PAIRED), rows)
+        swept = figures.fig4(dataset, provider, _numbers(values, figures.FIG4_PAIRED), rows)
         x, ys, name = "paired", ["accuracy"], f"{part}-{dataset}"
     else:
-        swept = figures.fig5(dataset, settings, _numbers(values, figures.FIG5_KEEP), rows, particles)
+        swept = figures.fig5(dataset, provider, _numbers(values, figures.FIG5_KEEP), rows, particles)
         x, ys, name = "keep", ["accuracy", "log p(x)", "log p(x|y)"], f"{part}-{dataset}"
     written = figures.keep(swept, x, ys, out / name)
     return f"{figures.table(swept)}\n\nwritten: {', '.join(map(str, written))}"

@@ -20,9 +20,10 @@ from modalkit.evaluation.questions import Asking, Question, ask
 from modalkit.model.sampling import mask, sample_posterior
 from modalkit.pictures import show
 from modalkit.reproduction.paper import DATASETS
-from modalkit.reproduction.runs import Settings, progress
+from modalkit.reproduction.runs import RunProvider
 from modalkit.reproduction.tables import write_csv
 from modalkit.runs.opened import Run
+from modalkit.runs.progress import saved_progress
 from modalkit.util.files import write_atomic
 from modalkit.util.randomness import derived_seed
 from modalkit.util.text import columns
@@ -40,7 +41,7 @@ _SAMPLES = 20
 Row = dict[str, object]
 
 
-def fig2(dataset: str, settings: Settings, out: Path, count: int = 64, seed: int = 0) -> list[Path]:
+def fig2(dataset: str, provider: RunProvider, out: Path, count: int = 64, seed: int = 0) -> list[Path]:
     """Draw samples of the image from the prior, and given the other modality's value in `FIG2`; return the pictures.
 
     Source:
@@ -48,9 +49,9 @@ def fig2(dataset: str, settings: Settings, out: Path, count: int = 64, seed: int
     """
     if dataset not in FIG2:
         raise InputError(f"--dataset {dataset}: give one of {', '.join(FIG2)}")
-    if len(names := list(settings.recipe(f"{dataset}_mvae").modalities)) != 2:
+    if len(names := list(provider.recipe(f"{dataset}_mvae").modalities)) != 2:
         raise InputError(f"fig2 needs the recipe's two modalities, not {', '.join(names)}")
-    run = settings.run(f"{dataset}_mvae")
+    run = provider.run(f"{dataset}_mvae")
     model, (image, other) = run.model, run.model.names
     schema = model.schemas[other]
     value = registry.modality(schema.kind).read(schema, FIG2[dataset])
@@ -62,7 +63,7 @@ def fig2(dataset: str, settings: Settings, out: Path, count: int = 64, seed: int
     batch = batch.to(model.device)
     paths = []
     for what, given in (("prior", ()), (f"given-{FIG2[dataset]}", (other,))):
-        with torch.no_grad():  # here and not around `settings.run`, which may train
+        with torch.no_grad():  # here and not around `provider.run`, which may train
             inputs = sample_posterior(model, batch, given, count, derived_seed(seed, "figure 2"))
             drawn = model.predict(image, inputs[:, 0])
         pictures = [show(model.schemas[image], one) for one in drawn]
@@ -84,7 +85,7 @@ def tile(pictures: Sequence[np.ndarray[tuple[int, ...], np.dtype[np.uint8]]]) ->
     return page
 
 
-def fig3(settings: Settings, values: Sequence[float], rows: int | None, particles: int | None) -> list[Row]:
+def fig3(provider: RunProvider, values: Sequence[float], rows: int | None, particles: int | None) -> list[Row]:
     """Measure MVAE19's joint log-likelihood and variance of log weights for several numbers k of random subsets.
 
     Source:
@@ -95,15 +96,17 @@ def fig3(settings: Settings, values: Sequence[float], rows: int | None, particle
     found: list[Row] = []
     for k in values:
         changes, suffix = [f"objective.k={int(k)}"], f"-k{int(k)}"
-        run = settings.run("celeba19_mvae") if k == 1 else settings.run("celeba19_mvae", changes, suffix)
+        run = provider.run("celeba19_mvae") if k == 1 else provider.run("celeba19_mvae", changes, suffix)
         asking = Asking(rows=rows, particles=particles or 1000)
         (answer,) = ask(run, [Question(run.model.names)], asking)
         figures = {"log p(all)": answer.log_p[0], "error": answer.log_p[1]}
-        found.append({"k": int(k), **figures, "var log w": answer.variance[0], "epoch": progress(run.path).epoch})
+        found.append(
+            {"k": int(k), **figures, "var log w": answer.variance[0], "epoch": saved_progress(run.folder).epoch}
+        )
     return found
 
 
-def fig4(dataset: str, settings: Settings, values: Sequence[float], rows: int | None) -> list[Row]:
+def fig4(dataset: str, provider: RunProvider, values: Sequence[float], rows: int | None) -> list[Row]:
     """Measure how often y is predicted right from the image, for several fractions of paired training rows.
 
     The other rows keep one modality each; for CelebA, MVAE19 sees all attributes of a row or none.
@@ -114,21 +117,21 @@ def fig4(dataset: str, settings: Settings, values: Sequence[float], rows: int | 
     if dataset not in FIG4:
         raise InputError(f"--dataset {dataset}: give one of {', '.join(FIG4)}")
     name = "celeba19_mvae" if dataset == "celeba" else f"{dataset}_mvae"
-    own = settings.recipe(name).data.weak.paired
+    own = provider.recipe(name).data.weak.paired
     found: list[Row] = []
     for paired in values:
         changes = [f"data.weak.paired={paired}"]
         if dataset == "celeba":
-            image, *bits = settings.recipe(name).modalities
+            image, *bits = provider.recipe(name).modalities
             changes.append(f"data.weak.groups=[[{image}], [{', '.join(bits)}]]")
-        run = settings.run(name) if paired == own else settings.run(name, changes, f"-paired{paired:g}")
-        epoch = progress(run.path).epoch
+        run = provider.run(name) if paired == own else provider.run(name, changes, f"-paired{paired:g}")
+        epoch = saved_progress(run.folder).epoch
         found += [{"paired": paired, **one, "epoch": epoch} for one in _accuracies(run, rows)]
     return found
 
 
 def fig5(
-    dataset: str, settings: Settings, values: Sequence[float], rows: int | None, particles: int | None
+    dataset: str, provider: RunProvider, values: Sequence[float], rows: int | None, particles: int | None
 ) -> list[Row]:
     """Measure MVAE19's accuracies and likelihoods when each training entry is kept with probability p.
 
@@ -141,13 +144,13 @@ def fig5(
     found: list[Row] = []
     for keep in values:
         changes, suffix = [f"data.weak.keep={keep}"], f"-keep{keep:g}"
-        run = settings.run(name) if keep == 1 else settings.run(name, changes, suffix)
+        run = provider.run(name) if keep == 1 else provider.run(name, changes, suffix)
         image, *bits = run.model.names
         questions = [Question((image,), (), (image,)), Question((image,), tuple(bits), (image,))]
         asking = Asking(rows=rows, particles=particles or 100, prior_particles=1000)
         marginal, conditional = ask(run, questions, asking)
         figures: Row = {"log p(x)": marginal.log_p[0], "log p(x|y)": conditional.log_p[0]}
-        figures["epoch"] = progress(run.path).epoch
+        figures["epoch"] = saved_progress(run.folder).epoch
         found += [{"keep": keep, **one, **figures} for one in _accuracies(run, rows)]
     return found
 

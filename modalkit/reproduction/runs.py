@@ -1,4 +1,4 @@
-"""The runs that a table or figure needs: found, gone on with, or trained."""
+"""The runs that a table or figure needs: found, resumed, or trained."""
 
 from __future__ import annotations
 
@@ -7,30 +7,26 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
-from modalkit.data import check_manifest
 from modalkit.data.building import ensure_dataset
 from modalkit.errors import InputError, StoppedError
-from modalkit.model import assemble
 from modalkit.recipe.loading import Recipe, load_recipe
-from modalkit.runs.checkpoint import load_state
-from modalkit.runs.folder import differences
+from modalkit.runs.folder import RunFolder, differences
 from modalkit.runs.opened import Run, load_run
-from modalkit.training.trainer import Progress, train
+from modalkit.runs.progress import saved_progress
+from modalkit.training import train
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Settings:
-    """How runs are come by.
+class RunProvider:
+    """How required runs are found or trained.
 
     Attributes:
         runs: the folder of run folders.
-        epochs: train for so many, the warm-up shortened in proportion; None: as the recipe says.
+        epochs: train for so many epochs, the warm-up shortened in proportion; None: as the recipe says.
         overrides: changes to every recipe, as `--set` takes them.
-        train: whether to train what is not finished; otherwise runs are taken as they are.
+        train: whether to train unfinished runs; otherwise runs are used as they are.
         device: where to evaluate.
     """
 
@@ -41,7 +37,7 @@ class Settings:
     device: str = "cpu"
 
     def recipe(self, name: str, changes: Sequence[str] = ()) -> Recipe:
-        """Return a shipped recipe with the changes of this reproduction and of this run."""
+        """Return a shipped recipe with the changes of this reproduction and of one run."""
         recipe = load_recipe(Path(name), [*changes, *self.overrides])
         if self.epochs is None:
             return recipe
@@ -53,59 +49,53 @@ class Settings:
         return load_recipe(Path(name), [*changes, *scaled, *self.overrides])
 
     def dataset(self, name: str) -> Path | str:
-        """Return the folder or URL of a shipped recipe's dataset, built if it is not there and the recipe says how."""
-        recipe = load_recipe(Path(name))  # as it ships: changes are for what is trained
+        """Return the folder or URL of a shipped recipe's dataset, built if it is missing and the recipe says how."""
+        recipe = load_recipe(Path(name))  # as it ships: the changes are meant for training
         ensure_dataset(recipe)
         return recipe.data.path
 
     def run(self, name: str, changes: Sequence[str] = (), suffix: str = "", data: Path | str | None = None) -> Run:
-        """Return a trained run of a shipped recipe, ``RUNS/NAME[SUFFIX]``, training what is missing of it.
+        """Return a trained run of a shipped recipe, ``RUNS/NAME[SUFFIX]``; train it if it is unfinished.
 
         Args:
-            name: the recipe's.
+            name: the recipe's name.
             changes: to the recipe, as `--set` takes them.
-            suffix: of the folder's name, where the same recipe is run in several ways.
-            data: a dataset to evaluate on in place of the recipe's own.
+            suffix: of the folder's name, if the same recipe is run in several ways.
+            data: a dataset to evaluate on instead of the recipe's own.
 
         Raises:
-            InputError: its dataset is not there, or the folder holds an unfinished run of another recipe, or (with
-                `train` off) no run. A finished run of another recipe is used, and said to be.
-            StoppedError: training was interrupted; the same command goes on.
+            InputError: its dataset is missing, the folder holds an unfinished run of another recipe, or (with `train`
+                off) there is no run. A finished run of another recipe is used, and the difference is logged.
+            StoppedError: training was interrupted; the same command resumes it.
         """
-        path, recipe = self.runs / f"{name}{suffix}", self.recipe(name, changes)
-        if self.train and not finished(path, recipe):
-            if recipe.train.devices != 1:
-                raise InputError(
-                    f"train.devices {recipe.train.devices}: reproduce trains on one device; run `modalkit train {name} "
-                    f"--out {path}` on several first, and it will be used"
-                )
-            _log.info(f"{path}: training")
-            assemble(recipe)  # what cannot be had is said before a dataset is built
-            ensure_dataset(recipe)
-            check_manifest(recipe.data.path, recipe.modalities)
-            result = train(recipe, path)
-            if result.signal:
-                raise StoppedError(
-                    f"{path}: stopped at step {result.progress.step}; the same command goes on there", result.signal
-                )
-        elif not (path / "checkpoints" / "best.safetensors").exists():
-            raise InputError(f"{path}: no trained run there; leave out --no-train, or name the folder with --runs")
-        if changed := differences(load_recipe(path / "recipe.yaml"), recipe):
-            _log.info(f"{path}: differs from the recipe asked for in {', '.join(changed)}")
-        return load_run(path, data=data, device=self.device)
+        folder, recipe = RunFolder(self.runs / f"{name}{suffix}"), self.recipe(name, changes)
+        if self.train and not finished(folder, recipe):
+            self._train(recipe, name, folder)
+        elif not folder.best.exists():
+            raise InputError(
+                f"{folder.path}: no trained run there; leave out --no-train, or name the folder with --runs"
+            )
+        if changed := differences(folder.read_recipe(), recipe):
+            _log.info(f"{folder.path}: differs from the required recipe in {', '.join(changed)}")
+        return load_run(folder.path, data=data, device=self.device)
+
+    def _train(self, recipe: Recipe, name: str, folder: RunFolder) -> None:
+        if recipe.train.devices != 1:
+            raise InputError(
+                f"train.devices {recipe.train.devices}: reproduce trains on one device; run `modalkit train {name} "
+                f"--out {folder.path}` on several devices first, and that run will be used"
+            )
+        _log.info(f"{folder.path}: training")
+        result = train(recipe, folder.path)
+        if result.signal:
+            raise StoppedError(
+                f"{folder.path}: stopped at step {result.progress.step}; the same command resumes it", result.signal
+            )
 
 
-def progress(path: Path) -> Progress:
-    """Return how far a run is, 0 steps if it has no saved state."""
-    if not (path / "checkpoints" / "state.pt").exists():
-        return Progress()
-    state = load_state(path / "checkpoints" / "state.pt", torch.device("cpu"))
-    return Progress(**state["progress"])
-
-
-def finished(path: Path, recipe: Recipe) -> bool:
+def finished(folder: RunFolder, recipe: Recipe) -> bool:
     """Tell whether a run has done all that a recipe asks for."""
-    if not (path / "translations.json").exists():
+    if not folder.translations.exists():
         return False
-    done, asked = progress(path), recipe.train
+    done, asked = saved_progress(folder), recipe.train
     return done.epoch >= asked.epochs or (asked.max_steps is not None and done.step >= asked.max_steps)

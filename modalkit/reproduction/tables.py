@@ -14,8 +14,9 @@ from modalkit.evaluation.questions import Answer, Asking, Question, allows, ask
 from modalkit.model import MultimodalVAE, assemble
 from modalkit.recipe.loading import load_recipe
 from modalkit.reproduction.paper import DATASETS, KNOWN_DIFFERENCES, PARTICLES, TABLE1, TABLES, Line
-from modalkit.reproduction.runs import Settings, progress
+from modalkit.reproduction.runs import RunProvider
 from modalkit.runs.opened import Run
+from modalkit.runs.progress import saved_progress
 from modalkit.util.files import write_text
 from modalkit.util.text import columns
 
@@ -74,14 +75,14 @@ def table1() -> list[Entry]:
 
 
 def likelihoods(
-    table: str, dataset: str, settings: Settings, rows: int | None = None, particles: int | None = None
+    table: str, dataset: str, provider: RunProvider, rows: int | None = None, particles: int | None = None
 ) -> list[Entry]:
     """Measure one dataset's column of Tables 2 to 5.
 
     Args:
         table: ``table2`` to ``table5``.
         dataset: one of `DATASETS`, or `DYNAMIC`.
-        settings: how runs are come by.
+        provider: how required runs are found or trained.
         rows: at most so many test rows.
         particles: in place of the paper's.
     """
@@ -96,15 +97,15 @@ def likelihoods(
     for system in systems:
         name = "celeba19_mvae" if system == "mvae19" else f"{dataset}_{system}"
         try:
-            run = settings.run(name, data=settings.dataset("binary_mnist_mvae") if dataset == DYNAMIC else None)
+            run = provider.run(name, data=provider.dataset("binary_mnist_mvae") if dataset == DYNAMIC else None)
         except InputError as error:
-            if settings.train:
+            if provider.train:
                 raise
             _log.info(f"left out: {error}")
             continue
         found += _measure(table, run, [line for line in lines if line.system == system], dataset, column, asking)
     if not found:
-        raise InputError(f"{settings.runs}: no run of {dataset} there; leave out --no-train, or choose another --runs")
+        raise InputError(f"{provider.runs}: no run of {dataset} there; leave out --no-train, or choose another --runs")
     return found
 
 
@@ -114,7 +115,7 @@ def _measure(table: str, run: Run, lines: list[Line], dataset: str, column: int,
     quantities = [line.quantity for line in TABLES["table2"] if line.system == system and line.values[column]]
     questions = [_question(table, quantity, run.model) for quantity in quantities]
     answers = dict(zip(quantities, ask(run, questions, asking), strict=True))
-    done = progress(run.path)
+    done = saved_progress(run.folder)
     note = f"epoch {done.best_epoch} of {done.epoch}"
     for line in lines:
         value, error = _value(table, answers[line.quantity])

@@ -1,1 +1,1 @@
-"""Run folders: whose they are, their log, their saved state, and finished runs opened again."""
+"""Run folders: their files and the recipe that they belong to, metrics, saved state, and opening trained runs."""

@@ -1,4 +1,4 @@
-"""Saving and loading a run's state: whole or not at all, and never by executing what is in the file."""
+"""Saving and loading weights and training state: a file is written whole or not at all, and never executed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def save_weights(path: Path, model: nn.Module) -> None:
 
 
 def load_weights(path: Path, model: nn.Module) -> None:
-    """Read what `save_weights` wrote into `model`.
+    """Load into `model` the weights that `save_weights` wrote.
 
     Raises:
         InputError: no such file, or it holds another model's weights.
@@ -46,7 +46,7 @@ def load_state(path: Path, device: torch.device) -> dict[str, Any]:
         InputError: the file is damaged.
     """
     try:
-        with zipfile.ZipFile(path) as archive:  # which torch writes, but whose checksums it does not look at
+        with zipfile.ZipFile(path) as archive:  # torch writes checksums but does not compare them
             if damaged := archive.testzip():
                 raise ValueError(f"the checksum of {damaged} differs")
         state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)

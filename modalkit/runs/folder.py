@@ -1,7 +1,8 @@
-"""A run folder: whose it is, and what it ran on."""
+"""A run folder: the paths of its files, the recipe that it belongs to, and the machine that it ran on."""
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import sys
@@ -30,12 +31,12 @@ MAY_CHANGE = {
     "loggers",
     "pictures_every",
 }
-"""Keys of ``train:`` that may change when a run goes on: how long, where, and how often to report."""
+"""Keys of ``train:`` that may change when a run is resumed: how long, where, and how often to report."""
 
 
 @dataclass(frozen=True)
 class RunFolder:
-    """The paths of what a run folder holds; nobody else spells them out.
+    """A run folder and the paths of its files; no other code spells them out.
 
     Args:
         path: the folder.
@@ -108,64 +109,95 @@ class RunFolder:
         """The page of `modalkit report`."""
         return self.path / "report.html"
 
+    @property
+    def weights(self) -> Path:
+        """The weights that answer questions: those of an exported model, or the best of a run."""
+        return self.exported if self.exported.is_file() else self.best
+
     def is_run(self) -> bool:
         """Tell whether there is a run, trained or exported."""
         return self.recipe.is_file()
 
+    def read_recipe(self) -> Recipe:
+        """Return the recipe of the run; keys that recipes have gained since then have their defaults.
 
-def check_claim(recipe: Recipe, run: Path) -> None:
-    """Check that a run folder is this recipe's, or nobody's.
+        Raises:
+            InputError: there is no run, or its recipe is damaged.
+        """
+        if not self.is_run():
+            raise self._no_run()
+        return load_recipe(self.recipe)
+
+    def read_json(self, path: Path) -> Any:
+        """Return the content of one of the folder's JSON files, or None if it does not exist.
+
+        Raises:
+            InputError: it is damaged.
+        """
+        try:
+            return json.loads(path.read_text()) if path.exists() else None
+        except (OSError, ValueError) as error:
+            raise InputError(f"{path}: cannot be read ({error}); delete it, or move it away") from None
+
+    def _no_run(self) -> InputError:
+        what = "is not a run (no recipe.yaml)" if self.path.is_dir() else "is not a run: there is no such folder"
+        if (self.path / "manifest.json").is_file():
+            what += "; it is a dataset"
+        return InputError(
+            f"{self.path}: {what}; runs are in runs/ unless `modalkit train RECIPE` was given another --out"
+        )
+
+
+def check_claim(recipe: Recipe, folder: RunFolder) -> None:
+    """Check that a run folder belongs to this recipe or is new, and delete what a killed process left unfinished.
 
     Raises:
-        InputError: it holds the saved state of another recipe's run, or files of something else.
+        InputError: it holds the saved state of another recipe's run, or other files.
     """
-    path = run / "recipe.yaml"
-    if not path.exists() and not is_empty(run):
-        raise InputError(f"{run}: is not empty and not a run; choose another --out")
-    for folder in (run, run / "checkpoints", run / "pictures"):
-        remove_leftovers(folder)
-    trained = path.exists() and any((run / "checkpoints").glob("*"))
-    if trained and (changed := differences(_recipe_of(path), recipe)):
+    if not folder.is_run() and not is_empty(folder.path):
+        raise InputError(f"{folder.path}: is not empty and not a run; choose another --out")
+    remove_leftovers(folder.path, folder.checkpoints, folder.pictures)
+    trained = folder.is_run() and any(folder.checkpoints.glob("*"))
+    if trained and (changed := differences(_recipe_of(folder), recipe)):
         raise InputError(
-            f"{run}: holds a run of another recipe (it differs in {listed(changed)}); choose another --out, or "
+            f"{folder.path}: holds a run of another recipe (it differs in {listed(changed)}); choose another --out, or "
             f"delete this folder"
         )
 
 
-def claim(recipe: Recipe, run: Path) -> None:
-    """Write into a run folder what it is a run of, and what it runs on."""
-    write_text(run / "recipe.yaml", recipe.to_yaml())
+def claim(recipe: Recipe, folder: RunFolder) -> None:
+    """Write into a run folder the recipe that it belongs to, and the versions and machine that it runs on."""
+    write_text(folder.recipe, recipe.to_yaml())
     versions = {"modalkit": modalkit.__version__, "torch": torch.__version__, "python": platform.python_version()}
     machine = {"platform": platform.platform(), "cpus": os.cpu_count(), "cuda": torch.version.cuda}
-    write_json(run / "environment.json", versions | machine | {"command": sys.argv})
+    write_json(folder.environment, versions | machine | {"command": sys.argv})
 
 
-def _recipe_of(path: Path) -> Recipe:
-    """Return the recipe that a run was begun with; what has been added to recipes since then has its default."""
+def _recipe_of(folder: RunFolder) -> Recipe:
     try:
-        return load_recipe(path)
+        return folder.read_recipe()
     except InputError as error:
-        raise InputError(f"{path}: this run's recipe is damaged ({error}); choose another --out") from None
+        raise InputError(f"{folder.recipe}: this run's recipe is damaged ({error}); choose another --out") from None
 
 
 def differences(before: Recipe, now: Recipe) -> list[str]:
-    """Return the dotted keys in which two recipes differ, without what may change when a run goes on.
+    """Return the dotted keys in which two recipes differ, without those that may change when a run is resumed.
 
-    The number of epochs may not where a learning rate is to fall over them.
+    The number of epochs may not change if a schedule depends on it.
     """
-    fixed = {"epochs"} if {before.train.schedule, now.train.schedule} != {"constant"} else set()
+    fixed = {"epochs"} if before.train.depends_on_epochs or now.train.depends_on_epochs else set()
     one, other = (dict(leaves(_comparable(recipe, MAY_CHANGE - fixed))) for recipe in (before, now))
     return [key for key in one | other if one.get(key) != other.get(key)]
 
 
 def _comparable(recipe: Recipe, without: set[str]) -> dict[str, Any]:
-    # How its data was built is no matter here: the trainer compares what is in it.
+    # How the dataset was built does not matter here: the trainer compares its content.
     whole = recipe.model_dump(mode="json", exclude={"extends": True, "description": True, "data": {"build"}})
     return whole | {"train": {key: value for key, value in whole["train"].items() if key not in without}}
 
 
 def leaves(value: Any, at: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield what nested mappings hold, each with its dotted key.
+    """Yield the values in nested mappings, each with its dotted key.
 
     >>> list(leaves({"train": {"epochs": 3}, "seed": 0}))
     [('train.epochs', 3), ('seed', 0)]

@@ -1,4 +1,4 @@
-"""What an objective asks of a step, checked, and whether a dataset's rows have anything that it can learn from."""
+"""Planning: which ELBO terms an objective evaluates in a step, and whether the training rows suffice for them."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from modalkit.data import Dataset
 from modalkit.errors import InputError, guard
 from modalkit.plugin import Draws, Objective, Plan
 from modalkit.recipe.loading import Recipe
+from modalkit.training.data import TrainingData
 from modalkit.util.randomness import generator
 from modalkit.util.text import listed
 
@@ -20,7 +21,7 @@ _CELLS = 100_000  # rows times modalities, planned at once
 
 
 class Planner:
-    """A recipe's objective, asked inside a guard that names it.
+    """Asks a recipe's objective for plans; an error of a plugin names the objective.
 
     Args:
         recipe: the recipe.
@@ -35,8 +36,8 @@ class Planner:
 
         Args:
             present: bool `(batch, modalities)`.
-            purpose: what the plan is for; the random choices of different purposes are independent.
-            number: which plan of that purpose.
+            purpose: what the plan is for; random choices of different purposes are independent.
+            number: the number of the plan for that purpose.
             epoch: whole epochs done; None for validation.
         """
         draws = Draws(generator(self.recipe.seed, f"{purpose} plan", number), epoch)
@@ -46,38 +47,40 @@ class Planner:
         return plan
 
     def frozen(self, epoch: int) -> tuple[str, ...]:
-        """Return the prefixes of the parameters that stay as they are in an epoch."""
+        """Return the prefixes of the names of the parameters that are frozen in an epoch."""
         with guard(f"objective '{self.objective.name}': its frozen"):
             return tuple(self.objective.frozen(self.recipe.objective, epoch))
 
-    def require(self, dataset: Dataset, **rows: Tensor) -> None:
-        """Check that there is something to learn: of every modality, and for the terms of every stage.
-
-        Args:
-            dataset: with entries hidden already, where `data.weak` hides any.
-            rows: int64 `(rows,)` of ``training`` and of ``validation``.
+    def require(self, data: TrainingData) -> None:
+        """Check that the rows suffice for every modality and for the terms of the first and the last epoch.
 
         Raises:
-            InputError: there is not; or the objective is for complete rows, and one is not.
+            InputError: they do not, or the objective needs complete rows and one is not complete.
         """
-        present, name, epochs = dataset.present[rows["training"]], self.objective.name, self.recipe.train.epochs
+        name, epochs = self.objective.name, self.recipe.train.epochs
+        present = data.dataset.present[data.train]
         if self.objective.complete_rows:
-            for split, some in rows.items():
-                self._require_complete(dataset, split, some)
-        if hidden := [n for n, some in zip(self.names, present.any(0), strict=True) if not some]:
+            self._require_complete(data.dataset, "training", data.train)
+            self._require_complete(data.dataset, "validation", data.valid)
+        if hidden := [n for n, there in zip(self.names, present.any(0), strict=True) if not there]:
             raise InputError(
                 f"data.weak hides every training entry of {listed(hidden)}; raise data.weak.paired or data.weak.keep"
             )
         if self.frozen(epochs - 1) != self.frozen(sys.maxsize):
             raise InputError(
-                f"train.epochs: {epochs} end before the last stage of objective '{name}' begins; give more"
+                f"train.epochs: {epochs} epochs end before the last stage of objective '{name}' begins; give more"
             )
         for epoch in {0, epochs - 1}:
-            plans = (self.plan(part, "check", 0, epoch) for part in torch.split(present, 1 + _CELLS // len(self.names)))
-            if not any(plan.targets.any() for plan in plans):
+            if not self._has_targets(present, epoch):
                 raise InputError(
-                    f"objective '{name}': no training row of {dataset.path} has what its terms need{self._because()}"
+                    f"objective '{name}': no training row of {data.dataset.path} has what its terms "
+                    f"need{self._because()}"
                 )
+
+    def _has_targets(self, present: Tensor, epoch: int) -> bool:
+        """Tell whether any of the rows takes part in a term of an epoch."""
+        parts = torch.split(present, 1 + _CELLS // len(self.names))
+        return any(bool(self.plan(part, "check", 0, epoch).targets.any()) for part in parts)
 
     def _require_complete(self, dataset: Dataset, split: str, rows: Tensor) -> None:
         lacking = rows[~dataset.present[rows].all(1)]
@@ -91,5 +94,4 @@ class Planner:
             )
 
     def _because(self) -> str:
-        weak = self.recipe.data.weak
-        return " (data.weak hides entries)" if weak.paired < 1 or weak.keep < 1 else ""
+        return " (data.weak hides entries)" if self.recipe.data.weak.hides else ""

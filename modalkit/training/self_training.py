@@ -1,4 +1,4 @@
-"""Self-training: what a model is sure of (pseudo-labels) stands in training for what a row does not have."""
+"""Self-training: confident predictions of the model (pseudo-labels) fill the absent entries of training rows."""
 
 from __future__ import annotations
 
@@ -14,47 +14,82 @@ from modalkit.model.sampling import sample_posterior
 from modalkit.model.vae import MultimodalVAE
 from modalkit.nn import evaluating
 from modalkit.plugin import Outcome
+from modalkit.recipe.train_section import SelfTrainingSettings
+from modalkit.training.data import TrainingData
+from modalkit.util.randomness import derived_seed
 
-_DRAWS = 5  # of z, over which a prediction is averaged
+_SAMPLES = 5  # of z, over which a prediction is averaged
+
+
+class SelfTraining:
+    """Fills training batches as a recipe's ``train.self_training`` says.
+
+    Args:
+        settings: that section.
+        model: on its device.
+        data: the training rows; the first with something to predict from is used for the check.
+        seed: the run's seed.
+
+    Raises:
+        InputError: see `check_guesses`.
+    """
+
+    def __init__(self, settings: SelfTrainingSettings, model: MultimodalVAE, data: TrainingData, seed: int) -> None:
+        self.settings, self.model, self.seed = settings, model, seed
+        if len(rows := data.train[model.allows(data.dataset.present[data.train])]):
+            check_guesses(model, data.dataset[rows[:1]], settings.modalities)
+
+    def fill(self, batch: Batch, epoch: int, number: int) -> Batch:
+        """Return a training batch with the guesses of a step.
+
+        Args:
+            batch: not changed.
+            epoch: whole epochs done; before ``after_epochs``, nothing is guessed.
+            number: the number of the step.
+        """
+        if epoch < self.settings.after_epochs:
+            return batch
+        seed = derived_seed(self.seed, "self-training", number)
+        return guess(self.model, batch, self.settings.modalities, self.settings.confidence, seed)
 
 
 @torch.no_grad()
 def check_guesses(model: MultimodalVAE, batch: Batch, names: Sequence[str]) -> None:
-    """Check that what a model says of these modalities has a probability.
+    """Check that the model's predictions of some modalities have probabilities.
 
     Args:
-        model: put in eval mode meanwhile.
-        batch: rows that have what the model can infer from, at least one.
+        model: in eval mode meanwhile.
+        batch: at least one row from which the model can infer.
         names: the modalities.
 
     Raises:
-        InputError: the model has no decoder of one, or none of its predictions is a class or a bit.
+        InputError: the model has no decoder of one, or its predictions are neither classes nor bits.
     """
     if unknown := [name for name in names if name not in model.decoders]:
         raise InputError(f"train.self_training.modalities: this objective does not predict {', '.join(unknown)}")
     with evaluating(model):
         inputs = sample_posterior(model, batch.to(model.device), model.names, 1, 0)
         for name in names:
-            if _stored(predict(model, name, inputs, 0, noise=False)) is None:
+            if _likeliest(predict(model, name, inputs, 0, noise=False)) is None:
                 raise InputError(
-                    f"train.self_training.modalities: '{name}' is of kind '{model.schemas[name].kind}', of whose "
-                    f"predictions no probability is known; name modalities of classes or bits"
+                    f"train.self_training.modalities: '{name}' is of kind '{model.schemas[name].kind}', whose "
+                    f"predictions have no probability; name modalities of classes or bits"
                 )
 
 
 @torch.no_grad()
 def guess(model: MultimodalVAE, batch: Batch, names: Sequence[str], confidence: float, seed: int) -> Batch:
-    """Return a batch in which what the model is sure of stands where a modality is absent.
+    """Return a batch in which confident predictions fill absent entries.
 
-    A row's absent modality is predicted from all that the row has, and taken if it is as probable as asked, of several
-    bits each; the probability is averaged over draws of z.
+    An absent modality of a row is predicted from all modalities that the row has. The prediction is used if its
+    probability, averaged over samples of z, is high enough; of several bits, the least probable one counts.
 
     Args:
-        model: put in eval mode meanwhile.
+        model: in eval mode meanwhile.
         batch: the rows; not changed.
-        names: the modalities that may be guessed.
+        names: the modalities that may be filled.
         confidence: least probability, in (0, 1].
-        seed: of the draws of z.
+        seed: of the samples of z.
 
     Source:
         Lee 2013, Pseudo-Label: the simple and efficient semi-supervised learning method for deep neural networks.
@@ -66,14 +101,15 @@ def guess(model: MultimodalVAE, batch: Batch, names: Sequence[str], confidence: 
         return batch
     some = Batch({n: v[rows.to(v.device)] for n, v in values.items()}, present[rows]).to(model.device)
     with evaluating(model):
-        inputs = sample_posterior(model, some, model.names, _DRAWS, seed, same_noise=True)
+        # One noise for all rows, so that a row's guess depends neither on the other rows nor on the processes.
+        inputs = sample_posterior(model, some, model.names, _SAMPLES, seed, same_noise=True)
         for name in names:
             column = model.names.index(name)
             lacking = ~some.present[:, column]
             if not lacking.any():
                 continue
-            guessed = _stored(predict(model, name, inputs[:, lacking.to(inputs.device)], 0, noise=False))
-            assert guessed is not None, "check_guesses has seen to it"
+            guessed = _likeliest(predict(model, name, inputs[:, lacking.to(inputs.device)], 0, noise=False))
+            assert guessed is not None, "check_guesses accepts classes and bits only"
             stored, probability = guessed
             at = rows[lacking][probability >= confidence]
             values[name] = values[name].clone()
@@ -82,10 +118,10 @@ def guess(model: MultimodalVAE, batch: Batch, names: Sequence[str], confidence: 
     return Batch(values, present)
 
 
-def _stored(prediction: Prediction) -> tuple[Tensor, Tensor] | None:
-    """Return the likeliest values as they are stored, and the probability of each row's, of several bits the least.
+def _likeliest(prediction: Prediction) -> tuple[Tensor, Tensor] | None:
+    """Return the likeliest values as they are stored, and each row's probability, the least of several bits.
 
-    None of what is neither a class nor bits. (What is known of a text, how many draws agree on it, is no probability.)
+    None for other modalities: for texts, the share of samples that agree is not a probability.
     """
     if prediction.probabilities is None and prediction.outcome is not Outcome.BINARY:
         return None

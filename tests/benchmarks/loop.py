@@ -27,9 +27,9 @@ from modalkit.training.trainer import Trainer
 class Turns(Trainer):
     """A trainer that lets a bare loop have a turn at the beginning of each of its own steps."""
 
-    def step(self, step):  # type: ignore[no-untyped-def]
+    def take(self, step):  # type: ignore[no-untyped-def]
         self.spans.append(time.perf_counter() - self.left)
-        super().step(step)
+        super().take(step)
         self.inside.append(time.perf_counter() - self.left - self.spans[-1])
         bare(self.other, step, self.bare)
         self.left = time.perf_counter()
@@ -38,10 +38,10 @@ class Turns(Trainer):
 def bare(trainer: Trainer, step, times: list[float]) -> None:  # type: ignore[no-untyped-def]
     """Do one step as the shortest loop would."""
     start = time.perf_counter()
-    loss = trainer.loss(step)
+    loss = trainer.learner.loss(step)
     loss.backward()
-    trainer.optimizer.step()
-    trainer.optimizer.zero_grad()
+    trainer.learner.optimizer.step()
+    trainer.learner.optimizer.zero_grad()
     times.append(time.perf_counter() - start)
 
 
@@ -56,7 +56,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         trainer = Turns(recipe, Path(folder) / "one")
         trainer.other = Trainer(recipe, Path(folder) / "other")
-        trainer.other._freeze()
+        trainer.other.learner.freeze(())
         trainer.spans, trainer.inside, trainer.bare = [], [], []
         trainer.conclude = lambda: None  # type: ignore[method-assign]
         trainer.save = lambda: None  # type: ignore[method-assign]  # seconds an epoch, not microseconds a step

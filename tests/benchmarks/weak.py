@@ -37,8 +37,8 @@ BITS = ("Male", "Smiling", "Mouth_Slightly_Open", "Heavy_Makeup", "Wavy_Hair")
 def rows_of(recipe: str, path: Path, *settings: str) -> tuple[Dataset, dict[str, Tensor]]:
     """Open a dataset with a recipe's entries hidden; also return its splits."""
     loaded = load_recipe(Path(recipe), [f"data.path={path}", *settings])
-    dataset = Dataset(path, list(loaded.modalities))
-    weaken(dataset, dataset.rows("train"), loaded.data.weak, loaded.seed)
+    whole = Dataset(path, list(loaded.modalities))
+    dataset = weaken(whole, whole.rows("train"), loaded.data.weak, loaded.seed)
     return dataset, {split: dataset.rows(split) for split in ("train", "valid", "test")}
 
 

@@ -14,9 +14,9 @@ from support.command_line import refused
 from support.toys import here, write_circle, write_recipe
 from torch import Tensor
 
-from modalkit.data import Batch, Dataset, draw_maps, warp
+from modalkit.data import Batch, Dataset, sample_maps, warp
+from modalkit.data.augment import AugmentSettings
 from modalkit.recipe.loading import load_recipe
-from modalkit.recipe.sections import AugmentSettings
 from modalkit.registry import schema
 from modalkit.training.trainer import Trainer
 
@@ -61,7 +61,7 @@ def test_turning_does_not_distort_a_picture_that_is_no_square() -> None:
 )
 def test_maps_stay_within_their_bounds(augment: AugmentSettings, seed: int) -> None:
     shift, rotate, scale, flip = augment.shift, augment.rotate, augment.scale, augment.flip
-    maps = draw_maps(augment, 40, torch.Generator().manual_seed(seed))
+    maps = sample_maps(augment, 40, torch.Generator().manual_seed(seed))
     linear, offset = maps[:, :, :2].double(), maps[:, :, 2]
     assert maps.shape == (40, 2, 3) and (offset.abs() <= 2 * shift + 1e-6).all()
     across, down = linear[:, :, 0].norm(dim=1), linear[:, :, 1].norm(dim=1)
@@ -79,7 +79,7 @@ def test_the_pictures_of_a_row_move_alike_and_nothing_else_moves() -> None:
     present = torch.ones(5, 3, dtype=torch.bool)
     present[1, 0] = False
     batch = Batch({"image": x, "edges": x, "label": torch.arange(5) % 3}, present)
-    maps = draw_maps(AugmentSettings(rotate=90, shift=0.1), 5, torch.Generator().manual_seed(0))
+    maps = sample_maps(AugmentSettings(rotate=90, shift=0.1), 5, torch.Generator().manual_seed(0))
     after = warp(batch, names, maps)
     here_, edges = after.values["image"], after.values["edges"]
     assert all(torch.equal(here_[i], edges[i]) and not torch.equal(here_[i], x[i]) for i in (0, 2, 3, 4))
@@ -94,13 +94,14 @@ def test_the_pictures_of_a_row_move_alike_and_nothing_else_moves() -> None:
 def test_training_rows_move_anew_at_every_step_and_validation_rows_never(tmp_path: Path) -> None:
     recipe = load_recipe(write_recipe(tmp_path, write_circle(tmp_path)), SOME)
     trainer = Trainer(recipe, tmp_path / "run")
-    stored = Dataset(tmp_path / "circle")[trainer.rows[:8]].values
-    first, again, later = (trainer.prepare(trainer.rows[:8], "train", step, 1.0).batch.values for step in (0, 0, 1))
+    rows = trainer.data.train[:8]
+    stored = Dataset(tmp_path / "circle")[rows].values
+    first, again, later = (trainer.prepare(rows, "train", step, 1.0).batch.values for step in (0, 0, 1))
     assert torch.equal(first["image"], again["image"])
     assert not torch.equal(first["image"], later["image"]) and not torch.equal(first["image"], stored["image"])
     assert torch.equal(first["position"], stored["position"])
-    valid = trainer.prepare(trainer.valid, "valid", 0, 1.0).batch.values["image"]
-    assert torch.equal(valid, Dataset(tmp_path / "circle")[trainer.valid].values["image"])
+    valid = trainer.prepare(trainer.data.valid, "valid", 0, 1.0).batch.values["image"]
+    assert torch.equal(valid, Dataset(tmp_path / "circle")[trainer.data.valid].values["image"])
 
 
 def test_a_run_that_was_stopped_goes_on_with_the_same_moves(tmp_path: Path) -> None:
@@ -117,7 +118,7 @@ def test_a_run_that_was_stopped_goes_on_with_the_same_moves(tmp_path: Path) -> N
 WRONG = {
     "data.augment.shift=1.5": ("--set data.augment.shift=1.5",),
     "data.augment.turn=3": ("--set data.augment.turn=3", "turn"),
-    "data.augment.rotate=10": ("data.augment: there is no picture among the modalities",),
+    "data.augment.rotate=10": ("data.augment: none of the modalities has pictures to move",),
 }
 
 

@@ -13,8 +13,8 @@ from support.toys import here, write_circle, write_recipe
 from torch import Tensor
 
 from modalkit.data import Dataset, weaken, write_dataset
+from modalkit.data.weak import WeakSettings
 from modalkit.recipe.loading import load_recipe
-from modalkit.recipe.sections import WeakSettings
 from modalkit.registry import schema
 from modalkit.training.trainer import Trainer
 
@@ -32,9 +32,10 @@ def complete(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def presence(path: Path, seed: int = 0, **weak: object) -> tuple[Tensor, Tensor]:
     """Return presence in the training rows, and in all others, of a dataset that was weakened."""
-    dataset = Dataset(path)
-    rows = dataset.rows("train")
-    weaken(dataset, rows, WeakSettings.model_validate(weak), seed)
+    whole = Dataset(path)
+    rows = whole.rows("train")
+    dataset = weaken(whole, rows, WeakSettings.model_validate(weak), seed)
+    assert whole.present.all()  # the dataset that was given is not changed
     others = torch.cat([dataset.rows("valid"), dataset.rows("test")])
     assert len(dataset.present) == ROWS and len(rows) + len(others) == ROWS
     return dataset.present[rows], dataset.present[others]
@@ -84,9 +85,10 @@ def test_the_seed_says_what_is_hidden(complete: Path) -> None:
 
 def test_nothing_is_hidden_by_default_and_nothing_absent_comes_back(complete: Path, tmp_path: Path) -> None:
     assert presence(complete)[0].all()
-    dataset = Dataset(write_circle(tmp_path))
-    before, rows = dataset.present.clone(), dataset.rows("train")
-    weaken(dataset, rows, WeakSettings(paired=0.4, keep=0.8), 0)
+    whole = Dataset(write_circle(tmp_path))
+    before, rows = whole.present.clone(), whole.rows("train")
+    dataset = weaken(whole, rows, WeakSettings(paired=0.4, keep=0.8), 0)
+    assert torch.equal(whole.present, before)
     assert not (dataset.present & ~before).any()
     untouched = torch.ones(len(before), dtype=torch.bool)
     untouched[rows] = False
@@ -97,19 +99,19 @@ def test_a_recipe_weakens_the_rows_that_train_and_no_others(tmp_path: Path) -> N
     recipe = write_recipe(tmp_path, write_circle(tmp_path))
     settings = ["data.weak.paired=0.25", "data.weak.groups=[[image, position]]", "modalities.counts=null"]
     trainer = Trainer(load_recipe(recipe, settings), tmp_path / "run")
-    dataset, whole = trainer.dataset, Dataset(tmp_path / "circle", ["image", "position", "class"])
+    dataset, whole = trainer.data.dataset, Dataset(tmp_path / "circle", ["image", "position", "class"])
     train = whole.rows("train")
     others = torch.cat([whole.rows("valid"), whole.rows("test")])
     assert torch.equal(dataset.present[others], whole.present[others])
     hidden = (whole.present[train] != dataset.present[train]).any(1)
     assert 0 < hidden.sum() <= len(train) - round(0.25 * len(train))
     assert not (dataset.present[train][hidden][:, 1] & dataset.present[train][hidden][:, 2]).any()
-    assert len(trainer.rows) == int(dataset.present[train].any(1).sum())
+    assert len(trainer.data.train) == int(dataset.present[train].any(1).sum())
 
 
 GROUPS = {
     "[[image, clas]]": ("circle.yaml:3: data.weak.groups: there is no modality 'clas' (did you mean 'class'?)",),
-    "[[image, class], [class]]": ("circle.yaml:3: data.weak.groups: 'class' stands in it twice",),
+    "[[image, class], [class]]": ("circle.yaml:3: data.weak.groups: 'class' is listed twice",),
     "[image, class]": ("circle.yaml:3: data.weak.groups",),
 }
 

@@ -269,7 +269,7 @@ def known(tmp_path_factory: pytest.TempPathFactory) -> Run:
         (decode,) = (part for part in model.decoders[name].modules() if isinstance(part, nn.Linear))
         fill(decode, torch.tensor(weight).float().reshape(-1, 2), torch.zeros(decode.out_features))
     model.decoders["text"] = Speller(model.schemas["text"])  # type: ignore[arg-type]
-    return Run(folder, recipe, model, Dataset(folder / "data", list(recipe.modalities)), "known")
+    return Run(folder, recipe, model, "known", Dataset(folder / "data", list(recipe.modalities)))
 
 
 @pytest.mark.parametrize(
@@ -451,8 +451,8 @@ def test_the_command_refuses_in_words(work: Path) -> None:
     refused(run, "--targets", "class", "--given", "class", words=["class: is given, so it is no target"])
     refused(run, "--given", "class", words=["--given and --proposal need --targets"])
     refused(run, "--split", "tset", words=["unknown split 'tset'; the splits are train, valid, test"])
-    refused(run, "--device", "cuda:99", words=["--device cuda:99: cannot be had here"])
-    refused(run, "--device", "toaster", words=["--device toaster: cannot be had here"])
+    refused(run, "--device", "cuda:99", words=["--device cuda:99: is not available here"])
+    refused(run, "--device", "toaster", words=["--device toaster: is not available here"])
     for wrong in ("image", "image:clas", "image:image"):
         refused(run, "--coherence", wrong, words=[f"--coherence {wrong}: write SOURCE:TARGET, two of image, position"])
     refused(run, "--coherence", "image:counts", words=["does not say when a prediction is right"])

@@ -59,4 +59,4 @@ def test_a_recipe_asks_for_it_and_goes_on_without(tmp_path: Path) -> None:
     first = here("train", recipe, "--set", "train.compile=default", "--set", "train.max_steps=8", cwd=tmp_path)
     assert first.returncode == 0 and counters["stats"]["unique_graphs"] > before, first.stderr
     more = here("train", recipe, "--set", "train.max_steps=12", cwd=tmp_path)
-    assert more.returncode == 0 and "going on after step 8" in more.stderr + more.stdout
+    assert more.returncode == 0 and "resuming after step 8" in more.stderr + more.stdout

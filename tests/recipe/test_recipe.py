@@ -18,8 +18,10 @@ from support.recipes import DOCS, problems
 from modalkit.errors import InputError
 from modalkit.model import assemble
 from modalkit.objectives.mvae import MvaeOptions
-from modalkit.recipe.loading import Recipe, load_recipe, recipe_schema, shipped
-from modalkit.recipe.sections import DataSettings, ModelSettings, TrainSettings
+from modalkit.recipe import Recipe, load_recipe, recipe_schema, shipped
+from modalkit.recipe.data_section import DataSettings
+from modalkit.recipe.sections import ModelSettings
+from modalkit.recipe.train_section import TrainSettings
 from modalkit.recipe.yaml import Place, dump, parse
 
 LEAST = """\

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from modalkit import registry
 from modalkit.cli.app import app
-from modalkit.recipe.loading import load_recipe, shipped
+from modalkit.recipe import load_recipe, shipped
 
 SYSTEMS = ("vae", "cvae", "bivcca", "jmvae", "mvae")
 SETTINGS = {  # the paper's: latent dimensions, batch, learning rate, epochs, warm-up

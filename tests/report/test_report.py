@@ -22,7 +22,7 @@ from modalkit.recipe.loading import load_recipe
 from modalkit.report.calibration import reliability
 from modalkit.report.latent import divergence
 from modalkit.runs.checkpoint import save_weights
-from modalkit.runs.folder import claim
+from modalkit.runs.folder import RunFolder, claim
 
 MIXED = """\
 description: Six kinds <of> things & more
@@ -100,7 +100,7 @@ def untrained(folder: Path, name: str, recipe_text: str) -> Path:
     path.write_text(recipe_text)
     recipe, run = load_recipe(path), folder / name
     (run / "checkpoints").mkdir(parents=True)
-    claim(recipe, run)
+    claim(recipe, RunFolder(run))
     save_weights(run / "checkpoints" / "best.safetensors", assemble(recipe))
     return run
 

@@ -144,7 +144,7 @@ def test_a_run_of_other_settings_is_not_gone_on_with() -> None:
     shown = reproduce("fig2", *FEW[2:], "--epochs", 2, "--set", "train.max_steps=9", "--set", "seed=1", code=2)
     assert "runs/mnist_mvae: holds a run of another recipe" in shown and "seed" in shown
     shown = reproduce("fig2", *FEW, "--set", "train.learning_rate=0.1")  # finished, so it is taken, and that is said
-    assert "runs/mnist_mvae: differs from the recipe asked for in train.learning_rate" in shown
+    assert "runs/mnist_mvae: differs from the required recipe in train.learning_rate" in shown
 
 
 def test_dynamic_binarisation_is_measured_on_the_fixed_images() -> None:

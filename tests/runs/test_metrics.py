@@ -8,18 +8,20 @@ from pathlib import Path
 import pytest
 from support.toys import here, write_circle, write_recipe
 
-from modalkit.runs import metrics as metrics_log
-from modalkit.runs.metrics import MetricsLog, read_metrics
+from modalkit.runs import loggers
+from modalkit.runs.folder import RunFolder
+from modalkit.runs.metrics import Line, read_metrics
+from modalkit.runs.metrics_log import MetricsLog
 
 
 def log_twice(run: Path, logger: str) -> None:
     """Log as a run that was killed after step 20 and goes on from step 10."""
-    with MetricsLog(run, 0, [logger], ["x"], enabled=True) as log:
+    with MetricsLog(RunFolder(run), 0, [logger], ["x"], enabled=True) as log:
         log("train", 10, 0, {"elbo": -3.0, "elbo/only:a": -1.0})
         log("train", 20, 0, {"elbo": -9.0})
     with (run / "metrics.jsonl").open("a") as file:
         file.write('{"step": 30, "epo')  # cut short
-    with MetricsLog(run, 10, [logger], ["x"], enabled=True) as log:
+    with MetricsLog(RunFolder(run), 10, [logger], ["x"], enabled=True) as log:
         log("train", 20, 0, {"elbo": -2.0})
         log("valid", 20, 1, {"elbo": -2.5, "kl": 0.5})
 
@@ -63,12 +65,12 @@ def test_a_logger_that_fails_costs_no_metrics(
     class Unreachable:
         def __init__(self, run: Path, step: int) -> None: ...
 
-        def __call__(self, line: metrics_log.Line) -> None:
+        def __call__(self, line: Line) -> None:
             raise RuntimeError("the server is away")
 
         def close(self) -> None: ...
 
-    monkeypatch.setitem(metrics_log.LOGGERS, "away", Unreachable)
+    monkeypatch.setitem(loggers.LOGGERS, "away", Unreachable)
     log_twice(tmp_path, "away")
     assert "away failed" in (said := caplog.text) and "the server is away" in said
     assert [line["step"] for line in read_metrics(tmp_path)] == [10, 20, 20]
@@ -81,7 +83,7 @@ def test_a_recipe_chooses_its_loggers(tmp_path: Path, monkeypatch: pytest.Monkey
     assert (tmp_path / "run" / "metrics.csv").exists() and not list((tmp_path / "run").glob("events*"))
     unknown = here("train", recipe, "--out", "new", "--set", "train.loggers=[cvs]", cwd=tmp_path)
     assert unknown.returncode == 2 and "train.loggers" in unknown.stderr
-    monkeypatch.setattr(metrics_log, "find_spec", lambda name: None)
+    monkeypatch.setattr(loggers, "find_spec", lambda name: None)
     missing = here("train", recipe, "--out", "new", "--set", "train.loggers=[wandb]", cwd=tmp_path)
     assert missing.returncode == 2 and "pip install 'modalkit-vae[wandb]'" in missing.stderr
     assert not (tmp_path / "new").exists()

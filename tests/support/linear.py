@@ -60,7 +60,7 @@ def linear_run(folder: Path, objective: str = "{name: mvae}", wider: float = 1.0
             weight = torch.cat([torch.diag(1 / s), torch.zeros(2 + parts - 1, 2)])
             model.heads[name] = nn.Linear(2, parts * len(weight)).double()
             fill(model.heads[name], weight.repeat(parts, 1), torch.cat(bias))
-    return Run(run, recipe, model.eval(), Dataset(data, list(SLOPES)), "exact")
+    return Run(run, recipe, model.eval(), "exact", Dataset(data, list(SLOPES)))
 
 
 def fill(linear: nn.Module, weight: Tensor, bias: Tensor) -> None:

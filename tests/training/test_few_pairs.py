@@ -65,7 +65,7 @@ def test_an_epoch_passes_once_over_lone_rows_and_evenly_over_paired_ones(
     present[lone:, 2] = True
     rows = torch.arange(lone + paired) + 100
     batches = Batches(rows, present, size, share)
-    drawn = batches.draw(torch.Generator().manual_seed(seed))
+    drawn = batches.shuffle(torch.Generator().manual_seed(seed))
     assert len(drawn) == len(batches) and all(1 <= len(batch) <= size for batch in drawn)
     seen = Counter(torch.cat(drawn).tolist() if drawn else [])
     if not 0 < paired < share * (lone + paired):
@@ -81,7 +81,7 @@ def test_an_epoch_passes_once_over_lone_rows_and_evenly_over_paired_ones(
 def test_without_a_share_rows_come_as_they_are() -> None:
     present = torch.tensor([[True, False], [True, True], [False, True]])
     batches = Batches(torch.tensor([4, 5, 6]), present, 2)
-    assert len(batches) == 2 and sorted(torch.cat(batches.draw(torch.Generator())).tolist()) == [4, 5, 6]
+    assert len(batches) == 2 and sorted(torch.cat(batches.shuffle(torch.Generator())).tolist()) == [4, 5, 6]
 
 
 def sure_model() -> tuple[MultimodalVAE, dict[str, torch.Tensor]]:
@@ -116,19 +116,19 @@ def test_what_is_guessed_is_what_is_absent_and_sure() -> None:
 def test_guesses_begin_after_their_epochs_and_are_only_for_training(tmp_path: Path) -> None:
     recipe = load_recipe(write_recipe(tmp_path, write_circle(tmp_path)), FEW)
     trainer = Trainer(recipe, tmp_path / "run")
-    rows = trainer.rows
+    rows = trainer.data.train
 
     def known(purpose: str) -> int:
         return int(trainer.prepare(rows, purpose, 0, 1.0).batch.present[:, 2].sum())
 
-    before = int(trainer.dataset.present[rows, 2].sum())
+    before = int(trainer.data.dataset.present[rows, 2].sum())
     assert known("train") == before
     trainer.progress.epoch = 1
     step = trainer.prepare(rows, "train", 0, 1.0)
     assert known("train") > before and known("valid") == before
     assert bool((step.plan.given <= step.batch.present).all())
     assert trainer.model.training, "guessing leaves the networks as training has them"
-    assert int(trainer.dataset.present[rows, 2].sum()) == before
+    assert int(trainer.data.dataset.present[rows, 2].sum()) == before
 
 
 def test_bits_can_be_guessed_too(tmp_path: Path) -> None:
@@ -146,8 +146,8 @@ def test_bits_can_be_guessed_too(tmp_path: Path) -> None:
     trainer = Trainer(recipe, tmp_path / "run")
     trainer.fit()
     trainer.model.eval()
-    rows = trainer.dataset.rows("test")
-    lone = Batch(trainer.dataset[rows].values, torch.tensor([[True, False, False]]).expand(len(rows), 3))
+    rows = trainer.data.dataset.rows("test")
+    lone = Batch(trainer.data.dataset[rows].values, torch.tensor([[True, False, False]]).expand(len(rows), 3))
     blank = Batch({n: v.clone() if n == "x" else torch.zeros_like(v) for n, v in lone.values.items()}, lone.present)
     after = guess(trainer.model, blank, ["bit", "pair"], 0.9, seed=0)
     assert after.present.all()
@@ -188,7 +188,7 @@ def test_the_learning_rate_falls_along_half_a_cosine(tmp_path: Path) -> None:
     assert math.isclose(falling.learning_rate(steps // 3), 0.003 * (1 + math.cos(math.pi / 3)) / 2)
     assert math.isclose(falling.learning_rate(steps), 0, abs_tol=1e-12)
     falling.fit()
-    assert falling.optimizer.param_groups[0]["lr"] == falling.learning_rate(1)
+    assert falling.learner.optimizer.param_groups[0]["lr"] == falling.learning_rate(1)
     constant = Trainer(load_recipe(recipe), tmp_path / "b")
     assert {constant.learning_rate(step) for step in range(steps)} == {0.003}
 
@@ -198,12 +198,14 @@ WRONG = {
     "train.self_training={modalities: [clas]}": (
         "train.self_training.modalities: there is no modality 'clas' (did you",
     ),
-    "train.self_training={modalities: [class, class]}": ("train.self_training.modalities: 'class' stands in it twice",),
-    "train.self_training={modalities: [class], after_epochs: 3}": ("after_epochs: leaves nothing of the 3 epochs",),
-    "train.self_training={modalities: [counts]}": ("train.self_training.modalities: 'counts' is of kind 'counts', of",),
+    "train.self_training={modalities: [class, class]}": ("train.self_training.modalities: 'class' is listed twice",),
+    "train.self_training={modalities: [class], after_epochs: 3}": ("after_epochs: must be less than train.epochs (3)",),
+    "train.self_training={modalities: [counts]}": (
+        "train.self_training.modalities: 'counts' is of kind 'counts', whose",
+    ),
     "train.self_training={modalities: []}": ("train.self_training.modalities",),
-    "train.self_training={modalities: [image]}": ("train.self_training.modalities: 'image' is of kind 'image', of",),
-    "train.schedule=linear": ("train.schedule",),
+    "train.self_training={modalities: [image]}": ("train.self_training.modalities: 'image' is of kind 'image', whose",),
+    "train.schedule=cosin": ("train.schedule: unknown schedule 'cosin' (did you mean 'cosine'?)",),
 }
 
 

@@ -285,7 +285,7 @@ def test_patience_needs_validation_rows(work: Path, tmp_path: Path) -> None:
 
 
 def test_short_epochs_are_not_a_line_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("modalkit.training.trainer._EPOCHS_APART", math.inf)
+    monkeypatch.setattr("modalkit.training.results._SECONDS_APART", math.inf)
     write_recipe(tmp_path, write_circle(tmp_path))
     done = here("train", "circle.yaml", "--set", "train.epochs=4", "--out", "run", cwd=tmp_path)
     assert done.returncode == 0, done.stderr

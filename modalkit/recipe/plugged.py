@@ -1,0 +1,145 @@
+"""The parts of a recipe that plugins define: each is validated by the settings of the plugin that it names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, SerializeAsAny, ValidationError, ValidationInfo, create_model, model_serializer
+from pydantic_core import InitErrorDetails, PydanticCustomError, to_json
+
+from modalkit import registry
+from modalkit.errors import InputError, guard
+from modalkit.plugin import CustomNetwork, ObjectiveOptions, Settings
+from modalkit.recipe.yaml import Key
+
+DEFAULT_OBJECTIVE: str = ObjectiveOptions.model_fields["name"].default
+
+
+def invalid(key: Key, message: str, *, kind: str = "said") -> ValidationError:
+    """Return an error at `key` whose message is shown to the user as it is."""
+    error = PydanticCustomError(kind, "{message}", {"message": message})
+    return ValidationError.from_exception_data("recipe", [InitErrorDetails(type=error, loc=key, input=None)])
+
+
+def validated(entry: Any, info: ValidationInfo, tag: str, settings_of: Callable[[str], type[Settings]]) -> Any:
+    """Validate a mapping by the settings of the plugin that its `tag` names.
+
+    It is validated as JSON, so that a list becomes a tuple and a text a path; otherwise strictly, so that a number is
+    not accepted as a text.
+    """
+    if isinstance(entry, Settings):
+        return entry
+    if not isinstance(entry, dict):
+        raise PydanticCustomError("mapping_type", "should be a mapping")
+    if tag not in entry:
+        raise invalid((tag,), "is missing", kind="absent")
+    if not isinstance(entry[tag], str):
+        raise invalid((tag,), "should be a text")
+    try:
+        return settings_of(entry[tag]).model_validate_json(to_json(entry), strict=True, context=info.context)
+    except ValidationError:
+        raise
+    except InputError as error:
+        raise invalid((tag,), str(error), kind="plugin") from None
+    except Exception as error:  # a plugin's validator may raise anything
+        raise invalid((), f"{tag} '{entry[tag]}' raised {type(error).__name__}: {error}") from error
+
+
+def kind_schema(kind: str) -> type[Settings]:
+    """Return the schema class of a modality of this kind."""
+    schema: type[Settings] = registry.modality(kind).schema
+    return schema
+
+
+def validated_schema(entry: Any, info: ValidationInfo) -> Any:
+    """Validate a modality's entry; equal entries of a recipe share one schema."""
+    checked: dict[bytes, Any] | None = (info.context or {}).get("schemas")
+    if checked is None:
+        return _checked_schema(entry, info)
+    text = to_json(entry)
+    if text not in checked:
+        checked[text] = _checked_schema(entry, info)
+    return checked[text]
+
+
+def _checked_schema(entry: Any, info: ValidationInfo) -> Any:
+    found = validated(entry, info, "kind", kind_schema)
+    network = getattr(found, "network", None)
+    try:
+        with guard(f"kind '{found.kind}': its event_shape or facts"):
+            found.facts()
+        for reference in (network.encoder, network.decoder) if isinstance(network, CustomNetwork) else ():
+            registry.import_object(reference)
+    except InputError as error:
+        raise invalid((), str(error)) from None
+    return found
+
+
+def objective_options(name: str) -> type[Settings]:
+    """Return the settings class of an objective's section."""
+    options: type[Settings] = registry.get(registry.OBJECTIVES, name).options
+    return options
+
+
+def validated_objective(entry: Any, info: ValidationInfo) -> Any:
+    """Validate the ``objective:`` section; its name may be left out."""
+    named = {"name": DEFAULT_OBJECTIVE} | entry if isinstance(entry, dict) else entry
+    return validated(named, info, "name", objective_options)
+
+
+def schedule_options(name: str) -> type[Settings]:
+    """Return the settings class of a schedule."""
+    options: type[Settings] = registry.get(registry.SCHEDULES, name).options
+    return options
+
+
+def validated_schedule(entry: Any, info: ValidationInfo) -> Any:
+    """Validate a schedule, given as its name or as a mapping with its name and options."""
+    return validated({"name": entry} if isinstance(entry, str) else entry, info, "name", schedule_options)
+
+
+class BuildStep(Settings):
+    """One step towards a dataset; in a recipe the builder's options stand beside ``builder`` and ``out``.
+
+    Attributes:
+        builder: the builder's name.
+        out: the folder to make; None for data.path.
+        options: the builder's own options.
+    """
+
+    builder: str
+    out: Path | None = None
+    options: SerializeAsAny[Settings]
+
+    @model_serializer
+    def _flat(self) -> dict[str, Any]:
+        return {"builder": self.builder, "out": self.out and str(self.out)} | self.options.model_dump(mode="json")
+
+
+def step_settings(builder: str) -> type[Settings]:
+    """Return the settings class of a build step: the builder's own options, its name, and the folder to make."""
+    return _with_builder_and_out(registry.get(registry.BUILDERS, builder).options)
+
+
+@cache  # creating a class is slow, and each class slows isinstance down
+def _with_builder_and_out(options: type[Settings]) -> type[Settings]:
+    return create_model(
+        options.__name__,
+        __base__=options,
+        builder=(str, Field(description="Name of the builder (`modalkit list builders`).")),
+        out=(Path | None, Field(None, description="The folder to make; the last step's default is data.path.")),
+    )
+
+
+def validated_step(entry: Any, info: ValidationInfo) -> Any:
+    """Validate one step of ``data.build``."""
+    checked = validated(entry, info, "builder", step_settings)
+    if isinstance(checked, BuildStep):
+        return checked
+    options = registry.get(registry.BUILDERS, checked.builder).options
+    own = {name: item for name, item in entry.items() if name not in ("builder", "out")}
+    made = options.model_validate_json(to_json(own), strict=True, context=info.context)
+    return BuildStep(builder=checked.builder, out=checked.out, options=made)

@@ -1,0 +1,35 @@
+"""How far a run is."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from modalkit.runs.checkpoint import load_state
+from modalkit.runs.folder import RunFolder
+
+
+@dataclass
+class Progress:
+    """How far a run is; a run resumes from this, its weights and the optimiser's state.
+
+    Attributes:
+        step: gradient steps done.
+        epoch: whole epochs done.
+        best: highest validation ELBO so far, nats a row, summed over all terms, beta 1.
+        best_epoch: the number of epochs done when it was reached; 0 while there is none.
+    """
+
+    step: int = 0
+    epoch: int = 0
+    best: float = -math.inf
+    best_epoch: int = 0
+
+
+def saved_progress(folder: RunFolder) -> Progress:
+    """Return how far a run is by its saved state, 0 steps if it has none."""
+    if not folder.state.exists():
+        return Progress()
+    return Progress(**load_state(folder.state, torch.device("cpu"))["progress"])

@@ -1,0 +1,44 @@
+"""The rows of a training: opened, weakened, checked and divided into batches."""
+
+from __future__ import annotations
+
+import hashlib
+
+from torch import Tensor
+
+from modalkit.data import Batches, Dataset, weaken
+from modalkit.errors import InputError
+from modalkit.recipe.loading import Recipe
+
+
+class TrainingData:
+    """A recipe's dataset as its training sees it.
+
+    Args:
+        recipe: names the dataset, the modalities, and what to hide.
+
+    Attributes:
+        dataset: with the entries hidden that ``data.weak`` hides.
+        train: training rows that have any modality, int64 `(rows,)`.
+        valid: validation rows that have any modality, int64 `(rows,)`.
+        batches: how an epoch divides the training rows.
+        digest: SHA-256 of the dataset's manifest.
+
+    Raises:
+        InputError: the dataset cannot be opened or does not fit the recipe, or patience has no validation rows.
+    """
+
+    def __init__(self, recipe: Recipe) -> None:
+        opened = Dataset(recipe.data.path, list(recipe.modalities), in_memory=recipe.data.in_memory)
+        opened.require(recipe.modalities)
+        self.dataset = weaken(opened, opened.rows("train"), recipe.data.weak, recipe.seed)
+        self.train, self.valid = self._usable("train"), self._usable("valid")
+        if recipe.train.patience is not None and not len(self.valid):
+            raise InputError(f"train.patience: {recipe.data.path} has no validation rows to wait for")
+        present = self.dataset.present[self.train]
+        self.batches = Batches(self.train, present, recipe.train.batch_size, recipe.train.paired_share)
+        self.digest = hashlib.sha256((self.dataset.folder / "manifest.json").read_bytes()).hexdigest()
+
+    def _usable(self, split: str) -> Tensor:
+        rows = self.dataset.rows(split)
+        return rows[self.dataset.present[rows].any(1)]
