@@ -14,15 +14,16 @@ from types import ModuleType
 from typing import Any
 
 from modalkit.errors import InputError, did_you_mean
-from modalkit.plugin import Builder, Modality, Objective, Schema
+from modalkit.plugin import Builder, Metric, Modality, Objective, Schema
 
 _log = logging.getLogger(__name__)
 
 KINDS, OBJECTIVES, BUILDERS = "modalkit.modalities", "modalkit.objectives", "modalkit.builders"
+METRICS = "modalkit.metrics"
 """Entry-point groups."""
 
-_CONTRACT: dict[str, type[Any]] = {KINDS: Modality, OBJECTIVES: Objective, BUILDERS: Builder}
-_WORD = {KINDS: "kind", OBJECTIVES: "objective", BUILDERS: "builder"}
+_CONTRACT: dict[str, type[Any]] = {KINDS: Modality, OBJECTIVES: Objective, BUILDERS: Builder, METRICS: Metric}
+_WORD = {KINDS: "kind", OBJECTIVES: "objective", BUILDERS: "builder", METRICS: "metric"}
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,8 @@ from modalkit.evaluation.pictures import MOST_COLUMNS, dataset_sheet
 from modalkit.evaluation.translation import chosen
 from modalkit.plugin import Schema, Settings
 from modalkit.util.files import write_atomic
-from modalkit.util.text import listed, some
+from modalkit.util.text import evenly_spaced as some
+from modalkit.util.text import listed
 
 
 def schemas(dataset: Dataset) -> dict[str, Schema]:

@@ -20,7 +20,8 @@ from modalkit.model.vae import MultimodalVAE
 from modalkit.plugin import Plan, Schema
 from modalkit.util.progress import bar
 from modalkit.util.randomness import generator
-from modalkit.util.text import clipped, columns, some
+from modalkit.util.text import clipped, columns
+from modalkit.util.text import evenly_spaced as some
 
 _log = logging.getLogger(__name__)
 

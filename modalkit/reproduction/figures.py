@@ -15,10 +15,13 @@ from PIL import Image
 from modalkit import registry
 from modalkit.data import Batch
 from modalkit.errors import InputError
-from modalkit.evaluation.accuracy import accuracy, mean_and_error, posterior_draws
+from modalkit.evaluation.accuracy import posterior_draws
 from modalkit.evaluation.likelihood import mask
+from modalkit.evaluation.metrics import mean_and_error
+from modalkit.evaluation.metrics.accuracy import accuracy
+from modalkit.evaluation.metrics.log_likelihood import ask
 from modalkit.evaluation.pictures import show
-from modalkit.evaluation.questions import Asking, Question, ask
+from modalkit.evaluation.questions import Asking, Question
 from modalkit.reproduction.paper import DATASETS
 from modalkit.reproduction.runs import Settings, progress
 from modalkit.reproduction.tables import write_csv

@@ -20,7 +20,7 @@ from lightning_fabric.loggers import TensorBoardLogger
 
 from modalkit.errors import InputError, RunError, guard, install
 from modalkit.util.files import write_atomic, write_text
-from modalkit.util.text import some
+from modalkit.util.text import evenly_spaced as some
 
 _log = logging.getLogger(__name__)
 

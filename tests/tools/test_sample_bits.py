@@ -17,7 +17,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from modalkit.data import Batch, Dataset
 from modalkit.errors import InputError
 from modalkit.recipe.loading import load_recipe
-from modalkit.util.text import listed, some
+from modalkit.util.text import evenly_spaced as some
+from modalkit.util.text import listed
 
 
 def build(folder: Path, name: str, *options: object, code: int = 0) -> Path:
