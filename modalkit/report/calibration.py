@@ -9,7 +9,8 @@ from modalkit import registry
 from modalkit.inference import Prediction, TrainedModel
 from modalkit.report import svg
 from modalkit.report.page import Section, figure, grid, note, table
-from modalkit.report.sources import HeldOut, Source, some
+from modalkit.report.sources import HeldOut, Source
+from modalkit.report.sources import take_rows as some
 
 _MOST, _BINS, _DRAWS = 12, 10, 32
 

@@ -15,7 +15,8 @@ from modalkit.inference import Embedding
 from modalkit.inference.prediction import in_units
 from modalkit.report import svg
 from modalkit.report.page import Section, figure, grid, heat, note, side_by_side, table
-from modalkit.report.sources import HeldOut, Source, only, some
+from modalkit.report.sources import HeldOut, Source, only
+from modalkit.report.sources import take_rows as some
 
 _ACTIVE = 0.01  # nats; a dimension that carries less says nothing
 _MOST_DIMS, _MOST_EXPERTS, _MOST_MAPS, _MOST_GROUPS = 64, 40, 9, svg.COLOURS

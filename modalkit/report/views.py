@@ -15,7 +15,8 @@ from modalkit.inference import Prediction, TrainedModel, as_batch
 from modalkit.inference.prediction import predict
 from modalkit.report.latent import Latent
 from modalkit.report.page import Section, cell, heat, note, side_by_side, table
-from modalkit.report.sources import HeldOut, Source, only, some
+from modalkit.report.sources import HeldOut, Source, only
+from modalkit.report.sources import take_rows as some
 from modalkit.report.svg import number
 
 _EXAMPLES, _DRAWS, _SAMPLES, _GIVEN = 4, 16, 8, 8
@@ -41,7 +42,7 @@ def translated(source: Source, seed: int) -> Section | None:
 
 def _margins(source: Source, held_out: HeldOut) -> Markup:
     """Return how far each prediction is above the training mean's; measured here where the run did not end."""
-    found = source.kept("translations.json")
+    found = source.translations
     if not isinstance(found, list):
         assert source.model is not None  # as `translated` knows
         with torch.random.fork_rng():
