@@ -82,4 +82,4 @@ class Metric:
     summary: str
     measure: Callable[[Run, Question, Asking], Mapping[str, Figure]]
     display: Display = Display()
-    heading: str = ""
+    heading: str | None = None

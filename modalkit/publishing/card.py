@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib.resources import files
 from pathlib import Path, PurePath
 from typing import Any
+
+import jinja2
 
 import modalkit
 from modalkit.data import read_json, read_manifest
@@ -15,14 +18,6 @@ from modalkit.inference import TrainedModel
 from modalkit.runs.folder import RunFolder
 from modalkit.util.text import markdown_table
 
-_DESCRIPTION = "A multimodal VAE: any of its modalities can be inferred from any others."
-_LIMITS = """\
-- It learnt from the rows described above and from nothing else; what it says of other data is a guess, and it does not
-  say so. Posteriors of what it never saw can be as sharp as any.
-- Samples are what the training data makes likely, with that data's gaps and biases.
-- `plugins/`, where there is one, is code that loading the model runs: read it before.
-"""
-
 
 def card(model: TrainedModel, graphs: Sequence[PurePath]) -> str:
     """Return a model card in Markdown, with the header that model hubs read.
@@ -31,39 +26,28 @@ def card(model: TrainedModel, graphs: Sequence[PurePath]) -> str:
         model: opened from the run folder that has the figures.
         graphs: files for other runtimes, relative to the card.
     """
-    recipe, name = model.recipe, model.path.resolve().name
     counts = model.model.parameter_counts()
     counts["all"] = sum(counts.values())
     modalities = [
         (f"`{n}`", s.kind, " x ".join(map(str, s.event_shape)) or "one number", f"{s.weight:g}")
         for n, s in model.schemas.items()
     ]
-    parts = [
-        "---\nlibrary_name: modalkit\nlicense: other # TODO: fill in\ntags: [multimodal, vae, modalkit]\n---",
-        f"# {name}\n\n{recipe.description or _DESCRIPTION}",
-        "## Load\n\n```python\nimport modalkit\n\nmodel = modalkit.load(\"path/to/this/folder\")\n"
-        f"answer = model.infer({{\"{model.modalities[0]}\": ...}})\n```\n\n"
-        f"Written by modalkit {modalkit.__version__}; the dataset is not needed.",
-        "## Modalities\n\n" + markdown_table(("name", "kind", "shape", "weight"), modalities),
-        f"## Data\n\n{_data(model)}",
-        f"## Training\n\nObjective `{recipe.objective.name}`, z of {model.latent_dim} numbers, seed {recipe.seed}, "
-        f"precision {recipe.train.precision}. All settings are in `recipe.yaml`.",
-        f"## Results\n\n{_results(RunFolder(model.path))}",
-        "## Parameters\n\n"
-        + markdown_table(("part", "parameters"), [(part, f"{count:,}") for part, count in counts.items()]),
-        f"## Limits\n\n{_LIMITS}- TODO: what it must not be used for.",
-        "## Licence\n\nTODO: the licence of these weights, and whether the data's terms allow it.",
-        f"## Integrity\n\nSHA-256 of `model.safetensors`: `{model.weights}`",
-    ]  # fmt: skip
-    if graphs:
-        listed = "\n".join(f"- `{graph}`" for graph in graphs)
-        parts.insert(3, f"## Graphs\n\nEach takes the modalities of its name in the networks' units and gives the "
-                        f"wanted one's mean or class probabilities at the posterior's mean, with `loc` and `scale` "
-                        f"of z:\n\n{listed}")  # fmt: skip
-    return "\n\n".join(parts) + "\n"
+    environment = jinja2.Environment(trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
+    return environment.from_string((files("modalkit.publishing") / "card.md").read_text()).render(
+        name=model.path.resolve().name,
+        model=model,
+        recipe=model.recipe,
+        version=modalkit.__version__,
+        graphs=graphs,
+        modalities=markdown_table(("name", "kind", "shape", "weight"), modalities),
+        data=_data(model),
+        results=_results(RunFolder(model.path)),
+        parameters=markdown_table(("part", "parameters"), [(part, f"{n:,}") for part, n in counts.items()]),
+    )
 
 
 def _data(model: TrainedModel) -> str:
+    """Return what the dataset's manifest says; only its name if the dataset is gone."""
     path = model.recipe.data.path
     said = f"Trained on the dataset `{Path(path).name}`"
     try:
@@ -73,14 +57,13 @@ def _data(model: TrainedModel) -> str:
     splits = ", ".join(f"{rows:,} {split}" for split, rows in manifest.splits.items() if rows)
     made = manifest.builder.get("name")
     present = [(f"`{n}`", f"{manifest.modalities[n].present:,}") for n in model.modalities if n in manifest.modalities]
-    return (
-        f"{said}: {manifest.rows:,} rows ({splits})" + (f", made by the builder `{made}`" if made else "")
-        + ". TODO: where it is from, and its terms.\n\n" + markdown_table(("modality", "rows that have it"), present)
-    )  # fmt: skip
+    builder = f", made by the builder `{made}`" if made else ""
+    table = markdown_table(("modality", "rows that have it"), present)
+    return f"{said}: {manifest.rows:,} rows ({splits}){builder}. TODO: where it is from, and its terms.\n\n{table}"
 
 
 def _results(folder: RunFolder) -> str:
-    """Return what the run's own files say of how well the model does."""
+    """Return what the run's own files say of how well the model does; empty if they say nothing."""
     found = []
     if folder.translations.is_file():
         rows = [
@@ -96,7 +79,7 @@ def _results(folder: RunFolder) -> str:
         likelihoods = metric == log_likelihood.METRIC.name
         title = "Importance-sampled, nats" if likelihoods else records[0].display.title(records[0].summary)
         found.append(f"{title}:\n\n{_figures(records)}")
-    return "\n\n".join(found) or "TODO: none were measured in this run; `modalkit evaluate` measures."
+    return "\n\n".join(found)
 
 
 def _figures(records: Sequence[Record]) -> str:

@@ -62,7 +62,7 @@ def compare(paths: Sequence[Path]) -> tuple[str, str]:
     sections.insert(1, _curves(runs))
     command = shlex.join(["modalkit", "compare", *map(str, paths)])
     page = render("Comparison of runs", ", ".join(runs), [], sections, command)
-    texts = [made for title, (_, rows) in tables.items() if (made := _text(title, rows, runs))]
+    texts = [text for title, (_, rows) in tables.items() if (text := _text(title, rows, runs))]
     return page, "\n\n".join(texts)
 
 
