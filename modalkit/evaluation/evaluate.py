@@ -7,10 +7,11 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from modalkit import registry
+from modalkit.errors import guard
 from modalkit.evaluation.metrics import accuracy, coherence, log_likelihood, reconstruction
 from modalkit.evaluation.questions import Asking, Question
 from modalkit.evaluation.records import Record, add_records, check_readable, record
-from modalkit.plugin import Metric
+from modalkit.plugin import Figure, Metric
 from modalkit.runs.folder import RunFolder
 from modalkit.util.text import columns
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 _MOST_PARTS = 20
 _WIDTH = 23
+_BUILT_IN = (log_likelihood.METRIC, accuracy.METRIC, coherence.METRIC, reconstruction.METRIC)
 
 
 def find_metrics(names: Iterable[str]) -> list[Metric]:
@@ -67,13 +69,22 @@ def evaluate(
     ]
     for metric, question, key in tasks:
         about = {"targets": question.targets, "given": question.given}
-        found = record(metric, key, metric.measure(run, question, asking), settings, {"question": about})
+        found = record(metric, key, _measure(metric, run, question, asking), settings, {"question": about})
         records.append(found)
         lines += _lines(metric, question, found)
     counts = run.model.parameter_counts()
     add_records(path, [one for one in records if one.figures or one.metric == accuracy.METRIC.name], counts)
     parts = ", ".join(f"{part} {count:,}" for part, count in counts.items())
     return "\n".join([*lines, "", f"parameters: {parts}", f"kept in {path}"])
+
+
+def _measure(metric: Metric, run: Run, question: Question, asking: Asking) -> dict[str, Figure]:
+    """Return a metric's figures; whatever an author's function raises names the metric."""
+    if metric in _BUILT_IN:
+        return dict(metric.measure(run, question, asking))
+    with guard(f"metric '{metric.name}' of {question}"):
+        found = metric.measure(run, question, asking)
+        return {str(part): (float(mean), float(error)) for part, (mean, error) in found.items()}
 
 
 def _unique(metrics: Iterable[Metric]) -> list[Metric]:
@@ -90,12 +101,14 @@ def _lines(metric: Metric, question: Question, found: Record) -> list[str]:
     if not found.figures:
         return []
     names = {"targets": ", ".join(question.targets), "given": ", ".join(question.given)}
-    heading = metric.heading or f"{metric.display.title(metric.summary)}, {{question}}"
+    asked = str(question).removeprefix("log ")
     most = len(found.figures) if metric is reconstruction.METRIC else _MOST_PARTS
     unit = " %" if metric.display.unit == "%" else ""
     lines = [
         ("", part or names["targets"], metric.display.text(figure, unit=unit))
         for part, figure in list(found.figures.items())[:most]
     ]
-    title = heading.format(question=str(question).removeprefix("log "), **names)
+    title = f"{metric.display.title(metric.summary)}, {asked}"
+    if metric.heading is not None:
+        title = metric.heading.format(question=asked, **names)
     return ["", f"{title}:", columns(lines, least=(0, _WIDTH))]

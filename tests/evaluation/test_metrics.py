@@ -164,3 +164,23 @@ def test_records_that_are_damaged_are_named(tmp_path: Path) -> None:
     (path := tmp_path / "evaluation.json").write_text('{"metrics": {"mine": {"summary": "x"}}}')
     with pytest.raises(InputError, match=r"evaluation\.json: cannot be read \(KeyError: 'display'\); delete it"):
         read_records(path)
+
+
+BROKEN = """\
+from modalkit.plugin import Metric
+
+NO_PAIR = Metric("no-pair", "A number without its error", lambda run, question, asking: {"position": 1.0})
+RAISES = Metric("raises", "Nothing", lambda run, question, asking: question.nothing)
+"""
+
+
+@pytest.mark.parametrize(("name", "why"), [("no-pair", "TypeError"), ("raises", "AttributeError")])
+def test_a_metric_that_fails_is_named_and_leaves_the_file_as_it_was(
+    work: Path, tmp_path: Path, name: str, why: str
+) -> None:
+    (tmp_path / "broken.py").write_text(BROKEN)
+    shutil.copytree(work / "two", run := tmp_path / "run")
+    (run / "evaluation.json").write_text("{}")
+    done = here("evaluate", "run", *ASKED, "--plugin", "broken.py", "--metrics", name, cwd=tmp_path)
+    assert done.returncode == 2 and f"metric '{name}' of log p(position, counts | class) failed: {why}" in done.stderr
+    assert (run / "evaluation.json").read_text() == "{}"
