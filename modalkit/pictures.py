@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 from modalkit import registry
 from modalkit.errors import guard
 from modalkit.plugin import Picture, Schema
-from modalkit.util.text import some
+from modalkit.util.text import evenly_spaced
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -65,8 +65,8 @@ def chosen(schemas: Mapping[str, Schema], most: int) -> list[str]:
     """
     classes = [name for name, schema in schemas.items() if registry.modality(schema.kind).outcome.has_classes]
     others = [name for name in schemas if name not in set(classes)]
-    first = some(classes, max(most - len(others), most // 2))
-    kept = {*first, *some(others, most - len(first))}
+    first = evenly_spaced(classes, max(most - len(others), most // 2))
+    kept = {*first, *evenly_spaced(others, most - len(first))}
     return [name for name in schemas if name in kept]
 
 

@@ -14,16 +14,22 @@ from types import ModuleType
 from typing import Any
 
 from modalkit.errors import InputError, did_you_mean
-from modalkit.plugin import Builder, Modality, Objective, Schedule, Schema
+from modalkit.plugin import Builder, Metric, Modality, Objective, Schedule, Schema
 
 _log = logging.getLogger(__name__)
 
 KINDS, OBJECTIVES, BUILDERS = "modalkit.modalities", "modalkit.objectives", "modalkit.builders"
-SCHEDULES = "modalkit.schedules"
+SCHEDULES, METRICS = "modalkit.schedules", "modalkit.metrics"
 """Entry-point groups."""
 
-_CONTRACT: dict[str, type[Any]] = {KINDS: Modality, OBJECTIVES: Objective, BUILDERS: Builder, SCHEDULES: Schedule}
-_WORD = {KINDS: "kind", OBJECTIVES: "objective", BUILDERS: "builder", SCHEDULES: "schedule"}
+_CONTRACT: dict[str, type[Any]] = {
+    KINDS: Modality,
+    OBJECTIVES: Objective,
+    BUILDERS: Builder,
+    SCHEDULES: Schedule,
+    METRICS: Metric,
+}
+_WORD = {KINDS: "kind", OBJECTIVES: "objective", BUILDERS: "builder", SCHEDULES: "schedule", METRICS: "metric"}
 
 
 @dataclass(frozen=True)

@@ -203,6 +203,13 @@ def evaluate(
     coherence: Annotated[
         str | None, typer.Option(metavar="SOURCE:TARGET", help="Generate SOURCE from TARGET and classify it.")
     ] = None,
+    metrics: Annotated[
+        str | None,
+        typer.Option(metavar="NAME,...", help="Also measure these metrics (`modalkit list metrics`)."),
+    ] = None,
+    plugin: Annotated[
+        list[Path], typer.Option(help="A Python file with metrics that are not installed; repeatable.")
+    ] = [],  # noqa: B006
     data: Annotated[str | None, typer.Option(help="Another dataset with the run's modalities.")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
     seed: Annotated[int, typer.Option(min=0, help="Seed of the draws.")] = 0,
@@ -214,15 +221,18 @@ def evaluate(
 
     Example: modalkit evaluate runs/mnist_mvae --given label --targets image
     """
-    from modalkit.evaluation.questions import Asking
-    from modalkit.evaluation.report import evaluate as answer
-    from modalkit.evaluation.report import questions_of
+    from modalkit import registry
+    from modalkit.evaluation.evaluate import evaluate as answer
+    from modalkit.evaluation.evaluate import find_metrics
+    from modalkit.evaluation.questions import Asking, parse, split_names
     from modalkit.runs.opened import load_run
 
     opened = load_run(run, data=data, device=device)
-    asked = questions_of(opened.model, targets, given, proposal)
+    for file in plugin:
+        registry.add_file(file)
+    asked = parse(opened.model, targets, given, proposal)
     asking = Asking(split, rows, particles, prior_particles, seed)
-    typer.echo(answer(opened, asked, asking, coherence))
+    typer.echo(answer(opened, asked, asking, coherence, find_metrics(split_names(metrics))))
 
 
 for _command in (*asking.COMMANDS, *reporting.COMMANDS):
@@ -499,6 +509,7 @@ class What(StrEnum):
     kinds = "kinds"
     objectives = "objectives"
     builders = "builders"
+    metrics = "metrics"
     recipes = "recipes"
 
 
@@ -535,13 +546,16 @@ def _keys(what: What, name: str) -> str:
             "a recipe has no keys of its own; `modalkit validate` checks one, docs/recipes.md explains them"
         )
     plugin = registry.get(_group(what), name)
+    if what is What.metrics:
+        return f"{name}: {plugin.display.title(plugin.summary)}"
     return f"{name}: {plugin.summary}\n{keys(plugin.schema if what is What.kinds else plugin.options)}"
 
 
 def _group(what: What) -> str:
     from modalkit import registry
 
-    return {What.kinds: registry.KINDS, What.objectives: registry.OBJECTIVES, What.builders: registry.BUILDERS}[what]
+    groups = {What.kinds: registry.KINDS, What.objectives: registry.OBJECTIVES, What.builders: registry.BUILDERS}
+    return (groups | {What.metrics: registry.METRICS})[what]
 
 
 def _listing(what: What) -> list[tuple[str, str, str]]:

@@ -16,7 +16,7 @@ from modalkit.errors import InputError
 from modalkit.pictures import MOST_COLUMNS, chosen, dataset_sheet
 from modalkit.plugin import Schema, Settings
 from modalkit.util.files import write_atomic
-from modalkit.util.text import listed, some
+from modalkit.util.text import evenly_spaced, listed
 
 
 def schemas(dataset: Dataset) -> dict[str, Schema]:
@@ -82,10 +82,10 @@ def describe(dataset: Dataset, *, verify: bool = False) -> str:
     if verify:
         _verify(dataset)
         lines.append(f"checksums: as they were written, in {shards}")
-    width = max(len(n) for n in some(dataset.names)) + 2
+    width = max(len(n) for n in evenly_spaced(dataset.names)) + 2
     lines += ["", "modality".ljust(width) + "kind".ljust(12) + "shape".ljust(14) + "stored".ljust(9) + "present"]
     splits = {name: dataset.present[dataset.rows(name)].sum(0) for name, count in manifest.splits.items() if count}
-    for name in some(dataset.names):
+    for name in evenly_spaced(dataset.names):
         column = dataset.names.index(name)
         facts, count = manifest.modalities[name].facts, manifest.modalities[name].present
         shape = "x".join(map(str, facts["event_shape"])) or "one"
@@ -94,8 +94,8 @@ def describe(dataset: Dataset, *, verify: bool = False) -> str:
         if partly := manifest.modalities[name].partly:
             share += f", {partly} more in part"
         lines.append(name.ljust(width) + facts["kind"].ljust(12) + shape.ljust(14) + facts["dtype"].ljust(9) + share)
-    if len(some(dataset.names)) < len(dataset.names):
-        lines.append(f"({len(some(dataset.names))} of {len(dataset.names)} modalities, evenly spaced)")
+    if len(evenly_spaced(dataset.names)) < len(dataset.names):
+        lines.append(f"({len(evenly_spaced(dataset.names))} of {len(dataset.names)} modalities, evenly spaced)")
     return "\n".join(lines)
 
 

@@ -1,1 +1,1 @@
-"""Evaluation of trained models: likelihoods by importance sampling, accuracies, coherence."""
+"""Evaluation of trained models: questions, metrics, translations, picture sheets, and `modalkit evaluate`."""

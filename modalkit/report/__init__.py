@@ -1,1 +1,1 @@
-"""Runs as pages that a person reads: one run looked at from all sides, several side by side."""
+"""Reports: one run as an HTML page, and several runs side by side."""

@@ -10,7 +10,7 @@ from modalkit.inference import TrainedModel
 from modalkit.plugin import Outcome
 from modalkit.report import svg
 from modalkit.report.page import Section, figure, grid, note, table
-from modalkit.report.sources import HeldOut, Source, some
+from modalkit.report.sources import HeldOut, Source, take_rows
 
 _MOST, _BINS, _DRAWS = 12, 10, 32
 
@@ -96,7 +96,7 @@ def _claims(asked: TrainedModel, held_out: HeldOut, name: str, seed: int) -> tup
     rows = (present[:, column] & given.any(1) & asked.model.allows(given)).nonzero().squeeze(1)
     if not len(rows):
         return None
-    predicted = asked.infer(some(held_out.batch, rows, given[rows]), [name], draws=_DRAWS, seed=seed)[name]
+    predicted = asked.infer(take_rows(held_out.batch, rows, given[rows]), [name], draws=_DRAWS, seed=seed)[name]
     truth = asked.schemas[name].unpack(held_out.batch.values[name][rows])
     if predicted.probability is not None:  # of a class
         return predicted.probability.double(), (predicted.value == truth).double()

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from markupsafe import Markup
-
 from modalkit.errors import InputError
+from modalkit.evaluation.metrics import accuracy, log_likelihood
+from modalkit.evaluation.records import Record
 from modalkit.evaluation.translation import ALL
 from modalkit.report import svg
 from modalkit.report.facts import chart_title, metric_names, points
-from modalkit.report.page import Section, figure, many, note, render, table
+from modalkit.report.page import Section, best, figure, many, note, render, table
 from modalkit.report.run import best_validation
 from modalkit.report.sources import Source, open_source
 from modalkit.runs.folder import leaves
@@ -21,8 +22,22 @@ from modalkit.util.text import clipped, columns
 
 _MOST_CURVES, _MOST_LINES, _MOST_PRINTED = 24, 600, 60
 _SAME = "The recipes are the same, key by key."
-Rows = list[list[str]]
-"""A first column of names, and one for each run."""
+_NOTHING = "–"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of a table, with a cell for each run.
+
+    Attributes:
+        name: its heading.
+        cells: text, such as a number, or a dash where a run has nothing.
+        higher_is_better: None where neither direction is better.
+    """
+
+    name: str
+    cells: Sequence[str]
+    higher_is_better: bool | None = None
 
 
 def compare(paths: Sequence[Path]) -> tuple[str, str]:
@@ -32,86 +47,93 @@ def compare(paths: Sequence[Path]) -> tuple[str, str]:
         paths: two run folders or more.
 
     Raises:
-        InputError: fewer than two, one twice, or one is no run.
+        InputError: there are fewer than two, one is given twice, or one is not a run.
     """
     if len({path.resolve() for path in paths}) < max(2, len(paths)):
         raise InputError("compare needs two run folders or more, each once")
     runs = dict(zip(_titles(paths), (open_source(path, model=False) for path in paths), strict=True))
-    head = ["", *runs]
     tables = {
         "Metrics": _metrics(runs),
         "Recipes": _recipes(runs),
         "Translations": _translations(runs),
         "Evaluation": _evaluation(runs),
     }
-    sections = []
-    for title, (lead, rows) in tables.items():
-        if title == "Recipes" and not rows:
-            sections.append(Section(title, _SAME, []))
-        if rows:
-            parts = [
-                table(
-                    f"{title} of {len(runs)} runs",
-                    head,
-                    (_with_best(row, title) for row in rows[:_MOST_LINES]),
-                    kind="figures",
-                )
-            ]
-            if len(rows) > _MOST_LINES:
-                parts.append(note(f"The first {_MOST_LINES} of {len(rows)} lines are shown."))
-            sections.append(Section(title, lead, parts))
+    sections = [made for title, (lead, rows) in tables.items() if (made := _section(title, lead, rows, runs))]
     sections.insert(1, _curves(runs))
-    page = render(
-        "Comparison of runs", ", ".join(runs), [], sections, shlex.join(["modalkit", "compare", *map(str, paths)])
-    )
-    said = []
-    for title, (_, rows) in tables.items():
-        if rows:
-            cut = f"\n(the first {_MOST_PRINTED} of {len(rows)} lines; the page has more)"
-            printed = columns([head, *rows[:_MOST_PRINTED]])
-            said.append(f"{title}\n{printed}{cut if len(rows) > _MOST_PRINTED else ''}")
-        elif title == "Recipes":
-            said.append(f"{title}\n{_SAME}")
-    return page, "\n\n".join(said)
+    command = shlex.join(["modalkit", "compare", *map(str, paths)])
+    page = render("Comparison of runs", ", ".join(runs), [], sections, command)
+    texts = [text for title, (_, rows) in tables.items() if (text := _text(title, rows, runs))]
+    return page, "\n\n".join(texts)
+
+
+def _section(title: str, lead: str, rows: Sequence[Row], runs: Mapping[str, Source]) -> Section | None:
+    """Return a table as a section of the page; None where it has no rows, unless that means equal recipes."""
+    if not rows:
+        return Section(title, _SAME, []) if title == "Recipes" else None
+    lines = ([row.name, *_with_best(row)] for row in rows[:_MOST_LINES])
+    parts = [table(f"{title} of {len(runs)} runs", ["", *runs], lines, kind="figures")]
+    if len(rows) > _MOST_LINES:
+        parts.append(note(f"The first {_MOST_LINES} of {len(rows)} lines are shown."))
+    return Section(title, lead, parts)
+
+
+def _text(title: str, rows: Sequence[Row], runs: Mapping[str, Source]) -> str:
+    """Return a table as text; empty where it has no rows, unless that means equal recipes."""
+    if not rows:
+        return f"{title}\n{_SAME}" if title == "Recipes" else ""
+    cut = f"\n(the first {_MOST_PRINTED} of {len(rows)} lines; the page has more)"
+    printed = columns([["", *runs], *([row.name, *row.cells] for row in rows[:_MOST_PRINTED])])
+    return f"{title}\n{printed}{cut if len(rows) > _MOST_PRINTED else ''}"
+
+
+def _with_best(row: Row) -> list[object]:
+    """Return a row's cells; the best number stands out, if not all are equal."""
+    if row.higher_is_better is None:
+        return list(row.cells)
+    sign = 1 if row.higher_is_better else -1
+    scores = [sign * float(text.replace(",", "")) if text != _NOTHING else float("-inf") for text in row.cells]
+    highest = max(scores) if len(set(scores)) > 1 else None
+    return [best(text) if score == highest else text for text, score in zip(row.cells, scores, strict=True)]
 
 
 def _titles(paths: Sequence[Path]) -> list[str]:
-    """Return the runs' names, or their whole paths where two have the same."""
+    """Return the runs' names, or their whole paths where two have the same name."""
     names = [path.resolve().name for path in paths]
     return names if len(set(names)) == len(names) else [str(path) for path in paths]
 
 
-def _recipes(runs: dict[str, Source]) -> tuple[str, Rows]:
-    """Return the keys in which the recipes differ; what only some have is a dash."""
+def _recipes(runs: Mapping[str, Source]) -> tuple[str, list[Row]]:
+    """Return the keys in which the recipes differ, with a dash for a recipe without the key."""
     every = [dict(leaves(run.recipe.model_dump(mode="json", exclude={"extends"}))) for run in runs.values()]
-    keys = dict.fromkeys(key for one in every for key in one)
     rows = []
-    for key in keys:
-        values = [_said(one[key]) if key in one else "–" for one in every]
+    for key in dict.fromkeys(key for one in every for key in one):
+        values = [_in_yaml(one[key]) if key in one else _NOTHING for one in every]
         if len(set(values)) > 1:
-            rows.append([key, *values])
+            rows.append(Row(key, values))
     return "The keys in which the recipes differ.", rows
 
 
-def _said(value: Any) -> str:
+def _in_yaml(value: Any) -> str:
+    """Return a value as a recipe has it, cut to a readable length."""
     text = "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
     return clipped(text, 60)
 
 
-def _metrics(runs: dict[str, Source]) -> tuple[str, Rows]:
-    """Return what training logged, at the epoch of the best validation ELBO."""
+def _metrics(runs: Mapping[str, Source]) -> tuple[str, list[Row]]:
+    """Return what training logged at the epoch of the best validation ELBO."""
     bests = [best_validation(run) for run in runs.values()]
     rows = [
-        ["best validation ELBO", *(f"{best[0]:,.3f}" if best else "–" for best in bests)],
-        ["its epoch", *(str(best[1]) if best else "–" for best in bests)],
-        ["steps done", *(f"{run.metrics[-1]['step']:,}" if run.metrics else "–" for run in runs.values())],
+        Row("best validation ELBO", [f"{one[0]:,.3f}" if one else _NOTHING for one in bests], higher_is_better=True),
+        Row("its epoch", [str(one[1]) if one else _NOTHING for one in bests]),
+        Row("steps done", [f"{run.metrics[-1]['step']:,}" if run.metrics else _NOTHING for run in runs.values()]),
     ]
     lines = [
-        next((x for x in run.metrics if x["split"] == "valid" and best and x["epoch"] == best[1]), {})
-        for run, best in zip(runs.values(), bests, strict=True)
+        next((x for x in run.metrics if x["split"] == "valid" and one and x["epoch"] == one[1]), {})
+        for run, one in zip(runs.values(), bests, strict=True)
     ]
     for name in dict.fromkeys(name for line in lines for name in line if name == "kl" or name.startswith("log_px/")):
-        rows.append([name, *(f"{line[name]:,.3f}" if name in line else "–" for line in lines)])
+        cells = [f"{line[name]:,.3f}" if name in line else _NOTHING for line in lines]
+        rows.append(Row(name, cells, higher_is_better=None if name == "kl" else True))
     lead = (
         "Nats a row on validation rows, from the logs, at the epoch of the best ELBO. The ELBO sums all terms of an "
         "objective, so it compares only runs whose objectives, modalities and data are the same; log_px and the KL are "
@@ -120,10 +142,9 @@ def _metrics(runs: dict[str, Source]) -> tuple[str, Rows]:
     return lead, rows
 
 
-def _translations(runs: dict[str, Source]) -> tuple[str, Rows]:
-    """Return how far predictions are above the training mean's."""
-    kept = [run.kept("translations.json") or [] for run in runs.values()]
-    by = [{(one["given"], one["want"]): one for one in found} for found in kept]
+def _translations(runs: Mapping[str, Source]) -> tuple[str, list[Row]]:
+    """Return how far predictions are above the training mean's, those from all modalities first."""
+    by = [{(one["given"], one["want"]): one for one in run.translations or []} for run in runs.values()]
     rows = []
     for given, want in dict.fromkeys(key for one in by for key in one):
         if given == want:
@@ -132,48 +153,42 @@ def _translations(runs: dict[str, Source]) -> tuple[str, Rows]:
         for one in by:
             found = one.get((given, want))
             value = None if found is None else found["log_px"] if found["margin"] is None else found["margin"]
-            cells.append("–" if value is None else f"{value:+.4f}")
-        rows.append([f"{want} from {given}", *cells])
-    rows.sort(key=lambda row: not row[0].endswith(f" from {ALL}"))
+            cells.append(_NOTHING if value is None else f"{value:+.4f}")
+        rows.append(Row(f"{want} from {given}", cells, higher_is_better=True))
+    rows.sort(key=lambda row: not row.name.endswith(f" from {ALL}"))
     lead = "Nats per dimension above predicting the training mean (log p itself, where a kind has no such mean)."
     return lead, rows
 
 
-def _evaluation(runs: dict[str, Source]) -> tuple[str, Rows]:
-    """Return what `modalkit evaluate` found."""
-    kept = [run.kept("evaluation.json") or {} for run in runs.values()]
+def _evaluation(runs: Mapping[str, Source]) -> tuple[str, list[Row]]:
+    """Return what `modalkit evaluate` measured, metric by metric."""
+    records = [run.records("compare") for run in runs.values()]
+    by_metric = {one.metric: one for of_run in records for one in of_run}
+    order = dict.fromkeys([log_likelihood.METRIC.name, accuracy.METRIC.name, *by_metric])
     rows = []
-    for part, factor, digits in (("log_likelihoods", 1, 3), ("accuracies", 100, 2)):
-        flat = [
-            {
-                f"{key}: {name}" if part == "accuracies" else key: value
-                for key, found in one.get(part, {}).items()
-                for name, value in (found.items() if part == "accuracies" else (("", found.get("log_p")),))
-                if name != "settings" and value and value[0] is not None
-            }
-            for one in kept
-        ]
-        for key in dict.fromkeys(key for one in flat for key in one):
-            rows.append([key, *(f"{factor * one[key][0]:.{digits}f}" if key in one else "–" for one in flat)])
+    for metric in order:
+        texts = [_means(one for one in of_run if one.metric == metric) for of_run in records]
+        for label in dict.fromkeys(label for one in texts for label in one):
+            cells = [one.get(label, _NOTHING) for one in texts]
+            rows.append(Row(label, cells, by_metric[metric].display.higher_is_better))
     lead = "Log-likelihoods in nats a row, and right predictions in per cent, as evaluation.json of each run has them."
+    for metric in list(order)[2:]:
+        lead += f" {metric}: {by_metric[metric].display.title(by_metric[metric].summary)}."
     return lead, rows
 
 
-def _with_best(row: Sequence[str], title: str) -> list[object]:
-    """Return a row of a table in which the highest number stands out, where higher is better."""
-    if title == "Recipes" or row[0] in ("its epoch", "steps done", "kl"):
-        return list(row)
-    numbers = [float(text.replace(",", "")) if text != "–" else float("-inf") for text in row[1:]]
-    best = max(numbers) if len(set(numbers)) > 1 else None
-    cells = [
-        Markup('<td class="best">{}</td>').format(text) if number == best else text
-        for text, number in zip(row[1:], numbers, strict=True)
-    ]
-    return [row[0], *cells]
+def _means(records: Iterable[Record]) -> dict[str, str]:
+    """Return each figure's mean as text, by its label."""
+    return {
+        one.label(part): one.display.text((figure[0], None))
+        for one in records
+        for part, figure in one.figures.items()
+        if figure[0] is not None
+    }
 
 
-def _curves(runs: dict[str, Source]) -> Section:
-    """Overlay the validation curves, or the training ones where nothing was validated."""
+def _curves(runs: Mapping[str, Source]) -> Section:
+    """Overlay the validation curves, or the training curves of a run without validation."""
     every = [line for run in runs.values() for line in run.metrics]
     names = [name for group in ("", "log_px/", "elbo/") for name in metric_names(every, group)]
     charts = []

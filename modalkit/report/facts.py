@@ -1,8 +1,7 @@
-"""What a run's files say without asking its model: curves, figures, parameters, presence, environment."""
+"""What a run's files say without asking its model: learning curves, parameters, presence, environment."""
 
 from __future__ import annotations
 
-import logging
 import shlex
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -11,11 +10,9 @@ from typing import Any
 from markupsafe import Markup
 
 from modalkit.report import svg
-from modalkit.report.page import Section, figure, folded, heat, many, note, table
+from modalkit.report.page import Section, code, figure, folded, heat, many, note, subheading, table
 from modalkit.report.sources import HeldOut, Source
 from modalkit.runs.metrics import Line, metrics_of
-
-_log = logging.getLogger(__name__)
 
 _MOST_CURVES = 24
 _MOST_LINES = 40
@@ -27,11 +24,11 @@ GROUPS = {
         "log p(x | z) of each modality in the first term, which is given all that a row has if any is.",
     ),
 }
-"""By prefix of its metrics each group of charts: its title, and what they are."""
+"""The groups of charts, by the prefix of their metrics: a title, and what the metrics are."""
 
 
 def curves(source: Source) -> Section | None:
-    """Draw every metric that was logged, training and validation in one chart."""
+    """Show every metric that was logged, training and validation in one chart."""
     if not source.metrics:
         return None
     parts = [svg.legend(["validation", "training"])]
@@ -40,7 +37,7 @@ def curves(source: Source) -> Section | None:
         if not names or (group == "elbo/" and len(names) == 1):  # one term is the sum
             continue
         if title:
-            parts.append(Markup("<h3>{}</h3><p>{}</p>").format(title, of))
+            parts.append(subheading(title, of))
         parts += many([figure(_curve(source.metrics, name)) for name in names[:_MOST_CURVES]])
         if len(names) > _MOST_CURVES:
             parts.append(note(f"The first {_MOST_CURVES} of {len(names)} have charts; metrics.jsonl has all."))
@@ -52,7 +49,7 @@ def curves(source: Source) -> Section | None:
 
 
 def metric_names(metrics: Iterable[Line], group: str) -> list[str]:
-    """Return the names of a group's metrics: the totals, or those with a prefix."""
+    """Return the names of the metrics with this prefix; of the empty prefix the totals."""
     known = dict.fromkeys(name for line in metrics for name in metrics_of(line))
     if not group:
         return [name for name in ("elbo", "kl") if name in known]
@@ -60,7 +57,7 @@ def metric_names(metrics: Iterable[Line], group: str) -> list[str]:
 
 
 def points(metrics: Iterable[Line], split: str, name: str) -> list[svg.Point]:
-    """Return one metric of one split by step."""
+    """Return the values of a metric on a split, each with its step."""
     return [(line["step"], float(line[name])) for line in metrics if line["split"] == split and name in line]
 
 
@@ -70,34 +67,8 @@ def _curve(metrics: Sequence[Line], name: str) -> Markup:
 
 
 def chart_title(name: str) -> str:
-    """Return what stands above a metric's chart."""
+    """Return the title of a metric's chart."""
     return name.partition("/")[2] or {"elbo": "ELBO, all terms", "kl": "KL of the first term"}[name]
-
-
-def likelihoods(source: Source) -> Section | None:
-    """Show what `modalkit evaluate` has found."""
-    kept = source.kept("evaluation.json")
-    if not isinstance(kept, dict):
-        return None
-    parts = []
-    if found := kept.get("log_likelihoods"):
-        lines = [
-            (key, _pair(one["log_p"], 2), _number(one.get("variance")), _number(one.get("ess")), one.get("rows", ""))
-            for key, one in found.items()
-        ]
-        head = ("question", "log p", "var log w", "ESS", "rows")
-        parts.append(table("Log-likelihoods by importance sampling, nats a row", head, lines, kind="figures"))
-    shares = [
-        (f"{part}, {what.removeprefix('log ')}", _pair([100 * one for one in value], 1))
-        for what, one in kept.get("accuracies", {}).items()
-        for part, value in one.items()
-        if part != "settings" and None not in value
-    ]
-    if shares:
-        parts.append(
-            table("Right predictions, per cent", ("prediction", "right"), shares[:_MOST_LINES], kind="figures")
-        )
-    return Section("Evaluation", "As `modalkit evaluate` left it in evaluation.json.", parts) if parts else None
 
 
 def parameters(source: Source) -> Section | None:
@@ -149,33 +120,21 @@ def _presence_table(held_out: HeldOut) -> Markup:
 
 
 def environment(source: Source) -> Section:
-    """Say how the run was made."""
-    kept = source.kept("environment.json") or {}
+    """Show how the run was made."""
+    kept = source.environment
     about = {key: value for key, value in kept.items() if key != "command" and value is not None}
     parts = [table("What it ran on", (), [(key, value) for key, value in about.items()])] if about else []
     if command := trained_by(kept):
-        parts.insert(0, Markup("<pre>{}</pre>").format(command))
+        parts.insert(0, code(command))
     parts.append(folded("The whole recipe", source.recipe.to_yaml()))
     return Section("How it was made", "The command that began or went on with this run last.", parts)
 
 
 def trained_by(environment: dict[str, Any]) -> str:
-    """Return the command of an ``environment.json``, as a person types it."""
+    """Return the command of an ``environment.json``, as the user types it."""
     command = environment.get("command")
     if not isinstance(command, list) or not command:
         return ""
     program = Path(str(command[0]))
     name = f"python -m {program.parent.name}" if program.name == "__main__.py" else program.name
     return f"{name} {shlex.join(map(str, command[1:]))}"
-
-
-def _pair(value: Sequence[float | None], digits: int) -> str:
-    mean, error = value
-    if mean is None:
-        return "–"
-    return f"{mean:.{digits}f}" + (f" ± {error:.{digits}f}" if error is not None else "")
-
-
-def _number(value: Any) -> str:
-    one = value[0] if isinstance(value, list) else value
-    return f"{one:.2f}" if isinstance(one, int | float) else "–"

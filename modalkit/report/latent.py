@@ -16,7 +16,7 @@ from modalkit.pictures import show
 from modalkit.plugin import Outcome
 from modalkit.report import svg
 from modalkit.report.page import Section, figure, grid, heat, note, side_by_side, table
-from modalkit.report.sources import HeldOut, Source, only, some
+from modalkit.report.sources import HeldOut, Source, only, take_rows
 
 _ACTIVE = 0.01  # nats; a dimension with a smaller KL is unused
 _MOST_DIMS, _MOST_EXPERTS, _MOST_MAPS, _MOST_GROUPS = 64, 40, 9, svg.COLOURS
@@ -65,7 +65,7 @@ def embedded(source: Source) -> Latent | None:
     rows = (given.any(1) & source.model.model.allows(given)).nonzero().squeeze(1)
     if not len(rows):
         return None
-    posterior = source.model.embed(some(batch, rows, given[rows]))
+    posterior = source.model.embed(take_rows(batch, rows, given[rows]))
     return Latent(rows, posterior, divergence(posterior).mean(0))
 
 
@@ -113,7 +113,7 @@ def _experts(source: Source) -> dict[str, _Expert]:
     for column, name in enumerate(asked.modalities[:_MOST_EXPERTS]):
         rows = batch.present[:, column].nonzero().squeeze(1)
         if len(rows) and asked.allows([name]):
-            found = asked.embed(some(batch, rows, only(batch.present[rows], [column])))
+            found = asked.embed(take_rows(batch, rows, only(batch.present[rows], [column])))
             experts[name] = _Expert(found.scale.pow(-2).mean(0), divergence(found).mean(0))
     return experts
 

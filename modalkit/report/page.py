@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import base64
 import io
-import logging
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib.resources import files
+from typing import Any
 
 import jinja2
 import numpy as np
@@ -18,13 +19,11 @@ from PIL import Image
 import modalkit
 from modalkit.pictures import Cell
 
-_log = logging.getLogger(__name__)
-
 _PIXELATED = 64
-"""Pictures up to this many pixels are shown as they are, without smoothing."""
+"""Pictures of at most this width and height are enlarged without smoothing."""
 
 _SHOWN = 8
-"""Of many charts so many are open."""
+"""How many of many charts are visible before the reader unfolds the rest."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +33,7 @@ class Section:
     Attributes:
         title: its heading.
         lead: what a reader must know to read it.
-        parts: what stands in it.
+        parts: its content, made by the functions below.
     """
 
     title: str
@@ -43,8 +42,23 @@ class Section:
 
     @property
     def anchor(self) -> str:
-        """What links name it by."""
+        """The name that links to it use."""
         return re.sub(r"\W+", "-", self.title.lower()).strip("-")
+
+
+@dataclass(frozen=True)
+class TableCell:
+    """A cell of a table that stands out.
+
+    Attributes:
+        text: its content.
+        look: its CSS class.
+        shade: how deep its colour is, from 0 to 1; None for no colour.
+    """
+
+    text: str
+    look: str
+    shade: float | None = None
 
 
 def table(caption: str, head: Sequence[str], lines: Iterable[Sequence[object]], *, kind: str = "") -> Markup:
@@ -53,79 +67,86 @@ def table(caption: str, head: Sequence[str], lines: Iterable[Sequence[object]], 
     Args:
         caption: what it shows.
         head: a title for each column, or none.
-        lines: cells, as text or markup; one made by `heat` carries its own ``<td>``.
-        kind: its class: ``pictures``, ``figures`` (numbers to the right), or empty.
+        lines: the cells: text, markup, or what `heat` and `best` return.
+        kind: its CSS class: ``pictures``, ``figures`` (numbers to the right), or empty.
     """
-    top = Markup("").join(Markup('<th scope="col">{}</th>').format(title) for title in head)
-    body = Markup("")
-    for first, *rest in lines:
-        cells = Markup("").join(
-            cell if isinstance(cell, Markup) and cell.startswith("<td") else Markup("<td>{}</td>").format(cell)
-            for cell in rest
-        )
-        body += Markup('<tr><th scope="row">{}</th>{}</tr>\n').format(first, cells)
-    return Markup(
-        '<div class="wide" tabindex="0" role="group" aria-label="{}"><table class="{}">'
-        "<caption><span>{}</span></caption>{}<tbody>{}</tbody></table></div>"
-    ).format(caption, kind, caption, Markup("<thead><tr>{}</tr></thead>").format(top) if head else "", body)
+    return _macro("table", caption, head, [list(line) for line in lines], kind)
 
 
-def heat(text: str, share: float) -> Markup:
+def heat(text: str, share: float) -> TableCell:
     """Return a cell of a table, shaded by a number from -1 to 1."""
-    sign = "below" if share < 0 else "above"
-    return Markup('<td class="{}" style="--v:{:.3f}">{}</td>').format(sign, min(1.0, abs(share)), text)
+    return TableCell(text, "below" if share < 0 else "above", min(1.0, abs(share)))
+
+
+def best(text: str) -> TableCell:
+    """Return a cell of a table that is the best of its line."""
+    return TableCell(text, "best")
 
 
 def figure(graphic: Markup, caption: str = "", *, whole: bool = False) -> Markup:
-    """Return a chart, with what it shows where it does not say so itself; as wide as the page where it needs to be."""
-    said = Markup("<figcaption>{}</figcaption>").format(caption) if caption else ""
-    graphic = Markup('<div class="scroll" tabindex="0">{}</div>').format(graphic) if whole else graphic
-    return Markup('<figure class="{}">{}{}</figure>').format("whole" if whole else "", graphic, said)
+    """Return a chart with its caption.
+
+    Args:
+        graphic: the chart.
+        caption: what it shows, where the chart does not say so itself.
+        whole: whether it is as wide as the page.
+    """
+    return _macro("figure", graphic, caption, whole)
 
 
 def grid(figures: Iterable[Markup]) -> Markup:
     """Lay figures out side by side, as many as there is room for."""
-    return Markup('<div class="grid">{}</div>').format(Markup("").join(figures))
+    return _macro("group", list(figures), "grid")
 
 
 def many(figures: Sequence[Markup]) -> list[Markup]:
     """Lay figures out side by side, and fold away those beyond the first few."""
     shown, rest = grid(figures[:_SHOWN]), figures[_SHOWN:]
-    if not rest:
-        return [shown]
-    return [shown, Markup("<details><summary>{} more</summary>{}</details>").format(len(rest), grid(rest))]
+    return [shown, _macro("details", f"{len(rest)} more", grid(rest))] if rest else [shown]
 
 
 def side_by_side(tables: Iterable[Markup]) -> Markup:
     """Lay tables out side by side where there is room."""
-    return Markup('<div class="side">{}</div>').format(Markup("").join(tables))
+    return _macro("group", list(tables), "side")
+
+
+def subheading(title: str, text: str) -> Markup:
+    """Return a heading within a section, and a sentence below it."""
+    return _macro("subheading", title, text)
 
 
 def note(text: str) -> Markup:
     """Return a remark, such as what is left out."""
-    return Markup('<p class="note">{}</p>').format(text)
+    return _macro("note", text)
+
+
+def code(text: str) -> Markup:
+    """Return a text as it would stand in a terminal or a file."""
+    return _macro("code", text)
 
 
 def folded(title: str, text: str) -> Markup:
-    """Return a longer text that a reader can open."""
-    return Markup("<details><summary>{}</summary><pre>{}</pre></details>").format(title, text)
+    """Return a longer text that a reader can unfold."""
+    return _macro("details", title, code(text))
 
 
 def cell(content: Cell, alt: str) -> Markup:
-    """Return a value as a person sees it: a picture, a text, or that it is absent."""
+    """Return a value as the user sees it: a picture, a text, or the word that it is absent.
+
+    Args:
+        content: the value; None if it is absent.
+        alt: what a picture shows, in words.
+    """
     if content is None:
-        return Markup('<span class="absent">absent</span>')
+        return _macro("text", "absent", "absent")
     if isinstance(content, str) and not content.strip():
-        return Markup('<span class="absent">empty</span>')
+        return _macro("text", "empty", "absent")
     if isinstance(content, str):
-        return Markup('<span class="said">{}</span>').format(content)
+        return _macro("text", content, "said")
     picture, file = Image.fromarray(np.ascontiguousarray(content)), io.BytesIO()
     picture.save(file, "PNG", optimize=True)
-    small = "small" if max(picture.size) <= _PIXELATED else ""
-    data = base64.b64encode(file.getvalue()).decode()
-    return Markup('<img class="{}" width="{}" height="{}" alt="{}" src="data:image/png;base64,{}">').format(
-        small, *picture.size, alt, data
-    )
+    look = "small" if max(picture.size) <= _PIXELATED else ""
+    return _macro("picture", base64.b64encode(file.getvalue()).decode(), *picture.size, alt, look)
 
 
 def render(title: str, lead: str, facts: Iterable[tuple[str, str]], sections: Sequence[Section], command: str) -> str:
@@ -136,16 +157,27 @@ def render(title: str, lead: str, facts: Iterable[tuple[str, str]], sections: Se
         lead: one sentence below it.
         facts: names and values, in short.
         sections: in order.
-        command: what makes this page again.
+        command: the command that makes this page again.
     """
-    here = files("modalkit.report")
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    return environment.from_string((here / "page.html").read_text()).render(
+    return _template("page.html").render(
         title=title,
         lead=lead,
         facts=facts,
         sections=sections,
         command=command,
-        style=Markup((here / "page.css").read_text()),
+        style=Markup((files("modalkit.report") / "page.css").read_text()),
         version=modalkit.__version__,
     )
+
+
+@cache
+def _template(name: str) -> jinja2.Template:
+    """Return one of the templates beside this file."""
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    return environment.from_string((files("modalkit.report") / name).read_text())
+
+
+def _macro(name: str, *arguments: Any) -> Markup:
+    """Return the HTML that a macro of ``macros.html`` makes."""
+    made: Markup = getattr(_template("macros.html").module, name)(*arguments)
+    return made

@@ -9,8 +9,9 @@ from typing import TypeVar
 
 from modalkit.errors import InputError
 from modalkit.report.calibration import calibration
-from modalkit.report.facts import curves, environment, likelihoods, parameters, presence
+from modalkit.report.facts import curves, environment, parameters, presence
 from modalkit.report.latent import dimensions, embedded, maps
+from modalkit.report.measured import measured
 from modalkit.report.page import Section, note, render
 from modalkit.report.sources import Source, open_source
 from modalkit.report.views import samples, translated, walks
@@ -31,16 +32,25 @@ def report(
         rows: how many held-out rows to ask about, at most.
         data: a dataset in place of the recipe's.
         device: where to compute.
-        seed: of every draw.
+        seed: of all samples.
 
     Raises:
-        InputError: no run there; or `data` or `device` cannot be used.
+        InputError: the folder is not a run; or `data` or `device` cannot be used.
     """
     source = open_source(path, rows=rows, data=data, device=device)
+    sections, left_out = _sections(source, seed)
+    options = (("--rows", rows, ROWS), ("--data", data, None), ("--seed", seed, 0))
+    given = [str(part) for name, value, default in options if value != default for part in (name, value)]
+    command = shlex.join(["modalkit", "report", str(path), *given])
+    return render(path.resolve().name, source.recipe.description, _facts(source), sections, command), left_out
+
+
+def _sections(source: Source, seed: int) -> tuple[list[Section], list[str]]:
+    """Return the page's sections, and in words what is left out."""
     left_out, sections = list(source.lacking), list[Section]()
 
     def attempt(title: str, make: Callable[[], Made | None]) -> Made | None:
-        """Make a part; one plugin that cannot show its values must not cost the whole page."""
+        """Make a part; if it fails, the page does without it."""
         try:
             return make()
         except InputError as error:
@@ -56,12 +66,12 @@ def report(
         "Latent map": lambda: maps(source, latent),
         "Who tells what": lambda: dimensions(source, latent),
         "Calibration": lambda: calibration(source, seed),
-        "Evaluation": lambda: likelihoods(source),
+        "Evaluation": lambda: measured(source),
         "Parameters": lambda: parameters(source),
         "Data": lambda: presence(source),
         "How it was made": lambda: environment(source),
     }
-    with bar(len(makers), f"report of {path.name}", unit="part", leave=False) as progress:
+    with bar(len(makers), f"report of {source.folder.path.name}", unit="part", leave=False) as progress:
         for title, make in makers.items():
             progress.set_postfix_str(title)
             if (section := attempt(title, make)) is not None:
@@ -69,14 +79,11 @@ def report(
             progress.update()
     if left_out:
         sections.insert(0, Section("Left out", "", [note(text) for text in left_out]))
-    options = (("--rows", rows, ROWS), ("--data", data, None), ("--seed", seed, 0))
-    given = [str(part) for name, value, default in options if value != default for part in (name, value)]
-    command = shlex.join(["modalkit", "report", str(path), *given])
-    return render(path.resolve().name, source.recipe.description, _facts(source), sections, command), left_out
+    return sections, left_out
 
 
 def _facts(source: Source) -> list[tuple[str, str]]:
-    """Return what stands at the top."""
+    """Return the names and values at the top of the page."""
     recipe = source.recipe
     facts = [
         ("Objective", recipe.objective.name),
@@ -96,7 +103,7 @@ def _facts(source: Source) -> list[tuple[str, str]]:
 
 
 def best_validation(source: Source) -> tuple[float, int] | None:
-    """Return the highest validation ELBO that was logged, and its epoch; of several stages, in the last begun."""
+    """Return the highest validation ELBO that was logged and its epoch; of several stages, in the last one."""
     valid = [line for line in source.metrics if line["split"] == "valid" and "elbo" in line]
     planner = Planner(source.recipe)
     stages = [planner.frozen(line["epoch"] - 1) for line in valid]

@@ -1,4 +1,4 @@
-"""What a report is made of: a run folder, opened as far as it can be, and held-out rows."""
+"""What a report is made from: a run folder, opened as far as possible, and held-out rows."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from modalkit.data import Batch, Dataset, evenly
 from modalkit.errors import InputError
+from modalkit.evaluation.records import Record, read_records
 from modalkit.inference import TrainedModel, load
 from modalkit.pictures import chosen
 from modalkit.recipe.loading import Recipe
@@ -19,7 +20,7 @@ from modalkit.runs.folder import RunFolder
 from modalkit.runs.metrics import Line, read_metrics
 
 MOST_SHOWN = 16
-"""Modalities that the page's tables have room for; of more, those `chosen`."""
+"""How many modalities the page's tables have room for; of more, they show those that are `chosen`."""
 
 
 @dataclass(frozen=True)
@@ -39,25 +40,25 @@ class HeldOut:
     batch: Batch
 
     def examples(self, count: int) -> list[int]:
-        """Return the places of some rows that have as much as any, evenly spread."""
+        """Return the indices of at most `count` of the rows with the most modalities, evenly spaced."""
         has = self.batch.present.sum(1)
         return evenly((has == has.max()).nonzero().squeeze(1), count).tolist() if len(has) else []
 
 
 @dataclass(frozen=True)
 class Source:
-    """A run folder.
+    """A run folder, opened as far as possible.
 
     Attributes:
-        path: of it.
+        folder: its paths.
         recipe: what was trained.
         metrics: the lines of its log.
-        model: with its best weights; None where there are none that can be loaded.
-        held_out: rows to ask about; None where the dataset cannot be opened.
+        model: with its best weights; None if they cannot be loaded.
+        held_out: rows to ask about; None if the dataset cannot be opened.
         lacking: in words what is None, and why.
     """
 
-    path: Path
+    folder: RunFolder
     recipe: Recipe
     metrics: list[Line]
     model: TrainedModel | None = None
@@ -66,48 +67,63 @@ class Source:
 
     @property
     def names(self) -> list[str]:
-        """The modalities that there is room for."""
+        """The modalities that the page shows."""
         return chosen(self.recipe.modalities, MOST_SHOWN)
 
     @property
     def unseen(self) -> str:
-        """In words which modalities there is no room for; empty if none."""
-        count = len(self.recipe.modalities)
-        return (
-            f"{len(self.names)} of {count} modalities are shown, those with classes first."
-            if count > len(self.names)
-            else ""
-        )
+        """A sentence on how many modalities the page shows; empty if it shows all."""
+        shown, count = len(self.names), len(self.recipe.modalities)
+        return f"{shown} of {count} modalities are shown, those with classes first." if count > shown else ""
 
-    def kept(self, name: str) -> Any:
-        """Return the content of one of the run's JSON files, or None where it has no such file.
+    @property
+    def translations(self) -> list[dict[str, Any]] | None:
+        """How well each modality is predicted from each; None if training did not measure it.
 
         Raises:
-            InputError: it is damaged.
+            InputError: the file is damaged.
         """
-        path = self.path / name
-        try:
-            return json.loads(path.read_text()) if path.exists() else None
-        except (OSError, ValueError) as error:
-            raise InputError(f"{path}: cannot be read ({error}); delete it, or move it away") from None
+        found = _read(self.folder.translations)
+        return found if isinstance(found, list) else None
+
+    @property
+    def environment(self) -> dict[str, Any]:
+        """Versions and the machine that the run was trained on; empty if unknown.
+
+        Raises:
+            InputError: the file is damaged.
+        """
+        return _read(self.folder.environment) or {}
+
+    def records(self, page: str) -> list[Record]:
+        """Return what `modalkit evaluate` measured, as far as this page shows it.
+
+        Args:
+            page: ``report`` or ``compare``.
+
+        Raises:
+            InputError: the file is damaged.
+        """
+        return read_records(self.folder.evaluation, page)
 
 
 def open_source(
     path: Path, *, rows: int = 0, data: Path | None = None, device: str = "cpu", model: bool = True
 ) -> Source:
-    """Open a run as far as it can be.
+    """Open a run as far as possible.
 
     Args:
         path: the run folder.
         rows: how many held-out rows, at most.
         data: a dataset in place of the recipe's.
         device: where to compute.
-        model: whether weights and rows are needed at all.
+        model: whether to load weights and rows at all.
 
     Raises:
-        InputError: no run there; or `data` or `device` were given, and cannot be used.
+        InputError: the folder is not a run; or `data` or `device` were given and cannot be used.
     """
-    recipe, metrics, lacking = RunFolder(path).read_recipe(), list(read_metrics(path)), []
+    folder = RunFolder(path)
+    recipe, metrics, lacking = folder.read_recipe(), list(read_metrics(path)), []
     trained = held_out = None
     if model:
         try:
@@ -123,9 +139,9 @@ def open_source(
                 raise
             lacking.append(
                 f"The dataset cannot be opened, so whatever needs held-out rows is left out: translations, the latent "
-                f"map, experts, calibration, presence ({error}). Where it is now, --data says."
+                f"map, experts, calibration, presence ({error}). If the dataset was moved, use --data."
             )
-    return Source(path, recipe, metrics, trained, held_out, lacking)
+    return Source(folder, recipe, metrics, trained, held_out, lacking)
 
 
 def _held_out(recipe: Recipe, path: Path | str, most: int) -> HeldOut:
@@ -137,14 +153,28 @@ def _held_out(recipe: Recipe, path: Path | str, most: int) -> HeldOut:
     return HeldOut(dataset, split, rows, dataset[rows])
 
 
-def some(batch: Batch, rows: Tensor | list[int], given: Tensor | None = None) -> Batch:
-    """Return some rows of a batch; of them, where `given` (bool `(rows, modalities)`) is there, only what it says."""
+def _read(path: Path) -> Any:
+    """Return the content of a JSON file, or None if there is no such file."""
+    try:
+        return json.loads(path.read_text()) if path.exists() else None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read ({error}); delete it, or move it away") from None
+
+
+def take_rows(batch: Batch, rows: Tensor | list[int], given: Tensor | None = None) -> Batch:
+    """Return some rows of a batch.
+
+    Args:
+        batch: the batch.
+        rows: their indices.
+        given: which of their modalities to keep, bool `(rows, modalities)`; by default those that they have.
+    """
     index = torch.as_tensor(rows, dtype=torch.long)
     return Batch({n: v[index] for n, v in batch.values.items()}, batch.present[index] if given is None else given)
 
 
 def only(present: Tensor, columns: list[int]) -> Tensor:
-    """Return where rows have some modalities, bool `(rows, modalities)`, and nothing else."""
+    """Return presence restricted to these columns, bool `(rows, modalities)`; all others are absent."""
     kept = torch.zeros_like(present)
     kept[:, columns] = present[:, columns]
     return kept

@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 _WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 248, 150, 46, 6, 24, 20
 _SQUARE = 226
-_POINTS = 240  # of a line; more cannot be told apart
+_POINTS = 240  # of a line; more would lie on the same pixels
 COLOURS = 8
 Point = tuple[float, float]
 
@@ -31,40 +31,40 @@ def lines(title: str, series: Mapping[str, Sequence[Point]], *, faint: str = "")
     """Return a chart of lines.
 
     Args:
-        title: stands above it.
-        series: by name points in order of the step.
-        faint: the name of a line that stands back.
+        title: the text above it.
+        series: the points of each line by its name, in the order of steps.
+        faint: the name of a line to show faintly.
     """
     kept = {name: _thin(points) for name, points in series.items()}
     every = [point for points in kept.values() for point in points]
     if not every:
         return Markup("<p>{}: nothing was logged.</p>").format(title)
     low, high = min(p[0] for p in every), max(p[0] for p in every)
-    # The first steps of a training are far below all others; the axis is for those.
+    # The first steps of a training are far below all others, so the axis covers the others only.
     later = [p[1] for p in every if p[0] >= low + 0.08 * (high - low)]
     margin = 0.04 * (max(later) - min(later))
     axes = _Axes((low, high), (min(later) - margin, max(later) + margin), title)
-    drawn = Markup("")
+    shapes = Markup("")
     for i, (name, points) in enumerate(kept.items()):
         if not points:
             continue
         path = "M" + "L".join(f"{axes.x(a):.1f} {axes.y(b):.1f}" for a, b in points)
-        drawn += Markup('<path class="line s{}{}" d="{}"/>').format(
+        shapes += Markup('<path class="line s{}{}" d="{}"/>').format(
             i % COLOURS, " faint" if name == faint else "", path if len(points) > 1 else f"{path}h.1"
         )
     ends = "; ".join(f"{name} ends at {points[-1][1]:.4g}" for name, points in kept.items() if points)
-    return axes.chart(drawn, f"{title} by step: {ends}")
+    return axes.chart(shapes, f"{title} by step: {ends}")
 
 
 def dots(title: str, points: Sequence[Point], groups: Sequence[float], names: Sequence[str], *, shaded: bool) -> Markup:
-    """Return a scatter chart, with one unit on both axes.
+    """Return a scatter chart with equal units on both axes.
 
     Args:
-        title: stands above it.
-        points: where the dots are.
-        groups: the index of each dot's name; or, where it is shaded, a number from 0 to 1.
-        names: of the groups; or of the two ends between which dots are shaded.
-        shaded: which of the two.
+        title: the text above it.
+        points: the positions of the dots.
+        groups: of each dot the index of its group; if shaded, a number from 0 to 1.
+        names: of the groups; if shaded, of the two ends of the scale.
+        shaded: whether colour shows a number instead of a group.
     """
     axes = _Axes((0, 1), (0, 1), title, height=_SQUARE, ticks="")
     across, up = zip(*points, strict=True)
@@ -73,41 +73,41 @@ def dots(title: str, points: Sequence[Point], groups: Sequence[float], names: Se
     unit = max((max(across) - min(across)) / width, (max(up) - min(up)) / height, 1e-9) / 2
     axes.across = (middle[0] - unit * width, middle[0] + unit * width)
     axes.up = (middle[1] - unit * height, middle[1] + unit * height)
-    drawn = Markup("")
+    shapes = Markup("")
     for (a, b), group in zip(points, groups, strict=True):
         look = f'class="blend" style="--v:{group:.2f}"' if shaded else f'class="dot f{int(group) % COLOURS}"'
-        drawn += Markup('<circle cx="{:.1f}" cy="{:.1f}" r="2.6" {}/>').format(axes.x(a), axes.y(b), Markup(look))
-    return axes.chart(drawn, f"{title}: {len(points)} dots") + legend(names)
+        shapes += Markup('<circle cx="{:.1f}" cy="{:.1f}" r="2.6" {}/>').format(axes.x(a), axes.y(b), Markup(look))
+    return axes.chart(shapes, f"{title}: {len(points)} dots") + legend(names)
 
 
 def reliability(title: str, bins: Sequence[tuple[float, float, int]]) -> Markup:
-    """Return a reliability diagram: predicted against observed frequency, dots as large as they have cases."""
+    """Return a reliability diagram: observed against predicted frequency; a dot's size shows how many cases it has."""
     axes = _Axes((-0.06, 1.06), (-0.06, 1.06), title, height=_SQUARE)
     total = max(1, sum(count for *_, count in bins))
-    drawn = Markup('<path class="axis" stroke-dasharray="4 3" d="M{:.1f} {:.1f}L{:.1f} {:.1f}"/>').format(
+    shapes = Markup('<path class="axis" stroke-dasharray="4 3" d="M{:.1f} {:.1f}L{:.1f} {:.1f}"/>').format(
         axes.x(0), axes.y(0), axes.x(1), axes.y(1)
     )
     for predicted, observed, count in bins:
         radius = 2 + 7 * math.sqrt(count / total)
-        drawn += Markup('<circle class="dot f0" cx="{:.1f}" cy="{:.1f}" r="{:.1f}"><title>{}</title></circle>').format(
+        shapes += Markup('<circle class="dot f0" cx="{:.1f}" cy="{:.1f}" r="{:.1f}"><title>{}</title></circle>').format(
             axes.x(predicted),
             axes.y(observed),
             radius,
             f"{count} cases: {predicted:.2f} predicted, {observed:.2f} seen",
         )
-    return axes.chart(drawn, f"{title}: observed frequency, upwards, against predicted probability")
+    return axes.chart(shapes, f"{title}: observed frequency, upwards, against predicted probability")
 
 
 def bars(title: str, values: Sequence[float], names: Sequence[str]) -> Markup:
-    """Return upright bars, from 0; their names are shown where a pointer rests on them."""
+    """Return upright bars from 0; a pointer on a bar shows its name."""
     axes = _Axes((0, len(values)), (0, max(*values, 1e-9) * 1.04), title, ticks="y")
-    width, drawn = (axes.x(1) - axes.x(0)) * 0.78, Markup("")
+    width, shapes = (axes.x(1) - axes.x(0)) * 0.78, Markup("")
     for i, (value, name) in enumerate(zip(values, names, strict=True)):
         top = axes.y(max(0.0, value))
-        drawn += Markup(
+        shapes += Markup(
             '<rect class="f0" x="{:.2f}" y="{:.2f}" width="{:.2f}" height="{:.2f}"><title>{}</title></rect>'
         ).format(axes.x(i + 0.11), top, width, axes.y(0) - top, f"{name}: {value:.3g}")
-    return axes.chart(drawn, f"{title}: highest {max(values):.3g} ({names[values.index(max(values))]})")
+    return axes.chart(shapes, f"{title}: highest {max(values):.3g} ({names[values.index(max(values))]})")
 
 
 def cells(
@@ -116,31 +116,31 @@ def cells(
     """Return a matrix of shaded cells.
 
     Args:
-        title: what it shows, for those who cannot see it.
-        shades: from 0 to 1 by row, or None for what is not there.
+        title: what it shows, for screen readers.
+        shades: from 0 to 1 by row; None for an empty cell.
         rows: their names.
-        said: what is shown where a pointer rests on a cell.
+        said: the text that a pointer on a cell shows.
     """
     columns = max(map(len, shades), default=0)
     left, height, width = 96, 16, 640
     across = (width - left) / max(1, columns)
-    drawn = Markup("")
+    shapes = Markup("")
     for i, (name, line, texts) in enumerate(zip(rows, shades, said, strict=True)):
         short = name if len(name) <= 15 else f"{name[:14]}…"
-        drawn += Markup('<text x="{}" y="{}" text-anchor="end">{}</text>').format(left - 6, i * height + 12, short)
+        shapes += Markup('<text x="{}" y="{}" text-anchor="end">{}</text>').format(left - 6, i * height + 12, short)
         for j, (shade, text) in enumerate(zip(line, texts, strict=True)):
             if shade is not None:
-                drawn += Markup(
+                shapes += Markup(
                     '<rect class="shade" style="--v:{:.2f}" x="{:.1f}" y="{}" width="{:.1f}" height="{}">'
                     "<title>{}</title></rect>"
                 ).format(shade, left + j * across, i * height + 1, across - 1, height - 2, text)
     return Markup('<svg viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>').format(
-        width, height * len(rows), title, drawn
+        width, height * len(rows), title, shapes
     )
 
 
 def legend(names: Sequence[str]) -> Markup:
-    """Return a list of the colours' names."""
+    """Return the names of the colours."""
     swatch = Markup(
         '<li><svg viewBox="0 0 10 10" aria-hidden="true"><rect class="f{}" width="10" height="10" rx="2"/></svg>{}</li>'
     )
@@ -150,14 +150,14 @@ def legend(names: Sequence[str]) -> Markup:
 
 
 class _Axes:
-    """The frame of a chart, and where in it a point lies.
+    """The frame of a chart, and the position of a point in it.
 
     Args:
         across: the range of x.
         up: the range of y.
-        title: stands above.
+        title: the text above it.
         height: of the whole chart.
-        ticks: which of the axes have numbers: ``x``, ``y``, both or none.
+        ticks: the axes with numbers: ``x``, ``y``, ``xy`` or empty.
     """
 
     def __init__(self, across: Point, up: Point, title: str, *, height: int = _HEIGHT, ticks: str = "xy") -> None:
@@ -174,8 +174,8 @@ class _Axes:
         low, high = self.up
         return self.bottom - (value - low) / (high - low) * (self.bottom - _TOP)
 
-    def chart(self, drawn: Markup, label: str) -> Markup:
-        """Return the chart with what is drawn in it; what lies beyond the axes is cut off."""
+    def chart(self, shapes: Markup, label: str) -> Markup:
+        """Return the chart with these shapes in it; whatever lies beyond the axes is cut off."""
         frame = Markup('<text class="title" x="0" y="13">{}</text>').format(
             self.title if len(self.title) <= 36 else f"{self.title[:35]}…"
         )
@@ -192,7 +192,7 @@ class _Axes:
             )
         box = (self.left - 5, _TOP - 5, _WIDTH - _RIGHT - self.left + 10, self.bottom - _TOP + 7)
         inside = Markup('<svg x="{0}" y="{1}" width="{2}" height="{3}" viewBox="{0} {1} {2} {3}">{4}</svg>').format(
-            *box, drawn
+            *box, shapes
         )
         return Markup('<svg viewBox="0 0 {} {}" role="img" aria-label="{}">{}{}</svg>').format(
             _WIDTH, self.height, label, frame, inside
@@ -200,14 +200,14 @@ class _Axes:
 
 
 def _thin(points: Sequence[Point]) -> list[Point]:
-    """Return at most so many points as can be told apart, finite ones, the last among them."""
+    """Return finite points that are few enough to be distinct, the last among them."""
     finite = [point for point in points if math.isfinite(point[1])]
     every = max(1, -(-len(finite) // _POINTS))
     return finite[::-1][::every][::-1]
 
 
 def _wide(low: float, high: float) -> Point:
-    """Return an interval of some width."""
+    """Return the interval, widened if it is a single point."""
     return (low, high) if high > low else (low - 0.5 * (abs(low) or 1), low + 0.5 * (abs(low) or 1))
 
 

@@ -13,9 +13,8 @@ from modalkit.inference import Prediction, TrainedModel
 from modalkit.pictures import Cell, row_cells, shown_as_picture
 from modalkit.report.latent import Latent
 from modalkit.report.page import Section, cell, heat, note, side_by_side, table
-from modalkit.report.sources import HeldOut, Source, only, some
+from modalkit.report.sources import HeldOut, Source, only, take_rows
 from modalkit.report.svg import number
-from modalkit.runs.folder import RunFolder
 
 _EXAMPLES, _DRAWS, _SAMPLES, _GIVEN = 4, 16, 8, 8
 _STEPS = (-3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0)
@@ -40,7 +39,7 @@ def translated(source: Source, seed: int) -> Section | None:
 
 def _margins(source: Source, held_out: HeldOut) -> Markup:
     """Return how much better each prediction is than the training mean; measured here if the run has not ended."""
-    found = source.kept(RunFolder(source.path).translations.name)
+    found = source.translations
     if not isinstance(found, list):
         assert source.model is not None  # `translated` has checked that
         with torch.random.fork_rng():
@@ -76,7 +75,7 @@ def _margin(by: dict[tuple[str, str], dict[str, float | None]], given: str, want
 
 def _translated_row(source: Source, asked: TrainedModel, held_out: HeldOut, row: int, seed: int) -> Markup:
     names, key = source.names, held_out.dataset.key(int(held_out.rows[row]))
-    batch = some(held_out.batch, [row])
+    batch = take_rows(held_out.batch, [row])
     there = row_cells(asked.schemas, batch, 0, names)
     lines = [["truth", *_cells(there, names, f"of {key}, the truth")]]
     for given in (ALL, *names):
@@ -85,7 +84,7 @@ def _translated_row(source: Source, asked: TrainedModel, held_out: HeldOut, row:
         if not known.any() or not bool(asked.model.allows(known)[0]):
             continue
         want = [n for n in names if n in asked.predictable]
-        found = asked.infer(some(batch, [0], known), want, draws=_DRAWS, seed=seed)
+        found = asked.infer(take_rows(batch, [0], known), want, draws=_DRAWS, seed=seed)
         shown = [found[n].show() if n in want else None for n in names]
         lines.append([f"from {given}", *_cells(shown, names, f"of {key}, predicted from {given}", "–")])
     return table(f"Row {key}", ("", *names), lines, kind="pictures")
@@ -115,7 +114,7 @@ def samples(source: Source, seed: int) -> Section | None:
     else:
         parts.append(note("This objective has no prior without a condition, so there are no samples from it."))
     if source.held_out is not None and (rows := source.held_out.examples(1)):
-        parts += _conditional(source, asked, some(source.held_out.batch, rows), numbers, seed)
+        parts += _conditional(source, asked, take_rows(source.held_out.batch, rows), numbers, seed)
     if source.unseen:
         parts.append(note(source.unseen))
     return Section("Samples", "Means of the likelihoods (modes for classes and texts), without their noise.", parts)
@@ -129,7 +128,7 @@ def _conditional(source: Source, asked: TrainedModel, batch: Batch, numbers: lis
         known = only(batch.present, [asked.modalities.index(given)])
         if given == wanted or not known.any() or not asked.allows([given]) or len(lines) == _GIVEN:
             continue
-        found = asked.infer(some(batch, [0], known), [wanted], _SAMPLES, seed=seed)[wanted]
+        found = asked.infer(take_rows(batch, [0], known), [wanted], _SAMPLES, seed=seed)[wanted]
         drawn = [cell(found.show(0, i), f"{wanted} given {given}, sample {i + 1}") for i in range(_SAMPLES)]
         lines.append([f"given {given}", cell(there, f"{given}, which is given"), *drawn])
     caption = f"Samples of {wanted} given one modality of a held-out row"
@@ -154,7 +153,7 @@ def walks(source: Source, latent: Latent | None) -> Section | None:
     if latent is not None and source.held_out is not None:
         place = next((i for i in source.held_out.examples(_EXAMPLES) if i in latent.rows), int(latent.rows[0]))
         start, begun = latent.posterior.loc[(latent.rows == place).nonzero()[0, 0]], "a held-out row's posterior mean"
-        rows = some(source.held_out.batch, [place] * (len(dims) * len(_STEPS)))
+        rows = take_rows(source.held_out.batch, [place] * (len(dims) * len(_STEPS)))
         condition = Batch(rows.values, asked.usable(rows.present))
     z = start.repeat(len(dims), len(_STEPS), 1)  # (dims, steps, latent_dim)
     for i, dim in enumerate(dims):

@@ -15,8 +15,10 @@ from PIL import Image
 from modalkit import registry
 from modalkit.data import Batch
 from modalkit.errors import InputError
-from modalkit.evaluation.accuracy import accuracy, mean_and_error
-from modalkit.evaluation.questions import Asking, Question, ask
+from modalkit.evaluation.metrics import mean_and_error
+from modalkit.evaluation.metrics.accuracy import accuracy
+from modalkit.evaluation.metrics.log_likelihood import ask
+from modalkit.evaluation.questions import Asking, Question
 from modalkit.model.sampling import mask, sample_posterior
 from modalkit.pictures import show
 from modalkit.reproduction.paper import DATASETS

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from modalkit.errors import InputError
-from modalkit.evaluation.questions import Answer, Asking, Question, allows, ask
+from modalkit.evaluation.metrics.log_likelihood import Answer, ask
+from modalkit.evaluation.questions import Asking, Question, allows
 from modalkit.model import MultimodalVAE, assemble
 from modalkit.recipe.loading import load_recipe
 from modalkit.reproduction.paper import DATASETS, KNOWN_DIFFERENCES, PARTICLES, TABLE1, TABLES, Line

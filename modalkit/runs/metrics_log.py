@@ -12,7 +12,7 @@ from modalkit.runs.folder import RunFolder
 from modalkit.runs.loggers import LOGGERS, Logger, require
 from modalkit.runs.metrics import read_metrics
 from modalkit.util.files import write_text
-from modalkit.util.text import some
+from modalkit.util.text import evenly_spaced
 
 _log = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ class MetricsLog:
         self, folder: RunFolder, step: int, loggers: Sequence[str], names: Sequence[str], *, enabled: bool
     ) -> None:
         self.folder, self.enabled = folder, enabled
-        self.unplotted = set(names) - set(some(names))
+        self.unplotted = set(names) - set(evenly_spaced(names))
         self.loggers: dict[str, Logger] = {}
         if enabled:
             require(loggers)

@@ -1,8 +1,8 @@
-"""How text for people is laid out: in columns, and no more names than can be read."""
+"""Text laid out for reading: tables in columns, Markdown tables, and lists cut to a readable length."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -17,22 +17,50 @@ def clipped(text: str, most: int) -> str:
     return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
-def columns(lines: Sequence[Sequence[str]]) -> str:
-    """Lay lines of the same number of cells out in columns.
+def columns(lines: Iterable[Sequence[object]], *, align: str = "", gap: int = 2, least: Sequence[int] = ()) -> str:
+    """Lay lines of the same number of cells out in columns, each as wide as its widest cell.
 
-    >>> print(columns([("a", "b"), ("longer", "c")]))
-    a       b
-    longer  c
+    Args:
+        lines: the lines; an empty first cell in every line indents the table.
+        align: ``<`` or ``>`` for each column, to the left or to the right; left for columns beyond its end.
+        gap: spaces between columns.
+        least: the least width of each column, without the gap; 0 for columns beyond its end.
+
+    Example:
+        >>> print(columns([("a", "b"), ("longer", "c")]))
+        a       b
+        longer  c
+        >>> print(columns([("class", 9), ("image", 120)], align="<>"))
+        class    9
+        image  120
     """
-    widths = [max(map(len, cells)) + 2 for cells in zip(*lines, strict=True)]
-    padded = ("".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
+    cells = [[str(cell) for cell in line] for line in lines]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    widths = [max(width, low) for width, low in zip(widths, [*least, *[0] * len(widths)], strict=False)]
+    sides = align.ljust(len(widths), "<")
+    padded = (
+        (" " * gap).join(f"{cell:{side}{width}}" for cell, side, width in zip(line, sides, widths, strict=True))
+        for line in cells
+    )
     return "\n".join(line.rstrip() for line in padded)
 
 
-def some(things: Sequence[T], most: int = 24) -> list[T]:
-    """Return at most `most` of some things, evenly spaced, the first and the last among them.
+def markdown_table(head: Sequence[object], lines: Iterable[Sequence[object]]) -> str:
+    """Return a table in Markdown.
 
-    >>> some(range(1000), 4)
+    >>> print(markdown_table(("name", "rows"), [("a|b", 3)]))
+    | name | rows |
+    | --- | --- |
+    | a\\|b | 3 |
+    """
+    every = [head, ["---"] * len(head), *lines]
+    return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in every)
+
+
+def evenly_spaced(things: Sequence[T], most: int = 24) -> list[T]:
+    """Return at most `most` of these things, evenly spaced, the first and the last among them.
+
+    >>> evenly_spaced(range(1000), 4)
     [0, 333, 666, 999]
     """
     gaps = min(len(things), most) - 1
@@ -40,7 +68,7 @@ def some(things: Sequence[T], most: int = 24) -> list[T]:
 
 
 def listed(names: Collection[str], most: int = 24) -> str:
-    """Return names separated by commas, and of too many the first.
+    """Return names separated by commas; of too many the first, and how many more there are.
 
     >>> listed("abcde", 3)
     'a, b, c and 2 more'

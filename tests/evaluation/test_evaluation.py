@@ -25,16 +25,14 @@ import modalkit
 from modalkit.cli.app import app
 from modalkit.data import Dataset
 from modalkit.errors import InputError
-from modalkit.evaluation import likelihood, questions
-from modalkit.evaluation.accuracy import (
-    accuracy,
-    coherence,
-    mean_and_error,
-    reconstruction,
-    train_classifier,
-)
+from modalkit.evaluation import likelihood
 from modalkit.evaluation.likelihood import fetch, log_likelihoods, summarise
-from modalkit.evaluation.questions import Answer, Asking, Question, ask, usual_questions
+from modalkit.evaluation.metrics import log_likelihood, mean_and_error
+from modalkit.evaluation.metrics.accuracy import accuracy
+from modalkit.evaluation.metrics.coherence import coherence, train_classifier
+from modalkit.evaluation.metrics.log_likelihood import Answer, ask
+from modalkit.evaluation.metrics.reconstruction import reconstruction
+from modalkit.evaluation.questions import Asking, Question, usual_questions
 from modalkit.model import assemble
 from modalkit.model.prediction import predict
 from modalkit.recipe.loading import load_recipe
@@ -155,7 +153,7 @@ def test_chunks_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 def interrupt(monkeypatch: pytest.MonkeyPatch, after: int) -> list[int]:
     """Let passes be interrupted, once, after so many saves; return the list that counts them."""
-    saves, write_atomic = [], questions.write_atomic
+    saves, write_atomic = [], log_likelihood.write_atomic
 
     def save(path: Path, write: Any) -> None:
         write_atomic(path, write)
@@ -163,7 +161,7 @@ def interrupt(monkeypatch: pytest.MonkeyPatch, after: int) -> list[int]:
         if len(saves) == after:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(questions, "write_atomic", save)
+    monkeypatch.setattr(log_likelihood, "write_atomic", save)
     return saves
 
 
@@ -172,7 +170,7 @@ def test_a_broken_pass_goes_on_bit_for_bit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prior_particles: int | None
 ) -> None:
     monkeypatch.setattr(likelihood, "_MOST_ROWS", 4)
-    monkeypatch.setattr(questions, "_SAVE_EVERY", 2)
+    monkeypatch.setattr(log_likelihood, "_SAVE_EVERY", 2)
     run, asking = linear_run(tmp_path, wider=2), Asking(particles=20, prior_particles=prior_particles)
     asked = [Question(("a",), ("b",)), Question(("a", "b"))]
     unbroken = ask(replace(run, path=tmp_path / "unbroken"), asked, asking)
@@ -194,7 +192,7 @@ def test_a_broken_pass_goes_on_bit_for_bit(
 def test_a_pass_that_batches_of_another_size_began_has_no_gap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run, asked, asking = linear_run(tmp_path), [Question(("a", "b"))], Asking(particles=5)
     monkeypatch.setattr(likelihood, "_MOST_ROWS", 4)
-    monkeypatch.setattr(questions, "_SAVE_EVERY", 2)
+    monkeypatch.setattr(log_likelihood, "_SAVE_EVERY", 2)
     interrupt(monkeypatch, 2)
     with pytest.raises(KeyboardInterrupt):
         ask(run, asked, asking)
@@ -448,7 +446,7 @@ def test_the_command_refuses_in_words(work: Path) -> None:
     refused(work, words=["is not a run (no recipe.yaml)"])
     refused(work / "nowhere", words=["nowhere: is not a run"])
     refused(run, "--targets", "positon", words=["no modality 'positon' (did you mean 'position'?)"])
-    refused(run, "--targets", "class", "--given", "class", words=["class: is given, so it is no target"])
+    refused(run, "--targets", "class", "--given", "class", words=["class: cannot be both given and a target"])
     refused(run, "--given", "class", words=["--given and --proposal need --targets"])
     refused(run, "--split", "tset", words=["unknown split 'tset'; the splits are train, valid, test"])
     refused(run, "--device", "cuda:99", words=["--device cuda:99: is not available here"])

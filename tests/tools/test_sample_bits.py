@@ -17,7 +17,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from modalkit.data import Batch, Dataset
 from modalkit.errors import InputError
 from modalkit.recipe.loading import load_recipe
-from modalkit.util.text import listed, some
+from modalkit.util.text import evenly_spaced, listed
 
 
 def build(folder: Path, name: str, *options: object, code: int = 0) -> Path:
@@ -110,7 +110,7 @@ def test_a_thousand_modalities_leave_a_run_that_a_person_can_read(trained: tuple
     run = folder / "run"
     assert "24 of 1000 modalities" in printed and len(max(printed.splitlines(), key=len)) < 400
     translations = json.loads((run / "translations.json").read_text())
-    assert {t["want"] for t in translations} <= set(some([f"bit{i}" for i in range(1000)], 24))
+    assert {t["want"] for t in translations} <= set(evenly_spaced([f"bit{i}" for i in range(1000)], 24))
     assert {t["given"] for t in translations} == {t["want"] for t in translations} | {"all"}
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [(line["split"], line["step"]) for line in lines] == [("train", 1), ("train", 2), ("valid", 2)]
@@ -139,5 +139,7 @@ def test_what_is_said_of_a_thousand_modalities_is_short(trained: tuple[Path, str
 
 
 def test_names_are_spread_and_cut() -> None:
-    assert some("abc", 5) == ["a", "b", "c"] and some("abc", 1) == ["a"] and some([], 3) == []
+    assert (
+        evenly_spaced("abc", 5) == ["a", "b", "c"] and evenly_spaced("abc", 1) == ["a"] and evenly_spaced([], 3) == []
+    )
     assert listed(["a", "b"]) == "a, b" and listed([]) == ""

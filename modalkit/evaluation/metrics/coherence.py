@@ -1,0 +1,185 @@
+"""Whether what is generated from a modality is classified as what it was generated from."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from modalkit import registry
+from modalkit.data import Dataset, draw
+from modalkit.errors import InputError
+from modalkit.evaluation.likelihood import fetch
+from modalkit.evaluation.metrics._means import mean_and_error
+from modalkit.evaluation.metrics._predictions import ROWS, Figures
+from modalkit.evaluation.metrics.accuracy import right
+from modalkit.evaluation.questions import Asking, Question, allows
+from modalkit.model.sampling import sample_posterior
+from modalkit.model.vae import MultimodalVAE
+from modalkit.nn import evaluating
+from modalkit.plugin import CustomNetwork, Display, Metric, Schema
+from modalkit.runs.checkpoint import load_weights, save_weights
+from modalkit.runs.folder import RunFolder
+from modalkit.util.progress import bar
+from modalkit.util.randomness import derived_seed, generator
+
+if TYPE_CHECKING:
+    from modalkit.runs.opened import Run
+
+_EPOCHS = 5
+_BATCH_SIZE = 100
+
+
+class Classifier(nn.Module):
+    """A network that predicts one modality from another, made of the networks that their kinds provide.
+
+    Args:
+        source: schema of the modality that it sees.
+        target: schema of the modality that it predicts.
+    """
+
+    def __init__(self, source: Schema, target: Schema) -> None:
+        super().__init__()
+        self.source, self.target, self.kind = source, target, registry.modality(target.kind)
+        self.encoder = registry.modality(source.kind).encoder(source)
+        value = source.unpack(source.zeros(2))
+        with torch.no_grad():
+            features = self.encoder.eval()(value).shape[1]
+        self.decoder = self.kind.decoder(target, features)
+        self.train()
+
+    def forward(self, value: Tensor) -> Distribution:
+        """Return p(target|source)."""
+        return self.kind.likelihood(self.target, self.decoder(self.encoder(value)))
+
+
+def train_classifier(
+    dataset: Dataset, schemas: dict[str, Schema], source: str, target: str, path: Path, *, epochs: int, seed: int
+) -> Classifier:
+    """Return a classifier of one modality from another, trained on a dataset's training rows.
+
+    Args:
+        dataset: real data.
+        schemas: of its modalities.
+        source: the modality that the classifier sees.
+        target: the modality that it predicts.
+        path: the file of its weights: read if it exists, else written.
+        epochs: passes over the training rows.
+        seed: determines the classifier.
+    """
+    torch.manual_seed(derived_seed(seed, "classifier"))
+    classifier = Classifier(schemas[source], schemas[target])
+    if path.exists():
+        load_weights(path, classifier)
+        return classifier.eval()
+    names = dataset.names
+    rows = dataset.rows("train")
+    rows = rows[dataset.present[rows][:, [names.index(source), names.index(target)]].all(1)]
+    if not len(rows):
+        raise InputError(f"{dataset.path}: no training row has both {source} and {target} to train a classifier on")
+    optimizer = torch.optim.Adam(classifier.parameters(), lr=1e-3)
+    with bar(epochs * len(rows), f"classifier of {target} from {source}", unit="row", leave=False) as progress:
+        for epoch in range(epochs):
+            order = torch.randperm(len(rows), generator=generator(seed, "classifier order", epoch))
+            for part in torch.split(rows[order], _BATCH_SIZE):
+                batch = draw(dataset[part], schemas, generator(seed, "classifier data", epoch, int(part[0])))
+                log_p = classifier(schemas[source].unpack(batch.values[source])).log_prob(
+                    schemas[target].unpack(batch.values[target])
+                )
+                optimizer.zero_grad()
+                (-log_p.mean()).backward()
+                optimizer.step()
+                progress.update(len(part))
+    save_weights(path, classifier)
+    return classifier.eval()
+
+
+@torch.no_grad()
+def coherence(
+    model: MultimodalVAE,
+    classifier: Classifier,
+    dataset: Dataset,
+    rows: Tensor,
+    source: str,
+    target: str,
+    seed: int,
+) -> Figures:
+    """Return how often generated samples are classified as what they were generated from, and real ones rightly.
+
+    For each row z is sampled from q(z|x_target), the source modality is decoded to its mean, and this is classified.
+
+    Args:
+        model: in eval mode meanwhile.
+        classifier: of the target from the source.
+        dataset: where the rows are.
+        rows: int64 `(rows,)`; rows that lack one of the two modalities are left out.
+        source: the modality to generate.
+        target: the modality that is given.
+        seed: of the samples.
+
+    Returns:
+        ``generated`` and ``real``: the share that is right in all its parts, and its standard error.
+    """
+    schema = model.schemas[target]
+    both = [model.names.index(source), model.names.index(target)]
+    rows = rows[dataset.present[rows][:, both].all(1)]
+    shares: dict[str, list[Tensor]] = {"generated": [], "real": []}
+    with evaluating(model):
+        for start in range(0, len(rows), ROWS):
+            batch = fetch(dataset, model.schemas, rows[start : start + ROWS], seed).to(model.device)
+            inputs = sample_posterior(model, batch, [target], 1, derived_seed(seed, "coherence", start))
+            truth = schema.unpack(batch.values[target])
+            real = model.schemas[source].unpack(batch.values[source])
+            for what, value in (("generated", model.predict(source, inputs[0])), ("real", real)):
+                likelihood = classifier(value.to(real.dtype) if real.is_floating_point() else value)
+                guess = likelihood.mean if truth.is_floating_point() else likelihood.mode
+                parts = right(schema, guess, truth).values()
+                shares[what].append(torch.stack(list(parts)).double().mean(0))
+    return {what: mean_and_error(torch.cat(parts)) for what, parts in shares.items() if parts}
+
+
+def parse(model: MultimodalVAE, asked: str) -> Question:
+    """Return the question of ``SOURCE:TARGET``: the source, generated from the target.
+
+    Raises:
+        InputError: they are not two of the modalities, or the model or the target's kind does not allow it.
+    """
+    source, _, target = asked.partition(":")
+    if source == target or not {source, target} <= set(model.names):
+        raise InputError(f"--coherence {asked}: write SOURCE:TARGET, two of {', '.join(model.names)}")
+    if source not in model.decoders or not allows(model, (target,)):
+        raise InputError(f"--coherence {asked}: this run's objective does not generate {source} from {target}")
+    if registry.modality(kind := model.schemas[target].kind).correct is None:
+        raise InputError(f"--coherence {asked}: {target}'s kind, '{kind}', does not say when a prediction is right")
+    for name in (source, target):
+        if isinstance(getattr(model.schemas[name], "network", None), CustomNetwork):
+            raise InputError(
+                f"--coherence {asked}: {name} has networks of your own; the classifier uses the networks of its kind"
+            )
+    return Question((source,), (target,))
+
+
+def measure(run: Run, question: Question, asking: Asking) -> Figures:
+    """Return the coherence of what `parse` returns, with a classifier that the run's folder keeps."""
+    (source,), (target,) = question.targets, question.given
+    about = f"{_EPOCHS} {asking.seed} {[shard.sha256 for shard in run.dataset.manifest.shards]}"
+    digest = hashlib.sha256(about.encode()).hexdigest()[:8]
+    path = RunFolder(run.path).passes / f"classifier-{target}-from-{source}-{digest}.safetensors"
+    classifier = train_classifier(
+        run.dataset, run.model.schemas, source, target, path, epochs=_EPOCHS, seed=asking.seed
+    ).to(run.model.device)
+    rows = asking.rows_of(run.dataset)
+    return coherence(run.model, classifier, run.dataset, rows, source, target, asking.seed)
+
+
+METRIC = Metric(
+    name="coherence",
+    summary="Coherence, generated and real samples that are classified rightly",
+    measure=measure,
+    display=Display("%", factor=100, digits=2, pages=()),
+    heading="{targets} generated from {given}, classified as that {given}",
+)
