@@ -5,12 +5,18 @@ A plugin is one object of one of the dataclasses below, in a module that an entr
 """
 
 from modalkit.plugin._builder import Builder, Filled
+from modalkit.plugin._columns import NO, YES, Cells, Column, Columns, Proposal, Required
 from modalkit.plugin._modality import Modality, Outcome, Picture
 from modalkit.plugin._objective import Draws, Objective, ObjectiveOptions, Plan
 from modalkit.plugin._schema import CustomNetwork, Schema, Settings, Stored, as_tuple
 
 __all__ = [
+    "NO",
+    "YES",
     "Builder",
+    "Cells",
+    "Column",
+    "Columns",
     "CustomNetwork",
     "Draws",
     "Filled",
@@ -20,6 +26,8 @@ __all__ = [
     "Outcome",
     "Picture",
     "Plan",
+    "Proposal",
+    "Required",
     "Schema",
     "Settings",
     "Stored",
