@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
+import numpy.typing as npt
 import torch
 from pydantic import Field, field_validator
 from torch import Tensor, nn
@@ -11,6 +14,7 @@ from torch import Tensor, nn
 from modalkit.errors import InputError, did_you_mean
 from modalkit.nn import DenseNetwork, Mlp
 from modalkit.nn import encoder as make_encoder
+from modalkit.plugin import Cells, Column, Columns, Proposal
 
 from .bit import MODALITY as BIT
 from .bit import BitSchema
@@ -70,6 +74,17 @@ def read(schema: AttributesSchema, source: str) -> Tensor:
     return torch.tensor([float(name in given) for name in schema.names])
 
 
+def _fits_columns(columns: Sequence[Column]) -> bool:
+    """Tell whether all columns hold words for yes and no."""
+    return all(column.yes_or_no for column in columns)
+
+
+def _from_array(array: npt.NDArray[Any]) -> dict[str, Any] | None:
+    """Return the fields for an array of booleans, `(rows, bits)`, numbered from 1."""
+    named = array.dtype.kind == "b" and array.ndim == 2
+    return {"names": [str(i + 1) for i in range(array.shape[1])]} if named else None
+
+
 MODALITY = replace(
     BIT,
     kind="attributes",
@@ -79,4 +94,6 @@ MODALITY = replace(
     correct=correct,
     show=show,
     read=read,
+    columns=Columns(Cells.BITS, several=True, alone="bit", from_names=lambda columns: {"names": list(columns)}),
+    proposal=Proposal(20, columns=_fits_columns, array=_from_array),
 )

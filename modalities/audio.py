@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import cache
-from typing import TYPE_CHECKING, ClassVar
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from pydantic import Field, PositiveInt, model_validator
@@ -14,7 +17,7 @@ from modalkit.errors import InputError, unreadable
 from modalkit.nn import Dcgan, ImageNetwork, Reshape, stages
 from modalkit.nn import decoder as make_decoder
 from modalkit.nn import encoder as make_encoder
-from modalkit.plugin import Modality
+from modalkit.plugin import Modality, Proposal
 
 from .vector import GaussianSchema, likelihood, marginal
 
@@ -22,6 +25,8 @@ if TYPE_CHECKING:
     from modalkit.plugin import Picture
 
 _LEAST_POWER = 1e-8  # -80 dB
+_LONGEST = 10.0  # seconds of a proposed clip
+_HIGHEST_RATE = 16_000  # samples a second of a proposed clip
 
 
 class AudioSchema(GaussianSchema):
@@ -141,6 +146,27 @@ def read(schema: AudioSchema, source: str) -> Tensor:
     return schema.spectrogram(waveform[None])[0].to(torch.get_default_dtype())
 
 
+def _from_files(paths: Sequence[str], size: int) -> dict[str, Any]:
+    """Return the fields for sound files: clips as long as the median file, up to 10 s, at most 16,000 samples a second.
+
+    Raises:
+        InputError: none of them can be read.
+    """
+    import soundfile
+
+    lengths, rates = [], [_HIGHEST_RATE]
+    for path in paths:
+        try:
+            found = soundfile.info(path)
+        except (OSError, soundfile.SoundFileError):
+            continue
+        lengths.append(found.duration)
+        rates.append(found.samplerate)
+    if not lengths:
+        raise InputError(f"{Path(paths[0]).parent}: none of its sounds can be read")
+    return {"sample_rate": min(rates), "seconds": round(min(median(lengths), _LONGEST), 2)}
+
+
 MODALITY = Modality(
     kind="audio",
     summary="sound as a log-mel spectrogram; Gaussian likelihood with fixed or learned scale",
@@ -151,4 +177,5 @@ MODALITY = Modality(
     show=show,
     read=read,
     marginal=marginal,
+    proposal=Proposal(80, suffixes=(".wav", ".flac", ".ogg", ".mp3"), files=_from_files),
 )

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
@@ -13,7 +15,7 @@ from modalkit.distributions import Bernoullis
 from modalkit.errors import InputError
 from modalkit.nn import DenseNetwork, Mlp, category_encoder
 from modalkit.nn import decoder as make_decoder
-from modalkit.plugin import Modality, Outcome, Schema, Stored
+from modalkit.plugin import Cells, Column, Columns, Modality, Outcome, Proposal, Schema, Stored
 
 _WORDS = {"yes": 1.0, "true": 1.0, "1": 1.0, "no": 0.0, "false": 0.0, "0": 0.0}
 
@@ -102,6 +104,16 @@ def read(schema: BitSchema, source: str) -> Tensor:
     return torch.tensor(_WORDS[source.strip().lower()])
 
 
+def _fits_columns(columns: Sequence[Column]) -> bool:
+    """Tell whether there is one column, of words for yes and no."""
+    return len(columns) == 1 and columns[0].yes_or_no
+
+
+def _from_array(array: npt.NDArray[Any]) -> dict[str, Any] | None:
+    """Return the fields for an array of booleans, `(rows,)`."""
+    return {} if array.dtype.kind == "b" and array.ndim == 1 else None
+
+
 MODALITY: Modality[Any] = Modality(
     kind="bit",
     summary="yes or no, such as one attribute; Bernoulli likelihood",
@@ -114,4 +126,6 @@ MODALITY: Modality[Any] = Modality(
     outcome=Outcome.BINARY,
     marginal=marginal,
     correct=correct,
+    columns=Columns(Cells.BITS),
+    proposal=Proposal(10, columns=_fits_columns, array=_from_array),
 )

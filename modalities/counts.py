@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
@@ -13,10 +16,10 @@ from modalkit.errors import InputError
 from modalkit.nn import DenseNetwork, Mlp
 from modalkit.nn import decoder as make_decoder
 from modalkit.nn import encoder as make_encoder
-from modalkit.plugin import Modality, Outcome, Schema, Stored
+from modalkit.plugin import Cells, Column, Columns, Modality, Outcome, Proposal, Required, Schema, Stored
 
 from .vector import MODALITY as VECTOR
-from .vector import Names
+from .vector import Names, fits_columns, from_array, size_and_names
 
 _LOG_RATE = 20.0  # bounds |log mean|: beyond, exp overflows single precision in the sums that follow
 _LOG_COUNT = 7.0  # bounds |log total_count|: beyond, lgamma(x + r) - lgamma(r) cancels, and it is Poisson anyway
@@ -131,6 +134,23 @@ def read(schema: CountsSchema, source: str) -> Tensor:
     return value.long()
 
 
+def _whole(numbers: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
+    whole: npt.NDArray[np.bool_] = (numbers >= 0) & (numbers % 1 == 0)
+    return whole
+
+
+def _looks_like_counts(columns: Sequence[Column]) -> bool:
+    """Tell whether columns hold whole numbers that begin at 0."""
+    if not fits_columns(columns):
+        return False
+    numbers = {float(text) for column in columns for text in column.distinct}
+    return 0 in numbers and all(n >= 0 and n.is_integer() for n in numbers)
+
+
+def _from_array(array: npt.NDArray[Any]) -> dict[str, Any] | None:
+    return from_array(array) if array.dtype.kind in "iu" and array.min(initial=0) >= 0 else None
+
+
 MODALITY = Modality(
     kind="counts",
     summary="numbers of things; Poisson or negative binomial likelihood",
@@ -142,4 +162,11 @@ MODALITY = Modality(
     read=read,
     outcome=Outcome.COUNT,
     marginal=marginal,
+    columns=Columns(
+        Cells.NUMBERS,
+        several=True,
+        required=Required(_whole, "not a whole number from 0 (`kind: vector` takes it)"),
+        from_names=size_and_names,
+    ),
+    proposal=Proposal(40, columns=_looks_like_counts, array=_from_array),
 )

@@ -19,5 +19,6 @@ MODALITY = replace(
     IMAGE,
     kind="edges",
     summary="outlines of a picture, one channel; Bernoulli likelihood",
+    proposal=None,
     schema=EdgesSchema,
 )

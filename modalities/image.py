@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from PIL import Image, ImageOps
 from pydantic import BeforeValidator, Field, PositiveInt, model_validator
@@ -18,7 +20,7 @@ from modalkit.errors import InputError, unreadable
 from modalkit.nn import Dcgan, ImageNetwork, stages
 from modalkit.nn import decoder as make_decoder
 from modalkit.nn import encoder as make_encoder
-from modalkit.plugin import Modality, Outcome, Schema, Stored, as_tuple
+from modalkit.plugin import Modality, Outcome, Proposal, Schema, Stored, as_tuple
 
 if TYPE_CHECKING:
     from modalkit.plugin import Picture
@@ -69,7 +71,7 @@ class ImageSchema(Schema):
 
     @property
     def warps(self) -> bool:
-        """Pictures do."""
+        """Images support warping."""
         return True
 
     def warp(self, stored: Tensor, maps: Tensor) -> Tensor:
@@ -147,6 +149,28 @@ def read(schema: ImageSchema, source: str) -> Tensor:
     return schema.unpack(pixels.permute(2, 0, 1))
 
 
+def _from_array(array: npt.NDArray[Any]) -> dict[str, Any] | None:
+    """Return the fields for an array of bytes, `(rows, height, width)` or `(rows, channels, height, width)`."""
+    if array.dtype != np.uint8 or array.ndim not in (3, 4):
+        return None
+    channels, *size = (1, *array.shape[1:]) if array.ndim == 3 else array.shape[1:]
+    return {"size": size, "channels": channels}
+
+
+def _from_files(paths: Sequence[str], size: int) -> dict[str, Any]:
+    """Return the fields for picture files: colour if any has colour; files that cannot be read are left out."""
+    channels = 1
+    for path in paths:
+        try:
+            with Image.open(path) as picture:
+                if picture.mode not in ("1", "L", "LA", "I", "I;16", "F"):
+                    channels = 3
+                    break
+        except (OSError, ValueError, Image.DecompressionBombError):
+            continue
+    return {"size": size, "channels": channels}
+
+
 MODALITY: Modality[Any] = Modality(
     kind="image",
     summary="picture of any size, gray or colour; Bernoulli likelihood on intensities",
@@ -158,4 +182,10 @@ MODALITY: Modality[Any] = Modality(
     read=read,
     outcome=Outcome.PICTURE,
     marginal=marginal,
+    proposal=Proposal(
+        70,
+        array=_from_array,
+        suffixes=(".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp"),
+        files=_from_files,
+    ),
 )

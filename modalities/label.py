@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
@@ -13,7 +16,12 @@ from torch.nn.functional import one_hot
 from modalkit.errors import InputError, did_you_mean
 from modalkit.nn import DenseNetwork, Mlp, category_encoder
 from modalkit.nn import decoder as make_decoder
-from modalkit.plugin import Modality, Outcome, Schema, Stored
+from modalkit.plugin import Column, Columns, Modality, Outcome, Proposal, Schema, Stored
+
+from .vector import fits_columns, from_texts
+
+_MOST_CLASSES = 50
+"""More are not proposed for the user's own data."""
 
 
 class LabelSchema(Schema):
@@ -108,6 +116,38 @@ def read(schema: LabelSchema, source: str) -> Tensor:
     )
 
 
+def _categories(columns: Sequence[Column], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the names of a column's categories, unless the user named or counted the classes.
+
+    Raises:
+        InputError: there are fewer than two.
+    """
+    if {"names", "classes"} & given.keys():
+        return {}
+    column = columns[0]
+    if len(column.distinct) < 2:
+        raise InputError(f"column '{column.name}': holds {len(column.distinct)} category; leave it out")
+    return {"names": column.distinct}
+
+
+def _from_array(array: npt.NDArray[Any]) -> dict[str, Any] | None:
+    """Return the fields for an array of texts, or of a few integers from 0 without a gap, `(rows,)`."""
+    if array.dtype.kind == "U" and array.ndim <= 2:
+        return {"names": sorted({str(text) for text in array.flat} - {""})}
+    if array.dtype.kind in "iu" and array.ndim == 1:
+        distinct = np.unique(array)
+        if 1 < len(distinct) <= _MOST_CLASSES and np.array_equal(distinct, np.arange(len(distinct))):
+            return {"classes": len(distinct)}
+    return None
+
+
+def _from_texts(texts: Sequence[str]) -> dict[str, Any] | None:
+    """Return the fields for texts of which few differ, and that are not equally many numbers each."""
+    distinct = sorted(set(texts))
+    few = 2 <= len(distinct) <= min(_MOST_CLASSES, max(2, len(texts) // 2)) and "" not in distinct
+    return {"names": distinct} if few and from_texts(texts) is None else None
+
+
 MODALITY = Modality(
     kind="label",
     summary="one of several classes; Categorical likelihood",
@@ -120,4 +160,6 @@ MODALITY = Modality(
     outcome=Outcome.CATEGORICAL,
     marginal=marginal,
     correct=correct,
+    columns=Columns(from_cells=_categories),
+    proposal=Proposal(30, columns=lambda columns: not fits_columns(columns), array=_from_array, texts=_from_texts),
 )

@@ -19,5 +19,6 @@ MODALITY = replace(
     IMAGE,
     kind="landmarks",
     summary="regions of a face drawn from its landmarks, one channel; Bernoulli likelihood",
+    proposal=None,
     schema=LandmarksSchema,
 )

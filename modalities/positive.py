@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
@@ -11,10 +11,10 @@ from torch.distributions import Distribution, Independent, LogNormal
 
 from modalkit.errors import InputError
 from modalkit.nn import encoder as make_encoder
-from modalkit.plugin import Modality
+from modalkit.plugin import Cells, Columns, Modality, Required
 
 from .vector import MODALITY as VECTOR
-from .vector import VectorSchema, loc_scale
+from .vector import VectorSchema, loc_scale, size_and_names
 from .vector import marginal as gaussian_marginal
 
 _LOG_MEDIAN, _MOST_SCALE = 60.0, 5.0
@@ -88,6 +88,11 @@ def read(schema: PositiveSchema, source: str) -> Tensor:
     return value
 
 
+def _from_names(columns: tuple[str, ...]) -> dict[str, Any]:
+    """Return the fields that follow from a table's columns; a single column's number has no name of its own."""
+    return size_and_names(columns) if len(columns) > 1 else {"size": 1}
+
+
 MODALITY = Modality(
     kind="positive",
     summary="positive reals; log-normal likelihood with fixed or learned scale",
@@ -98,4 +103,10 @@ MODALITY = Modality(
     show=VECTOR.show,
     read=read,
     marginal=marginal,
+    columns=Columns(
+        Cells.NUMBERS,
+        several=True,
+        required=Required(lambda numbers: numbers > 0, "not above 0, and has no logarithm (`kind: vector` takes it)"),
+        from_names=_from_names,
+    ),
 )

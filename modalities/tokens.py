@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -15,7 +15,10 @@ from torch.nn.utils.rnn import pack_padded_sequence
 
 from modalkit.errors import InputError
 from modalkit.nn import built_in, by_name
-from modalkit.plugin import CustomNetwork, Modality, Outcome, Schema, Settings, Stored
+from modalkit.plugin import CustomNetwork, Modality, Outcome, Proposal, Schema, Settings, Stored
+
+_LONGEST = 64
+"""Characters of the longest text that is proposed to be tokens."""
 
 
 class Gru(Settings):
@@ -254,6 +257,14 @@ def read(schema: TokensSchema, source: str) -> Tensor:
     return torch.tensor([*(schema.alphabet.index(character) for character in source), *stops])
 
 
+def _from_texts(texts: Sequence[str]) -> dict[str, Any] | None:
+    """Return the fields for texts of at most 64 characters."""
+    longest = max(map(len, texts), default=0)
+    if not 0 < longest <= _LONGEST:
+        return None
+    return {"alphabet": "".join(sorted(set().union(*texts))), "max_length": longest}
+
+
 MODALITY = Modality(
     kind="tokens",
     summary="string of characters, of varying length; recurrent networks, autoregressive likelihood",
@@ -266,4 +277,5 @@ MODALITY = Modality(
     outcome=Outcome.SEQUENCE,
     marginal=marginal,
     correct=correct,
+    proposal=Proposal(60, texts=_from_texts),
 )

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, ClassVar, Literal
+from collections.abc import Sequence
+from typing import Annotated, Any, ClassVar, Literal
 
+import numpy.typing as npt
 import torch
 from pydantic import BeforeValidator, Field, PositiveInt, model_validator
 from torch import Tensor, nn
@@ -16,7 +18,7 @@ from modalkit.errors import InputError
 from modalkit.nn import DenseNetwork, Mlp
 from modalkit.nn import decoder as make_decoder
 from modalkit.nn import encoder as make_encoder
-from modalkit.plugin import Modality, Schema, Settings, as_tuple
+from modalkit.plugin import Cells, Column, Columns, Modality, Proposal, Schema, Settings, as_tuple
 
 _SHOWN = 16
 _FAR = 5.0  # standard deviations
@@ -169,6 +171,42 @@ def read(schema: VectorSchema, source: str) -> Tensor:
     return schema.unpack(value)
 
 
+def how_many_numbers(text: str) -> int | None:
+    """Return how many numbers, separated by blanks or commas, a text consists of; None if it has anything else.
+
+    >>> how_many_numbers("1, 2.5e3 -4"), how_many_numbers("two"), how_many_numbers("")
+    (3, None, None)
+    """
+    words = text.replace(",", " ").split()
+    try:
+        return len([float(word) for word in words]) or None
+    except ValueError:
+        return None
+
+
+def size_and_names(columns: tuple[str, ...]) -> dict[str, Any]:
+    """Return the fields of a kind of numbers that follow from a table's columns."""
+    return {"size": len(columns), "names": list(columns)}
+
+
+def fits_columns(columns: Sequence[Column]) -> bool:
+    """Tell whether columns hold numbers and nothing else."""
+    return all(column.numeric or column.empty.all() for column in columns)
+
+
+def from_array(array: npt.NDArray[Any]) -> dict[str, Any] | None:
+    """Return the fields for an array of numbers, `(rows,)` or `(rows, size)`."""
+    if array.dtype.kind not in "iuf" or array.ndim > 2:
+        return None
+    return {"size": array.shape[1] if array.ndim == 2 else 1}
+
+
+def from_texts(texts: Sequence[str]) -> dict[str, Any] | None:
+    """Return the fields for texts that consist of equally many numbers each."""
+    sizes = {how_many_numbers(text) for text in texts}
+    return {"size": sizes.pop()} if None not in sizes and len(sizes) == 1 else None
+
+
 MODALITY = Modality(
     kind="vector",
     summary="real numbers; Gaussian likelihood with fixed or learned scale",
@@ -179,4 +217,6 @@ MODALITY = Modality(
     show=show,
     read=read,
     marginal=marginal,
+    columns=Columns(Cells.NUMBERS, several=True, standardized=True, from_names=size_and_names),
+    proposal=Proposal(50, columns=fits_columns, array=from_array, texts=from_texts),
 )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import tomllib
+from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from importlib.metadata import entry_points
 from pathlib import Path
 
@@ -19,12 +21,11 @@ ORDER = [
     ["plugin"],
     ["nn", "distributions"],
     ["registry"],
-    ["pictures"],
-    ["data"],
-    ["recipe", "testing", "scaffold"],
+    ["pictures", "data"],
+    ["recipe", "scaffold"],
     ["model", "objectives"],
     ["runs"],
-    ["evaluation"],
+    ["evaluation", "testing"],
     ["inference", "training"],
     ["playground", "publishing", "report", "reproduction"],
     ["cli"],
@@ -41,19 +42,43 @@ ROOTS = {"modalkit": "modalkit"} | {room: f"modalkit_{room}" for room in ("modal
 def imports(path: Path) -> set[str]:
     """Return the absolute modules that a file imports while running (not for type checking alone)."""
     found: set[str] = set()
-
-    def walk(node: ast.AST) -> None:
-        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
-            return
+    for node in running(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             found.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
             found.update(f"{node.module}.{a.name}" if node.module == "modalkit" else node.module for a in node.names)
-        for child in ast.iter_child_nodes(node):
-            walk(child)
-
-    walk(ast.parse(path.read_text()))
     return found
+
+
+def running(node: ast.AST) -> Iterator[ast.AST]:
+    """Yield the nodes of a file, those in functions included, but none that is for type checking alone."""
+    if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+        return
+    yield node
+    for child in ast.iter_child_nodes(node):
+        yield from running(child)
+
+
+def module_name(path: Path) -> str:
+    parts = list(path.relative_to(ROOT).with_suffix("").parts)
+    parts[0] = ROOTS[parts[0]]
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def knows(path: Path, modules: set[str]) -> set[str]:
+    """Return the modules of the project that a file imports, relative imports and those in functions included."""
+    here = module_name(path).split(".")
+    package = here if path.stem == "__init__" else here[:-1]
+    found = set()
+    for node in running(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = package[: len(package) - node.level + 1] if node.level else []
+            source = ".".join([*above, *([node.module] if node.module else [])])
+            inner = {f"{source}.{alias.name}" for alias in node.names}
+            found |= inner & modules or {source}
+    return found & modules - {module_name(path)}
 
 
 def core(names: set[str]) -> set[str]:
@@ -77,6 +102,15 @@ def test_the_core_knows_only_what_stands_above(path: Path) -> None:
     place = next(i for i, line in enumerate(ORDER) if name in line)
     allowed = {known for line in ORDER[: place + 1] for known in line}
     assert core(imports(path)) - {"__version__"} <= allowed
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    paths = {module_name(path): path for folder in ("modalkit", "modalities", "tools") for path in sources(folder)}
+    graph = {name: knows(path, set(paths)) for name, path in paths.items()}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(f"these modules import each other in a circle: {' -> '.join(error.args[1])}")
 
 
 @pytest.mark.parametrize("room", ROOMS)

@@ -5,6 +5,7 @@ A plugin is one object of one of the dataclasses below, in a module that an entr
 """
 
 from modalkit.plugin._builder import Builder, Filled
+from modalkit.plugin._columns import NO, YES, Cells, Column, Columns, Proposal, Required
 from modalkit.plugin._metric import Display, Figure, Metric
 from modalkit.plugin._modality import Modality, Outcome, Picture
 from modalkit.plugin._objective import Draws, Objective, ObjectiveOptions, Plan
@@ -12,7 +13,12 @@ from modalkit.plugin._schedule import Schedule, ScheduleOptions
 from modalkit.plugin._schema import CustomNetwork, Schema, Settings, Stored, as_tuple
 
 __all__ = [
+    "NO",
+    "YES",
     "Builder",
+    "Cells",
+    "Column",
+    "Columns",
     "CustomNetwork",
     "Display",
     "Draws",
@@ -25,6 +31,8 @@ __all__ = [
     "Outcome",
     "Picture",
     "Plan",
+    "Proposal",
+    "Required",
     "Schedule",
     "ScheduleOptions",
     "Schema",

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
+from modalkit.plugin._columns import Columns, Proposal
 from modalkit.plugin._schema import Schema
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
     from torch.distributions import Distribution
-
-_log = logging.getLogger(__name__)
 
 Picture: TypeAlias = npt.NDArray[np.uint8]
 """An image as a kind shows it: `(height, width)` for gray or `(height, width, 3)` for colour."""
@@ -83,6 +81,8 @@ class Modality(Generic[S]):
         correct: `(schema, predicted, values) ->` by name which parts of predictions `(rows, *event_shape)` are right,
             bool `(rows,)` each: the character at each place of a text, each of several attributes. Optional: for
             kinds that can be right or wrong.
+        columns: how it takes a table's columns; by default one column, whose cells `read` reads.
+        proposal: when builders propose it for data that nobody described. Optional.
     """
 
     kind: str
@@ -96,3 +96,5 @@ class Modality(Generic[S]):
     outcome: Outcome = Outcome.REAL
     marginal: Callable[[S, Tensor], Any] | None = None
     correct: Callable[[S, Tensor, Tensor], Mapping[str, Tensor]] | None = None
+    columns: Columns = field(default_factory=Columns)
+    proposal: Proposal | None = None

@@ -15,7 +15,7 @@ from torch.distributions import Independent, Normal
 
 from modalkit import registry
 from modalkit.nn import DenseNetwork, Mlp, encoder, mlp
-from modalkit.plugin import Modality, Schema
+from modalkit.plugin import Modality, Outcome, Schema
 from modalkit.testing import check_modality
 
 
@@ -249,7 +249,7 @@ BROKEN: dict[str, tuple[dict[str, Any], str]] = {
         "encoder: a row's result depends on the other rows",
     ),
     "encoder float32": ({"encoder": lambda schema: _Single(2, 4)}, "encoder: returned torch.float32 in a float64"),
-    "encoder unregistered": ({"encoder": lambda schema: _Hidden(2, 4)}, "encoder: saved and loaded it computes"),
+    "encoder unregistered": ({"encoder": lambda schema: _Hidden(2, 4)}, "encoder: returns something else after saving"),
     "encoder idle": ({"encoder": lambda schema: _Idle(2, 4)}, "encoder: no gradient reaches 'spare'"),
     "encoder detached": (
         {"encoder": lambda schema: _Apply(2, 4, lambda y: y.detach())},
@@ -270,7 +270,7 @@ BROKEN: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "decoder unregistered": (
         {"decoder": lambda schema, latent_dim: _Hidden(latent_dim, 2)},
-        "decoder: saved and loaded it computes",
+        "decoder: returns something else after saving",
     ),
     "decoder lone row": (
         {"decoder": lambda schema, latent_dim: nn.Sequential(nn.Linear(latent_dim, 2), nn.BatchNorm1d(2))},
@@ -312,7 +312,7 @@ BROKEN: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "warp moves": (
         {"schema": _broken(warps=property(lambda self: True), warp=lambda schema, stored, maps: stored + 1)},
-        "schema.warp: the map that leaves everything in place changes samples",
+        "schema.warp: the identity map changes samples",
     ),
     "warp invalid": (
         {
@@ -320,7 +320,7 @@ BROKEN: dict[str, tuple[dict[str, Any], str]] = {
                 warps=property(lambda self: True), warp=lambda schema, stored, maps: stored / (maps[0, 0, 2] == 0)
             )
         },
-        "schema.warp: makes what schema.valid refuses",
+        "schema.warp: returns a sample that schema.valid refuses",
     ),
     "mean": (
         {"likelihood": lambda schema, raw: Independent(_Normal(raw, "mean"), 1)},
@@ -333,13 +333,32 @@ BROKEN: dict[str, tuple[dict[str, Any], str]] = {
         },
         "likelihood.mode: raised AttributeError .*needs it to show a translation",
     ),
+    "outcome": ({"outcome": "real"}, "outcome: expected a modalkit.plugin.Outcome, got 'real'"),
+    "outcome of integers": (
+        {"outcome": Outcome.COUNT},
+        "outcome: 'count' means integer values, and schema.unpack returns torch.float32",
+    ),
+    "levels raise": ({"schema": _broken(levels=property(_raises))}, "schema.levels: raised RuntimeError"),
+    "levels of bits": ({"outcome": Outcome.BINARY}, "schema.levels: must be 2 for the outcome 'binary', got 0"),
+    "levels of samples": (
+        {"schema": _broken(levels=property(lambda self: 2))},
+        "schema.levels: are 2, and stored samples have others",
+    ),
+    "part_names": (
+        {"schema": _broken(part_names=property(lambda self: ["a", "b"]))},
+        r"schema.part_names: expected a tuple of texts, got \['a', 'b'\]",
+    ),
+    "part_names twice": (
+        {"schema": _broken(part_names=property(lambda self: ("a", "a")))},
+        r"schema.part_names: expected 2 different names or none, got \('a', 'a'\)",
+    ),
     "show": ({"show": lambda schema, value: value}, "show: expected a text, or uint8"),
     "show float picture": ({"show": lambda schema, value: np.zeros((2, 2))}, "show: expected .* got float64 of"),
     "show raises": ({"show": _raises}, "show: raised RuntimeError: out of luck"),
     "read raises": ({"read": lambda schema, text: {}[text]}, "read: raised KeyError .*expected an InputError"),
-    "read without a word": ({"read": _silent}, "without a word"),
+    "read without a word": ({"read": _silent}, "without a message"),
     "read shape": ({"read": lambda schema, text: torch.zeros(3)}, r"read: expected .*\(2,\)\).*got .*\(3,\)"),
-    "read invalid": ({"read": lambda schema, text: torch.full((2,), torch.nan)}, "read: gave a value .* refuses"),
+    "read invalid": ({"read": lambda schema, text: torch.full((2,), torch.nan)}, "read: returned a value .* refuses"),
     "marginal raises": ({"marginal": _raises}, "marginal: raised RuntimeError"),
     "marginal shape": (
         {"marginal": lambda schema, values: values},

@@ -94,11 +94,11 @@ def test_a_cluster_that_is_there_is_used(tmp_path: Path, cluster: Any, monkeypat
 
 
 def test_a_worker_that_would_write_elsewhere_or_otherwise_is_refused(tmp_path: Path) -> None:
-    here = dask_engine._versions()
+    here = dask_engine.installed_versions()
     with pytest.raises(RunError, match=rf"does not see {tmp_path / 'gone'}; --out must lie on a file system"):
-        dask_engine._on_worker(abs, tmp_path / "gone" / "x", here, 1)
+        dask_engine.do_on_worker(abs, tmp_path / "gone" / "x", here, 1)
     with pytest.raises(RunError, match=r"would write other bytes: it has numpy .* \(here 0\.1\); install the same"):
-        dask_engine._on_worker(abs, None, here | {"numpy": "0.1"}, 1)
+        dask_engine.do_on_worker(abs, None, here | {"numpy": "0.1"}, 1)
 
 
 def test_what_keeps_an_engine_from_running_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,7 +109,7 @@ def test_what_keeps_an_engine_from_running_is_said(tmp_path: Path, monkeypatch: 
     assert list(map_tasks(abs, [], engine="dask", address="nonsense")) == []
     out = ("--out", tmp_path / "x")
     for options, words in (
-        (("--address", "a:1"), "--address: is an engine's; give the engine too"),
+        (("--address", "a:1"), "--address: belongs to an engine; give the engine too"),
         (("--engine", "dask", "--address", "a:1", "--workers", 2), "leave out the number of workers"),
         (("--engine", "ray"), "--engine: Input should be 'dask'"),
     ):

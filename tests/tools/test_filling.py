@@ -212,7 +212,7 @@ def test_a_table_that_cannot_be_written_is_refused(work: Path) -> None:
     assert read(work / "patients.csv") == (HEADER, patients())
     copy = work / "data" / "table.csv"
     content = copy.read_bytes()
-    for change, message in ((b"a,b\n1,2\n", "is another"), (None, "is not there")):
+    for change, message in ((b"a,b\n1,2\n", "has changed"), (None, "is missing")):
         copy.unlink() if change is None else copy.write_bytes(change)
         done = here("impute", "run", "data", "-o", "never.csv", cwd=work)
         assert done.returncode == 2 and message in done.stderr and not list(work.glob("never*"))

@@ -157,7 +157,7 @@ def test_parquet_is_read_with_its_types(tmp_path: Path) -> None:
     }  # fmt: skip
     assert values["x"][[1, 3], 0].tolist() == [1.5, 4.5] and present[0].tolist() == [False, False, True, True]
     (tmp_path / "bad.parquet").write_bytes(b"PAR1 and no more")
-    assert "is no Parquet file" in table(tmp_path, "bad.parquet", "--out", "x", "--yes").stderr
+    assert "is not a readable Parquet file" in table(tmp_path, "bad.parquet", "--out", "x", "--yes").stderr
 
 
 def test_new_rows_are_built_as_the_rows_a_model_knows(tmp_path: Path) -> None:
@@ -190,7 +190,7 @@ WRONG: dict[str, tuple[Callable[[], list[list[str]]], tuple[object, ...], str]] 
     "duplicate ids": (lambda: with_cell(6, 0, "p2"), ("--ids", "patient"), "line 4 and line 8 have the same 'patient'"),
     "no id": (lambda: with_cell(6, 0, ""), ("--ids", "patient"), "line 8 has no 'patient'"),
     "an unknown id column": (patients, ("--ids", "patent"), "no column 'patent' (did you mean 'patient'?)"),
-    "a wrong split": (patients, ("--split", "stage"), "line 2: 'I' is no split; give train, valid or test"),
+    "a wrong split": (patients, ("--split", "stage"), "line 2: 'I' is not a split; give train, valid or test"),
     "ragged": (lambda: [*patients(), ["p99", "1"]], (), "t.csv:42: has 2 cells, the header 6"),
     "all missing": (lambda: [["", "", "", "", "", ""]] * 5, (), "blood_1: empty in every row"),
     "parts": (patients, ("--train", "0.9", "--valid", "0.2"), "add up to 1.1"),
@@ -209,7 +209,7 @@ def test_a_wrong_table_is_refused_and_nothing_is_written(case: str, tmp_path: Pa
 NO_TABLES = {
     "# prices\na,b,c\n1,2,3\n4,5,6\n": "t.csv:1: '# prices' was taken as the header",
     "1.0 2.0\n2.0 3.0\n4.0 5.0\n": "it is the only one: cells are separated by commas, semicolons or tabs",
-    "A text, which is none\nof rows\nand columns,\nnor a list, as such, of any kind\nat all\n": "t.csv: is no table",
+    "A text, which is none\nof rows\nand columns,\nnor a list, as such, of any kind\nat all\n": "t.csv: is not a table",
 }
 
 
@@ -224,7 +224,9 @@ def test_a_column_that_is_constant_where_it_trains_is_named_once(tmp_path: Path)
     rows = [[str(i), "7" if i < 25 else "8", "train" if i < 25 else "test"] for i in range(30)]
     write_csv(tmp_path / "t.csv", rows, ["x", "c", "fold"])
     done = table(tmp_path, "t.csv", "--out", "data", "--yes")
-    assert "c: constant in the training rows, which teaches nothing" in done.stderr and "c: c:" not in done.stderr
+    assert (
+        "c: constant in the training rows, so that nothing can be learned" in done.stderr and "c: c:" not in done.stderr
+    )
 
 
 GROUPINGS = {
@@ -232,9 +234,9 @@ GROUPINGS = {
     "a: blood_*\n  b: blood_1\n": "the column 'blood_1' is in 'a' already",
     "all: blood_1\n": "c.yaml:2: modalities.all: 'all' stands for all modalities together",
     "a: {columns: blood_1, kind: wat}\n": "unknown kind 'wat'",
-    "a: {columns: stage, kind: vector}\n": "column 'stage', line 2: 'I' is no number",
-    "a: {columns: blood_1, kind: counts}\n": "column 'blood_1', line 2: '100.25' is no whole number",
-    "a: {columns: stage, kind: bit}\n": "column 'stage', line 2: 'I' is no bit",
+    "a: {columns: stage, kind: vector}\n": "column 'stage', line 2: 'I' is not a number",
+    "a: {columns: blood_1, kind: counts}\n": "column 'blood_1', line 2: '100.25' is not a whole number",
+    "a: {columns: stage, kind: bit}\n": "column 'stage', line 2: 'I' is not a bit",
     "a: {columns: stage, kind: label, names: [I, II]}\n": "column 'stage', line 7: 'III' is no class",
     "a: {columns: [smoker, stage], kind: label}\n": "kind 'label' is one column, not 2",
     "a: {kind: vector}\n": "c.yaml:2: modalities.a.columns: Field required",
@@ -295,7 +297,7 @@ def test_what_teaches_nothing_is_said(tmp_path: Path) -> None:
     write_csv(tmp_path / "t.csv", rows, ["id", "same", "void", "rare", "time", "fold"])
     done = table(tmp_path, "t.csv", "--out", "data", "--yes")
     assert done.returncode == 0, done.stderr
-    for message in ("same: '7' in every row", "void: empty in every row", "time: large beside the spread"):
+    for message in ("same: '7' in every row", "void: empty in every row", "time: large compared with its spread"):
         assert message in done.stderr, done.stderr
     assert "rare: 'b' is in no training row" in done.stderr
     assert Dataset(tmp_path / "data").manifest.splits == {"train": 25, "valid": 1, "test": 4}
@@ -357,7 +359,7 @@ def test_a_folder_that_cannot_be_aligned_is_refused(tmp_path: Path) -> None:
     np.save(tmp_path / "mixed/a/2.npy", np.zeros(2))
     for name, message in (
         ("empty", "no subfolder has a file that can be used"),
-        ("nowhere", "is no folder"),
+        ("nowhere", "is not a folder"),
         ("twice", "1.jpg and 1.png have the same stem"),
         ("mixed", "holds both 1.txt and 2.npy"),
     ):
@@ -392,14 +394,14 @@ def test_arrays_with_nan_rows_and_masks(tmp_path: Path) -> None:
             "'spectrum', row 4 (counted from 1): is infinite",
         ),
         ({"state_present": np.arange(30)}, "should be 30 booleans"),
-        ({"split": np.array(["tain"] * 30)}, "split, row 1 (counted from 1): 'tain' is no split"),
+        ({"split": np.array(["tain"] * 30)}, "split, row 1 (counted from 1): 'tain' is not a split"),
     ):
         np.savez(tmp_path / "b.npz", **(arrays | change))
         wrong = here("build-dataset", "arrays", "b.npz", "--out", "wrong", "--yes", cwd=tmp_path)
         assert wrong.returncode == 2 and message in wrong.stderr, wrong.stderr
         assert not (tmp_path / "wrong").exists()
     (tmp_path / "c.npz").write_bytes(b"PK nothing")
-    assert "is no .npz" in here("build-dataset", "arrays", "c.npz", "--out", "wrong", "--yes", cwd=tmp_path).stderr
+    assert "is not an .npz" in here("build-dataset", "arrays", "c.npz", "--out", "wrong", "--yes", cwd=tmp_path).stderr
 
 
 def test_arrays_and_texts_in_memory_are_in_the_stored_unit(tmp_path: Path) -> None:
@@ -502,7 +504,9 @@ def test_single_values_are_drafted_to_be_told_by_random_subsets(tmp_path: Path) 
 def test_so_few_rows_are_said_to_teach_little(tmp_path: Path) -> None:
     write_csv(tmp_path / "t.csv", [[str(i), f"{i * i / 7:.3f}", "ab"[i % 2]] for i in range(11)], ["id", "x", "side"])
     built = table(tmp_path, "t.csv", "--out", "data", "--yes")
-    assert "9 training rows teach little, and scores on 1 test row mean nothing" in built.stderr, built.stderr
+    assert "9 training rows are too few to learn much, and scores on 1 test row mean nothing" in built.stderr, (
+        built.stderr
+    )
     (tmp_path / "r.yaml").write_text(here("init", "data", cwd=tmp_path).stdout)
     trained = here("train", "r.yaml", "--set", "train.max_steps=2", "--out", "run", cwd=tmp_path)
     assert (
@@ -510,4 +514,4 @@ def test_so_few_rows_are_said_to_teach_little(tmp_path: Path) -> None:
         and "nan" not in trained.stdout
     )
     new = table(tmp_path, "t.csv", "--out", "new", "--columns", "data", "--train", 0, "--valid", 0)
-    assert new.returncode == 0 and "teach little" not in new.stderr
+    assert new.returncode == 0 and "too few to learn" not in new.stderr

@@ -1,4 +1,4 @@
-"""Runs a builder's tasks on Dask: on a cluster of its own on this machine, or on one that is there already."""
+"""Runs a builder's tasks on Dask: on a new cluster on this machine, or on an existing cluster."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from uuid import uuid4
 
 from modalkit.errors import InputError, RunError
 
-from .tasks import compute_on_one_core, interrupt_held
+from .processes import compute_on_one_core, interrupt_held
 
 _log = logging.getLogger(__name__)
 
@@ -27,47 +27,47 @@ R = TypeVar("R")
 PATIENCE = 20
 """Seconds to wait for a scheduler's answer, and for its first worker."""
 DECIDING = ("modalkit-vae", "numpy", "opencv-python-headless", "scikit-image", "dlib-bin", "safetensors")
-"""Distributions that decide what the tasks write."""
+"""Distributions whose versions decide which bytes the tasks write."""
 _turn = threading.Lock()
 
 
 def map_on_dask(
     function: Callable[[T], R], tasks: Sequence[T], *, workers: int, address: str | None, out: Path | None
 ) -> Iterator[R]:
-    """Do what `map_tasks` does, on Dask; a task whose worker dies is given to another.
+    """Do what `map_tasks` does, on Dask; if a worker dies, another one repeats its task.
 
     Args:
         function: as for `map_tasks`.
         tasks: as for `map_tasks`.
-        workers: processes of the cluster that is started where there is no `address`.
+        workers: number of processes of the cluster that is started if there is no `address`.
         address: HOST:PORT of a scheduler.
         out: the folder that the tasks write to.
 
     Raises:
         InputError: Dask is not installed, or no scheduler or no worker answers.
-        RunError: the cluster went away, the same task's workers died again and again, or a worker does not see `out`
-            or has other versions installed.
+        RunError: the cluster stopped, the workers of one task died repeatedly, or a worker does not see `out` or has
+            other versions installed.
     """
     try:
         from distributed import KilledWorker, as_completed
     except ImportError:
         raise InputError("--engine dask: Dask is not installed; `pip install distributed`") from None
-    again = "run the same command again (what was finished is kept)"
+    again = "run the same command again (finished tasks are kept)"
     with _cluster(workers, address) as client, _witness(out) as witness:
         try:
-            client.run(exec, f"import {__name__}")  # a worker that cannot load a task would leave, and say nothing here
-            do = partial(_on_worker, function, witness, _versions())
+            client.run(exec, f"import {__name__}")  # else a worker that cannot load a task exits without a message here
+            do = partial(do_on_worker, function, witness, installed_versions())
             futures = client.map(do, tasks, pure=False, batch_size=100)
             for future in as_completed(futures, loop=client.loop):
                 result = future.result()
-                future.release()  # or it would be made again if the worker that holds it dies
+                future.release()  # else it is computed again if the worker that holds it dies
                 yield result
         except KilledWorker as error:
             raise RunError(
-                f"a task's workers died, one after the other, or ran out of memory ({error}); {again}"
+                f"the workers of one task died repeatedly, or ran out of memory ({error}); {again}"
             ) from None
         except CancelledError:
-            raise RunError(f"the Dask cluster at {address} went away; start it and {again}") from None
+            raise RunError(f"the Dask cluster at {address} stopped; start it and {again}") from None
         except (ImportError, AttributeError, RuntimeError) as error:
             if "deserializ" not in str(error) and not isinstance(error, ImportError):
                 raise
@@ -86,9 +86,9 @@ def _cluster(workers: int, address: str | None) -> Iterator[Any]:
     with ExitStack() as stack:
         where: Any = address
         if address is not None:
-            try:  # before there is a client, which would not close
+            try:  # before there is a client, which does not close after a failure
                 asyncio.run(connect(address, timeout=PATIENCE)).abort()
-            except Exception as error:  # whatever else listens there may answer anything
+            except Exception as error:  # another program may listen there and answer anything
                 said = f"{type(error).__name__}: {error}"
                 raise InputError(f"--address {address}: no Dask scheduler answers there ({said[:200]})") from None
         else:
@@ -108,7 +108,7 @@ def _cluster(workers: int, address: str | None) -> Iterator[Any]:
 
 @contextmanager
 def _witness(folder: Path | None) -> Iterator[Path | None]:
-    """Yield a file that a worker sees if `folder` is shared with it; named so that a killed build's is swept away."""
+    """Yield a file that a worker sees if it shares `folder`; by its name, the next build removes it after a kill."""
     if folder is None:
         yield None
         return
@@ -121,7 +121,8 @@ def _witness(folder: Path | None) -> Iterator[Path | None]:
 
 
 @cache
-def _versions() -> dict[str, str]:
+def installed_versions() -> dict[str, str]:
+    """Return the installed version of each distribution in `DECIDING`, or ``none``."""
     found = {}
     for name in DECIDING:
         try:
@@ -131,18 +132,20 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def _on_worker(function: Callable[[T], R], witness: Path | None, versions: dict[str, str], task: T) -> R:
-    """Do one task on a worker that can do it as it would be done here."""
+def do_on_worker(function: Callable[[T], R], witness: Path | None, versions: dict[str, str], task: T) -> R:
+    """Do one task on a worker, after checking that it writes to the same folder and has the same versions."""
     host = socket.gethostname()
     if witness is not None and not witness.exists():
         raise RunError(
             f"the worker on {host} does not see {witness.parent}; --out must lie on a file system that all workers "
             f"share, under the same path"
         )
-    if wrong := [f"{n} {_versions()[n]} (here {v})" for n, v in versions.items() if _versions()[n] != v]:
+    if wrong := [
+        f"{n} {installed_versions()[n]} (here {v})" for n, v in versions.items() if installed_versions()[n] != v
+    ]:
         raise RunError(
             f"the worker on {host} would write other bytes: it has {', '.join(wrong)}; install the same there"
         )
-    with _turn:  # a worker may have several threads, and dlib's detector is not made for that
+    with _turn:  # a worker may have several threads, and dlib's detector is not thread-safe
         compute_on_one_core()
         return function(task)

@@ -1,4 +1,4 @@
-"""The loop that writes a dataset's shards in one process: for builders whose rows are quickly made."""
+"""Writes a dataset's shards in one process, for builders whose rows are made quickly."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from modalkit.util.progress import bar
 
 if TYPE_CHECKING:
     from modalkit.data import Rows
+    from modalkit.data.manifest import Manifest
 
 SHARD_ROWS = 10_000
 
@@ -27,17 +28,17 @@ def write(
     what: str = "pictures",
     beside: Mapping[str, bytes] | None = None,
 ) -> str:
-    """Write the dataset `out` shard by shard, or go on with it where it stopped.
+    """Write the dataset `out` shard by shard, or resume writing it.
 
     Args:
         out: its folder.
-        about: what made it and with which settings, for its manifest.
+        about: the builder and its settings, for the manifest.
         schemas: every modality's schema.
-        total: how many rows it has.
-        make: returns the rows of a slice of them; it is called once for each shard that is not there yet.
-        shard_rows: rows a shard.
-        what: the rows are, in the line that is returned.
-        beside: by name what further files the folder should hold; those that are there are left.
+        total: number of rows.
+        make: returns the rows of a slice; called once for each shard that is not written yet.
+        shard_rows: number of rows in a shard.
+        what: what the rows are called in the line that is returned.
+        beside: the content of further files of the folder by name; existing files are kept.
 
     Returns:
         One line that says what was made.
@@ -63,7 +64,10 @@ def write(
                 rows = make(parts[index])
                 write_shard(out, index, schemas, rows)
                 progress.update(len(rows.keys))
-        manifest = writer.finish()
+        return _summary(out, writer.finish(), what)
+
+
+def _summary(out: Path, manifest: Manifest, what: str) -> str:
     splits = ", ".join(f"{name} {n}" for name, n in manifest.splits.items())
     aside = f"; {manifest.set_aside} set aside, see {out / 'set_aside.tsv'}" if manifest.set_aside else ""
     return f"{out}: {manifest.rows} {what} ({splits}){aside}"

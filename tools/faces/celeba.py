@@ -19,7 +19,8 @@ from modalkit.plugin import Builder, Schema
 from modalkit.util.files import locked, remove_leftovers
 from modalkit.util.progress import bar
 
-from ..execution.tasks import Execution, map_tasks
+from ..execution.options import Execution
+from ..execution.tasks import map_tasks
 from .sources import ATTRIBUTES, Photo, assign_splits, open_source, read_annotations, read_photo
 
 if TYPE_CHECKING:

@@ -20,7 +20,8 @@ from modalkit.plugin import Builder
 from modalkit.util.files import is_empty, locked, remove_leftovers, write_atomic, write_json, write_text
 from modalkit.util.progress import bar
 
-from ..execution.tasks import Execution, map_tasks
+from ..execution.options import Execution
+from ..execution.tasks import map_tasks
 from .sources import ATTRIBUTES, FOLDER
 
 if TYPE_CHECKING:

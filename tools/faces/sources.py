@@ -142,9 +142,7 @@ def read_photo(container: Path, photo: Photo) -> bytes:
         RunError: the whole source is gone, such as an unmounted disk.
     """
     if not container.exists():
-        raise RunError(
-            f"{container}: is gone; bring it back and run the same command again (what was finished is kept)"
-        )
+        raise RunError(f"{container}: is gone; bring it back and run the same command again (finished tasks are kept)")
     if container.is_dir():
         return (container / photo.member).read_bytes()
     try:

@@ -1,11 +1,11 @@
-"""Builds a dataset from a NumPy archive: each array becomes a modality, and rows of NaN absent entries."""
+"""Builds a dataset from a NumPy archive: each array becomes a modality; rows of NaN and masked rows are absent."""
 
 from __future__ import annotations
 
 import hashlib
-import logging
 import zipfile
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -13,9 +13,13 @@ from pydantic import Field
 
 from modalkit.errors import InputError
 from modalkit.plugin import Builder
+from modalkit.registry import modality, schema
 
-from .common import Made, OwnDataOptions, confirm, described, read_entries, standardization, whole_rows, write_made
-from .grouping import SPLITS
+from .entries import described, read_entries
+from .kinds import Proposals
+from .numbers import standardization, whole_rows
+from .options import SPLITS, OwnDataOptions, confirm
+from .samples import Samples, write_samples
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,72 +27,114 @@ if TYPE_CHECKING:
 
     from modalkit.data import Array
 
-_log = logging.getLogger(__name__)
-
 VERSION = 2
-"""Raised whenever the same arrays would give other bytes."""
-_MOST_CLASSES = 50
+"""Raised with every change after which the same arrays give other bytes."""
 _PRESENT = "_present"
 
 
 class ArraysOptions(OwnDataOptions):
-    """What `modalkit build-dataset arrays` can be told."""
+    """Options of `modalkit build-dataset arrays`."""
 
     file: Path = Field(
-        description="an .npz file: arrays with rows first, NAME_present (bool) for those with holes, and if you like "
-        "`ids` and `split`"
+        description="an .npz file: arrays with rows first, NAME_present (bool) for those with absent rows, and "
+        "optionally `ids` and `split`"
     )
     modalities: Path | None = Field(
-        None, description="YAML with a kind and its keys for each array; by default it is inferred and shown"
+        None, description="YAML with a kind and its fields for each array; by default they are inferred and shown"
     )
     incomplete: Literal["absent", "mean"] = Field(
-        "absent", description="rows of which some numbers are NaN: absent, or with the training rows' means in the gaps"
+        "absent",
+        description="rows of which some numbers are NaN: absent: they are absent; mean: the training rows' means "
+        "fill the gaps",
     )
+
+
+@dataclass
+class Archive:
+    """An .npz file: the arrays of modalities, rows first, and what says more about the rows.
+
+    Attributes:
+        path: the file.
+        arrays: by modality.
+        masks: by modality in which rows it is present, if the file says so.
+        ids: names of the rows, if there are any.
+        split: the rows' splits in words, if there are any.
+    """
+
+    path: Path
+    arrays: dict[str, Array]
+    masks: dict[str, Array] = field(default_factory=dict)
+    ids: Array | None = None
+    split: Array | None = None
+
+    @property
+    def rows(self) -> int:
+        """How many rows there are."""
+        return len(next(iter(self.arrays.values())))
+
+    @classmethod
+    def read(cls, path: Path) -> Archive:
+        """Read a file; raise `InputError` if it is not an archive of arrays with the same number of rows."""
+        arrays = _read(path)
+        ids, split = arrays.pop("ids", None), arrays.pop("split", None)
+        masks = {n.removesuffix(_PRESENT): arrays.pop(n) for n in list(arrays) if n.endswith(_PRESENT)}
+        if unknown := sorted(set(masks) - set(arrays)):
+            raise InputError(f"{path}: '{unknown[0]}{_PRESENT}' belongs to no array '{unknown[0]}'")
+        if not arrays:
+            raise InputError(f"{path}: holds no array of a modality")
+        made = cls(path, arrays, masks, ids, split)
+        everything = {**arrays, **{f"{n}{_PRESENT}": m for n, m in masks.items()}}
+        everything |= {n: a for n, a in (("ids", ids), ("split", split)) if a is not None}
+        for name, array in everything.items():
+            if len(array) != made.rows:
+                raise InputError(
+                    f"{path}: '{name}' has {len(array)} rows, '{next(iter(arrays))}' {made.rows}; rows come first, and "
+                    f"each array has the same"
+                )
+        return made
+
+    def keys(self) -> list[str]:
+        """Return the rows' names, by default their numbers from 1; raise `InputError` if two are the same."""
+        if self.ids is None:
+            return [str(row + 1) for row in range(self.rows)]
+        keys = [str(key) for key in self.ids]
+        if len(set(keys)) < len(keys):
+            twice = next(key for place, key in enumerate(keys) if key in keys[:place])
+            raise InputError(f"{self.path}: ids: '{twice}' is there twice; ids must be unique")
+        return keys
+
+    def present(self, name: str) -> npt.NDArray[np.bool_]:
+        """Return in which rows the file says that a modality is present, `(rows,)`; in all by default."""
+        import numpy as np
+
+        present = np.ones(self.rows, bool) if name not in self.masks else self.masks[name]
+        if present.shape != (self.rows,) or present.dtype != bool:
+            raise InputError(f"{self.path}: '{name}{_PRESENT}' should be {self.rows} booleans, one for each row")
+        return present
 
 
 def build(options: ArraysOptions, out: Path) -> str:
-    """Build the dataset `out` from arrays, or go on with it where it stopped.
+    """Build the dataset `out` from arrays, or resume building it.
 
     Raises:
-        InputError: the file or an array cannot be used, nobody accepted what was inferred, or `out` holds something
-            else.
+        InputError: the file or an array cannot be used, the user did not accept what was inferred, or `out` holds
+            something else.
         RunError: the disk is full.
     """
-    import numpy as np
-
-    arrays = _read(options.file)
-    ids, splits = arrays.pop("ids", None), arrays.pop("split", None)
-    masks = {n.removesuffix(_PRESENT): arrays.pop(n) for n in list(arrays) if n.endswith(_PRESENT)}
-    if unknown := sorted(set(masks) - set(arrays)):
-        raise InputError(f"{options.file}: '{unknown[0]}{_PRESENT}' belongs to no array '{unknown[0]}'")
-    if not arrays:
-        raise InputError(f"{options.file}: holds no array of a modality")
-    everything = {**arrays, **{f"{n}{_PRESENT}": m for n, m in masks.items()}}
-    everything |= {n: a for n, a in (("ids", ids), ("split", splits)) if a is not None}
-    rows = len(next(iter(arrays.values())))
-    for name, array in everything.items():
-        if len(array) != rows:
-            raise InputError(
-                f"{options.file}: '{name}' has {len(array)} rows, '{next(iter(arrays))}' {rows}; rows come first, and "
-                f"each array has the same"
-            )
+    archive = Archive.read(options.file)
     if options.modalities is None:
-        entries = {name: _infer(options.file, name, array) for name, array in arrays.items()}
-        confirm(described(entries, f"{options.file}: {rows} rows"), options.yes, "--modalities")
+        proposals = Proposals.installed()
+        entries = {name: _infer(options.file, name, array, proposals) for name, array in archive.arrays.items()}
+        confirm(described(entries, f"{options.file}: {archive.rows} rows"), options.yes, "--modalities")
     else:
-        entries = read_entries(options.modalities, list(arrays))
-    split = options.splits(rows) if splits is None else _splits(options.file, splits)
-    keys = [str(row + 1) for row in range(rows)] if ids is None else [str(key) for key in ids]
-    if len(set(keys)) < rows:
-        twice = next(key for place, key in enumerate(keys) if key in keys[:place])
-        raise InputError(f"{options.file}: ids: '{twice}' is there twice; ids name each row once")
-    made = {}
+        entries = read_entries(options.modalities, list(archive.arrays))
+    split = options.splits(archive.rows) if archive.split is None else _splits(options.file, archive.split)
+    keys = archive.keys()
+    samples = {}
     for name, entry in entries.items():
-        present = np.ones(rows, bool) if name not in masks else masks[name]
-        if present.shape != (rows,) or present.dtype != bool:
-            raise InputError(f"{options.file}: '{name}{_PRESENT}' should be {rows} booleans, a row each")
+        present = archive.present(name)
         try:
-            made[name] = _make(name, entry, arrays[name], present, split == 0, options.incomplete)
+            samples[name] = _make(name, entry, archive.arrays[name], present, split == 0, options.incomplete)
         except InputError as error:
             raise InputError(f"{options.file}: {error}") from None
     about = {
@@ -97,10 +143,83 @@ def build(options: ArraysOptions, out: Path) -> str:
         "file": {"name": options.file.name, "sha256": hashlib.sha256(options.file.read_bytes()).hexdigest()},
         **options.model_dump(mode="json", include={"seed", "train", "valid", "incomplete"}),
     }
-    return write_made(out, about, made, split, keys)
+    return write_samples(out, about, samples, split, keys)
+
+
+def _infer(path: Path, name: str, array: Array, proposals: Proposals) -> dict[str, Any]:
+    """Return a recipe's entry for what an array looks like."""
+    if (entry := proposals.for_array(array)) is None:
+        raise InputError(
+            f"{path}: '{name}' has shape {array.shape}; pictures are uint8 (rows, channels, height, width), other "
+            f"arrays (rows, numbers): reshape it, or give its kind with --modalities"
+        )
+    return entry
+
+
+def _make(
+    name: str, entry: Mapping[str, Any], array: Array, present: npt.NDArray[np.bool_], train: Array, incomplete: str
+) -> Samples:
+    """Return a modality of an array `(rows, ...)`."""
+    import numpy as np
+    import torch
+
+    if array.dtype.kind == "U":
+        return _from_texts(name, entry, array, present)
+    array, present, known = _without_gaps(name, array, present, train, incomplete)
+    fields, takes = dict(entry), modality(entry["kind"]).columns
+    if takes.standardized and "standardize" not in fields:
+        flat = array.reshape(len(array), -1).astype(np.float64)
+        numbers = [f"number {i + 1}" for i in range(flat.shape[1])]
+        fields["standardize"] = standardization(name, flat, train & present, numbers)
+    made = schema(**fields)
+    if (array.ndim == 1 and made.event_shape == (1,)) or (array.ndim == 3 and len(made.event_shape) == 3):
+        array = array[:, None]
+    if array.shape[1:] != made.event_shape:
+        raise InputError(f"'{name}': a row has shape {array.shape[1:]}, kind '{made.kind}' needs {made.event_shape}")
+    known = None if known is None else known.reshape(array.shape)
+    if np.dtype(made.dtype).kind != "f" and array.dtype.kind == "f":
+        try:
+            return Samples(made, made.pack(torch.from_numpy(array)).numpy(), present, known)
+        except ValueError as error:
+            raise InputError(f"'{name}': {error}") from None
+    return Samples(made, array.astype(made.dtype), present, known)
+
+
+def _from_texts(name: str, entry: Mapping[str, Any], array: Array, present: npt.NDArray[np.bool_]) -> Samples:
+    """Return a modality whose samples its kind reads from an array of texts; an empty text is an absent entry."""
+    import numpy as np
+
+    made = schema(**entry)
+    present = present & (array != "")
+    values = np.zeros((len(array), *made.event_shape), made.dtype)
+    for row in np.flatnonzero(present):
+        try:
+            values[row] = made.pack(modality(made.kind).read(made, str(array[row]))[None])[0].numpy()
+        except (InputError, ValueError) as error:
+            raise InputError(f"'{name}', row {row + 1} (counted from 1): {error}") from None
+    return Samples(made, values, present)
+
+
+def _without_gaps(
+    name: str, array: Array, present: npt.NDArray[np.bool_], train: Array, incomplete: str
+) -> tuple[Array, npt.NDArray[np.bool_], npt.NDArray[np.bool_] | None]:
+    """Return an array without NaN, where it is present, and which of its numbers are known, as `whole_rows` does."""
+    import numpy as np
+
+    if array.dtype.kind != "f":
+        return array, present, None
+    if np.isinf(array[present]).any():
+        wrong = np.isinf(array).reshape(len(array), -1).any(1) & present
+        raise InputError(
+            f"'{name}', row {int(wrong.argmax()) + 1} (counted from 1): is infinite; make it NaN if it is missing"
+        )
+    flat = np.where(present[:, None], array.reshape(len(array), -1).astype(np.float64), np.nan)
+    filled, present, known = whole_rows(name, flat, train, incomplete)
+    return filled.reshape(array.shape), present, known
 
 
 def _read(path: Path) -> dict[str, Array]:
+    """Return the arrays of an .npz file; raise `InputError` for values that are not numbers, booleans or texts."""
     import numpy as np
 
     try:
@@ -109,85 +228,13 @@ def _read(path: Path) -> dict[str, Array]:
                 raise InputError(f"{path}: is one array; put arrays into an archive: np.savez(FILE, NAME=ARRAY, …)")
             found = {name: archive[name] for name in archive.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path}: is no .npz archive of plain arrays: {error}") from None
+        raise InputError(f"{path}: is not an .npz archive of plain arrays: {error}") from None
     for name, array in found.items():
         if array.ndim == 0:
             raise InputError(f"{path}: '{name}' is a single value; rows come first")
         if array.dtype.kind not in "biufU":
             raise InputError(f"{path}: '{name}' has type {array.dtype}; give numbers, booleans or texts")
     return found
-
-
-def _infer(path: Path, name: str, array: Array) -> dict[str, Any]:
-    """Return a recipe's entry for what an array looks like."""
-    import numpy as np
-
-    kind, width = array.dtype.kind, array.shape[1:]
-    if array.ndim > 2:
-        if array.dtype == np.uint8 and array.ndim in (3, 4):
-            channels, *size = (1, *width) if array.ndim == 3 else width
-            return {"kind": "image", "size": size, "channels": channels}
-        raise InputError(
-            f"{path}: '{name}' has shape {array.shape}; pictures are uint8 (rows, channels, height, width), other "
-            f"arrays (rows, numbers): reshape it, or say its kind with --modalities"
-        )
-    if kind == "b":
-        return {"kind": "bit"} if not width else {"kind": "attributes", "names": [str(i + 1) for i in range(*width)]}
-    if kind == "U":
-        return {"kind": "label", "names": sorted({str(text) for text in array.flat} - {""})}
-    if kind in "iu" and not width:
-        distinct = np.unique(array)
-        if 1 < len(distinct) <= _MOST_CLASSES and np.array_equal(distinct, np.arange(len(distinct))):
-            return {"kind": "label", "classes": len(distinct)}
-    counts = kind in "iu" and array.min(initial=0) >= 0
-    return {"kind": "counts" if counts else "vector", "size": width[0] if width else 1}
-
-
-def _make(
-    name: str, entry: Mapping[str, Any], array: Array, present: npt.NDArray[np.bool_], train: Array, incomplete: str
-) -> Made:
-    import numpy as np
-    import torch
-
-    from modalkit.registry import modality, schema
-
-    entry = dict(entry)
-    if array.dtype.kind == "U":
-        made = schema(**entry)
-        present = present & (array != "")
-        values = np.zeros((len(array), *made.event_shape), made.dtype)
-        for row in np.flatnonzero(present):
-            try:
-                values[row] = made.pack(modality(made.kind).read(made, str(array[row]))[None])[0].numpy()
-            except (InputError, ValueError) as error:
-                raise InputError(f"'{name}', row {row + 1} (counted from 1): {error}") from None
-        return Made(made, values, present)
-    known = None
-    if array.dtype.kind == "f":
-        if np.isinf(array[present]).any():
-            wrong = np.isinf(array).reshape(len(array), -1).any(1) & present
-            raise InputError(
-                f"'{name}', row {int(wrong.argmax()) + 1} (counted from 1): is infinite; make it NaN if it is missing"
-            )
-        flat = np.where(present[:, None], array.reshape(len(array), -1).astype(np.float64), np.nan)
-        filled, present, known = whole_rows(name, flat, train, incomplete)
-        array = filled.reshape(array.shape)
-    if entry["kind"] == "vector" and "standardize" not in entry:
-        flat = array.reshape(len(array), -1).astype(np.float64)
-        numbers = [f"number {i + 1}" for i in range(flat.shape[1])]
-        entry["standardize"] = standardization(name, flat, train & present, numbers)
-    made = schema(**entry)
-    if (array.ndim == 1 and made.event_shape == (1,)) or (array.ndim == 3 and len(made.event_shape) == 3):
-        array = array[:, None]
-    if array.shape[1:] != made.event_shape:
-        raise InputError(f"'{name}': a row has shape {array.shape[1:]}, kind '{made.kind}' asks for {made.event_shape}")
-    known = None if known is None else known.reshape(array.shape)
-    if np.dtype(made.dtype).kind != "f" and array.dtype.kind == "f":
-        try:
-            return Made(made, made.pack(torch.from_numpy(array)).numpy(), present, known)
-        except ValueError as error:
-            raise InputError(f"'{name}': {error}") from None
-    return Made(made, array.astype(made.dtype), present, known)
 
 
 def _splits(path: Path, splits: Array) -> Array:
@@ -197,7 +244,7 @@ def _splits(path: Path, splits: Array) -> Array:
     for row, word in enumerate(words):
         if word not in SPLITS:
             raise InputError(
-                f"{path}: split, row {row + 1} (counted from 1): '{word}' is no split; give train, valid or test"
+                f"{path}: split, row {row + 1} (counted from 1): '{word}' is not a split; give train, valid or test"
             )
     return assign_splits(len(words), [SPLITS[word] for word in words], 0)
 

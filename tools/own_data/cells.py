@@ -1,88 +1,59 @@
-"""Reads a table, CSV or Parquet, as named columns whose empty cells are known."""
+"""Reads a table, CSV or Parquet, as named columns of texts."""
 
 from __future__ import annotations
 
 import csv
-import logging
-import math
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from modalkit.errors import InputError
-
-if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-
-_log = logging.getLogger(__name__)
+from modalkit.plugin import Column
 
 MISSING = frozenset({"", "na", "n/a", "#n/a", "<na>", "nan", "null", "none"})
-"""Cells that hold one of these words, in capitals or not, are empty."""
+"""A cell with one of these words, in any case, is empty."""
 _SEPARATORS = ",;\t"
 
 
 @dataclass(frozen=True)
-class Column:
-    """One column of a table.
+class TableColumn(Column):
+    """One column of a table, and how its file has it.
 
     Attributes:
-        name: its header.
-        texts: every cell as it is written, without blanks around it; "" where it is empty.
-        unreadable: what type it has, if it is one that cannot be used.
-        written: every cell as it is written, whatever it means.
+        unreadable: its type, if that is a type that cannot be used.
+        written: every cell as the file has it, also cells that mean an empty one.
     """
 
-    name: str
-    texts: Sequence[str]
     unreadable: str = ""
     written: Sequence[str] = ()
-
-    @cached_property
-    def empty(self) -> npt.NDArray[np.bool_]:
-        """Which cells are empty, `(rows,)`."""
-        import numpy as np
-
-        return np.array([not text for text in self.texts], dtype=bool)
-
-    @cached_property
-    def numbers(self) -> npt.NDArray[np.float64]:
-        """Every cell as a number, `(rows,)`; NaN where it is empty or none."""
-        import numpy as np
-
-        return np.array([_number(text) for text in self.texts], dtype=np.float64)
-
-    @cached_property
-    def numeric(self) -> bool:
-        """Whether every cell that is not empty is a number, and there is one."""
-        import numpy as np
-
-        return bool(not self.empty.all() and not (np.isnan(self.numbers) & ~self.empty).any())
-
-    @cached_property
-    def distinct(self) -> list[str]:
-        """What the cells hold, each once: in the order of numbers if they are numbers, else of letters."""
-        held = sorted(set(self.texts) - {""})
-        return sorted(held, key=float) if self.numeric else held
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table: its file, how many rows it has, and its columns by name.
+    """A table.
 
-    `lines` says on which line of a text file each row begins, and `separator` what stands between cells.
+    Attributes:
+        path: its file.
+        rows: how many rows it has.
+        columns: by name.
+        lines: the line of a text file on which each row begins.
+        separator: what separates the cells of a text file.
     """
 
     path: Path
     rows: int
-    columns: dict[str, Column]
+    columns: dict[str, TableColumn]
     lines: Sequence[int] = ()
     separator: str = ""
 
+    def column(self, name: str) -> TableColumn:
+        """Return a column; one of empty cells if the table does not have it."""
+        nothing = [""] * self.rows
+        return self.columns.get(name) or TableColumn(name, nothing, "", nothing)
+
     def at(self, row: int) -> str:
-        """Name a row as a person finds it: by the line that an editor shows, or in Parquet by its number from 1."""
+        """Name a row as the user finds it: by its line in an editor, or in Parquet by its number from 1."""
         return f"line {self.lines[row]}" if self.lines else f"row {row + 1}"
 
 
@@ -94,7 +65,8 @@ def read_table(path: Path, missing: Iterable[str] = ()) -> Table:
         missing: further words that mean an empty cell, such as ``-999``.
 
     Raises:
-        InputError: it cannot be read, its header lacks a name or has one twice, or a line has too many or few cells.
+        InputError: it cannot be read, a name in its header is missing or not unique, or a row has a wrong number of
+            cells.
     """
     words = MISSING | {word.strip().casefold() for word in missing}
     readers = {".csv": _read_csv, ".tsv": _read_csv, ".txt": _read_csv, ".parquet": _read_parquet, ".pq": _read_parquet}
@@ -113,14 +85,14 @@ def read_table(path: Path, missing: Iterable[str] = ()) -> Table:
     if not rows:
         raise InputError(f"{path}: has no rows below its header")
     columns = {
-        name: Column(name, _cleaned(column, words), unreadable.get(name, ""), column)
+        name: TableColumn(name, _cleaned(column, words), unreadable.get(name, ""), column)
         for name, column in zip(names, cells, strict=True)
     }
     return Table(path, rows, columns, lines, separator)
 
 
 Read = tuple[list[str], list[Sequence[str]], dict[str, str], list[int], str]
-"""Names, cells by column, the types of columns that cannot be used, the rows' lines, and what separates cells."""
+"""Names, cells by column, types of columns that cannot be used, the rows' lines, and the separator of cells."""
 
 
 def _read_csv(path: Path) -> Read:
@@ -140,15 +112,15 @@ def _read_csv(path: Path) -> Read:
                     begins.append(begin)
                 begin = lines.line_num + 1
     except UnicodeDecodeError as error:
-        raise InputError(f"{path}: is no text in UTF-8 ({error.reason}); save it as CSV in UTF-8") from None
+        raise InputError(f"{path}: is not text in UTF-8 ({error.reason}); save it as CSV in UTF-8") from None
     except csv.Error as error:
-        raise InputError(f"{path}:{lines.line_num}: is no CSV: {error}") from None
+        raise InputError(f"{path}:{lines.line_num}: is not valid CSV: {error}") from None
     _check_cells(path, names, [len(row) for row in rows], begins)
     return names, [list(column) for column in zip(*rows, strict=True)], {}, begins, separator
 
 
 def _check_cells(path: Path, names: Sequence[str], cells: Sequence[int], begins: Sequence[int]) -> None:
-    """Raise `InputError` unless every row has as many cells as the header, and say which of them looks wrong."""
+    """Raise `InputError` unless every row has as many cells as the header; say whether header or row looks wrong."""
     wrong = [row for row, count in enumerate(cells) if count != len(names)]
     if not wrong:
         return
@@ -160,7 +132,7 @@ def _check_cells(path: Path, names: Sequence[str], cells: Sequence[int], begins:
         )
     if len(wrong) > max(1, len(cells) / 2):
         raise InputError(
-            f"{path}: is no table: its first line, {header}, has {_cells(len(names))}, and {len(wrong)} of the "
+            f"{path}: is not a table: its first line, {header}, has {_cells(len(names))}, and {len(wrong)} of the "
             f"{len(cells)} lines below have other numbers of them; a table has a header with the columns' names, then "
             f"a line for each row, with cells separated by commas, semicolons or tabs"
         )
@@ -181,7 +153,7 @@ def _read_parquet(path: Path) -> Read:
     try:
         table = parquet.read_table(path)
     except (arrow.ArrowException, OSError) as error:
-        raise InputError(f"{path}: is no Parquet file that can be read: {' '.join(str(error).split())}") from None
+        raise InputError(f"{path}: is not a readable Parquet file: {' '.join(str(error).split())}") from None
     cells: list[Sequence[str]] = []
     unreadable = {}
     for name, column in zip(table.column_names, table.columns, strict=True):
@@ -195,7 +167,7 @@ def _read_parquet(path: Path) -> Read:
 
 
 def _text(value: Any) -> str:
-    """Write a value of a typed column as a CSV file would; a whole float is written as a whole number."""
+    """Return a value of a typed column as a CSV file has it; a whole float becomes a whole number."""
     if isinstance(value, float):
         return str(int(value)) if value.is_integer() and abs(value) < 2**53 else repr(value)
     return "" if value is None else str(value)
@@ -204,10 +176,3 @@ def _text(value: Any) -> str:
 def _cleaned(cells: Sequence[str], missing: Collection[str]) -> list[str]:
     stripped = (cell.strip() for cell in cells)
     return ["" if cell.casefold() in missing else cell for cell in stripped]
-
-
-def _number(text: str) -> float:
-    try:
-        return math.nan if "_" in text else float(text or math.nan)
-    except ValueError:
-        return math.nan

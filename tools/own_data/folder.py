@@ -1,83 +1,106 @@
-"""Builds a dataset from a folder: each subfolder is a modality, and files of one stem make one row."""
+"""Builds a dataset from a folder: each subfolder is a modality, and files with the same stem make one row."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
 import json
-import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from pydantic import Field
 
 from modalkit.errors import InputError
-from modalkit.plugin import Builder, Schema
+from modalkit.plugin import Builder, Proposal, Schema
+from modalkit.registry import modality, schema
 from modalkit.util.progress import bar
 
 from ..execution.shards import write
-from .common import OwnDataOptions, confirm, described, read_entries, standardization
+from .entries import described, read_entries
+from .kinds import Proposals
+from .numbers import standardization
+from .options import OwnDataOptions, confirm
 
 if TYPE_CHECKING:
     import torch
 
     from modalkit.data import Array, Rows
 
-_log = logging.getLogger(__name__)
-
 VERSION = 1
-"""Raised whenever the same files would give other bytes."""
-SHARD_ROWS = 1000
-_MOST_CLASSES = 50
-_LONGEST = 64
-_LONGEST_SOUND = 10.0
-"""Characters of the longest text that is inferred to be tokens."""
+"""Raised with every change after which the same files give other bytes."""
 
 Files = Mapping[str, Path]
 """A modality's files by their stem."""
+Read: TypeAlias = "Callable[[Schema, Path], torch.Tensor]"
+"""Reads a file as one sample of a schema, unpacked, `(*event_shape)`."""
 
 
 class FolderOptions(OwnDataOptions):
-    """What `modalkit build-dataset folder` can be told."""
+    """Options of `modalkit build-dataset folder`."""
 
-    folder: Path = Field(description="a folder with a subfolder for each modality, whose files are aligned by stem")
+    folder: Path = Field(description="a folder with a subfolder for each modality; files of one stem make a row")
     size: int = Field(64, ge=8, description="side of square pictures, in pixels")
     modalities: Path | None = Field(
         None,
-        description="YAML with a kind and its keys for each subfolder, or a dataset that was built before; by default "
-        "they are inferred and shown",
+        description="YAML with a kind and its fields for each subfolder, or a dataset that was built before; by "
+        "default they are inferred and shown",
     )
 
 
 @dataclass(frozen=True)
-class Suffix:
-    """What files of one suffix are.
+class Sort:
+    """Files of one sort.
 
     Attributes:
-        infer: `(files, options) ->` the recipe's entry of such a modality.
-        read: `(schema, path) ->` one sample, unpacked, `(*event_shape)`.
+        suffixes: of their names, in lower case.
+        infer: `(files, options, proposals) ->` a recipe's entry of such a modality.
+        read: reads one of them.
     """
 
-    infer: Callable[[Files, FolderOptions], dict[str, Any]]
-    read: Callable[[Schema, Path], torch.Tensor]
+    suffixes: tuple[str, ...]
+    infer: Callable[[Files, FolderOptions, Proposals], dict[str, Any]]
+    read: Read
+
+
+class Sorts:
+    """The sorts of files that can be used: those that installed kinds read, texts, and arrays."""
+
+    def __init__(self) -> None:
+        self.proposals = Proposals.installed()
+        kinds = [_of_kind(kind, proposal) for kind, proposal in self.proposals.kinds if proposal.suffixes]
+        self.known = [*kinds, Sort((".txt",), _infer_texts, _read_text), Sort((".npy",), _infer_arrays, _read_array)]
+
+    def of(self, path: Path) -> Sort | None:
+        """Return the sort of a file, or None if it cannot be used."""
+        return next((sort for sort in self.known if path.suffix.lower() in sort.suffixes), None)
+
+    def all_of(self, files: Files) -> Sort:
+        """Return the sort of a modality's files; raise `InputError` if they are of several sorts."""
+        first = next(iter(files.values()))
+        found = self.of(first)
+        for path in files.values():
+            if found is None or self.of(path) is not found:
+                raise InputError(f"{first.parent}: holds both {first.name} and {path.name}; give each sort a subfolder")
+        assert found is not None
+        return found
 
 
 def build(options: FolderOptions, out: Path) -> str:
-    """Build the dataset `out` from a folder, or go on with it where it stopped.
+    """Build the dataset `out` from a folder, or resume building it.
 
-    A file that cannot be read is set aside, and absent.
+    A file that cannot be read is set aside, and the entry is absent.
 
     Raises:
-        InputError: the folder has nothing to use, two files of one stem lie in a subfolder, nobody accepted what was
-            inferred, or `out` holds something else.
+        InputError: the folder has no file to use, two files of a subfolder have the same stem, the user did not accept
+            what was inferred, or `out` holds something else.
         RunError: the disk is full.
     """
-    found = _files(options.folder)
+    sorts = Sorts()
+    found = _files(options.folder, sorts)
     if options.modalities is None:
-        entries = {name: _suffix(files).infer(files, options) for name, files in found.items()}
+        entries = {name: sorts.all_of(files).infer(files, options, sorts.proposals) for name, files in found.items()}
         stems = {stem for files in found.values() for stem in files}
         confirm(described(entries, f"{options.folder}: {len(stems)} rows"), options.yes, "--modalities")
     else:
@@ -85,7 +108,8 @@ def build(options: FolderOptions, out: Path) -> str:
         found = {name: found[name] for name in entries}
     keys = sorted({stem for files in found.values() for stem in files})
     split = options.splits(len(keys))
-    schemas = {name: _schema(name, entry, found[name], keys, split) for name, entry in entries.items()}
+    readers = {name: sorts.all_of(files).read for name, files in found.items()}
+    schemas = {n: _schema(n, entry, found[n], readers[n], keys, split) for n, entry in entries.items()}
     content = [[n, path.name, path.stat().st_size] for n, files in found.items() for path in files.values()]
     about = {
         "name": "folder",
@@ -93,18 +117,22 @@ def build(options: FolderOptions, out: Path) -> str:
         "files": {"count": len(content), "sha256": hashlib.sha256(json.dumps(content).encode()).hexdigest()},
         **options.model_dump(mode="json", include={"seed", "train", "valid"}),
     }
-    return write(out, about, schemas, len(keys), lambda part: _rows(schemas, found, keys, split, part), what="rows")
+
+    def make(part: slice) -> Rows:
+        return _rows(schemas, found, readers, keys, split, part)
+
+    return write(out, about, schemas, len(keys), make, what="rows")
 
 
-def _files(folder: Path) -> dict[str, Files]:
-    """Return the files of each subfolder by stem, in the order of their names."""
+def _files(folder: Path, sorts: Sorts) -> dict[str, Files]:
+    """Return the files of each subfolder by stem, sorted by name."""
     if not folder.is_dir():
-        raise InputError(f"{folder}: is no folder")
+        raise InputError(f"{folder}: is not a folder")
     found: dict[str, Files] = {}
     for inside in sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")):
         files: dict[str, Path] = {}
         for path in sorted(inside.iterdir()):
-            if path.suffix.lower() not in SUFFIXES or path.name.startswith("."):
+            if sorts.of(path) is None or path.name.startswith("."):
                 continue
             if path.stem in files:
                 raise InputError(
@@ -115,32 +143,22 @@ def _files(folder: Path) -> dict[str, Files]:
         if files:
             found[inside.name] = files
     if not found:
+        suffixes = " ".join(suffix for sort in sorts.known for suffix in sort.suffixes)
         raise InputError(
-            f"{folder}: no subfolder has a file that can be used ({' '.join(SUFFIXES)}); make a subfolder for each "
+            f"{folder}: no subfolder has a file that can be used ({suffixes}); make a subfolder for each "
             f"modality, such as {folder / 'photo'} and {folder / 'caption'}, with files of the same stem for a row"
         )
     return found
 
 
-def _suffix(files: Files) -> Suffix:
-    """Return what a modality's files are; raise `InputError` if they are of several sorts."""
-    first = next(iter(files.values()))
-    for path in files.values():
-        if SUFFIXES[path.suffix.lower()] is not SUFFIXES[first.suffix.lower()]:
-            raise InputError(f"{first.parent}: holds both {first.name} and {path.name}; give each sort a subfolder")
-    return SUFFIXES[first.suffix.lower()]
-
-
-def _schema(name: str, entry: Mapping[str, Any], files: Files, keys: Sequence[str], split: Array) -> Schema:
-    """Return a modality's schema, its numbers standardised by those of the training rows."""
+def _schema(name: str, entry: Mapping[str, Any], files: Files, read: Read, keys: Sequence[str], split: Array) -> Schema:
+    """Return a modality's schema; numbers are standardised by means and scales of the training rows."""
     import numpy as np
 
-    from modalkit.registry import schema
-
     made = schema(**entry)
-    if made.kind != "vector" or "standardize" in entry:
+    if not modality(made.kind).columns.standardized or "standardize" in entry:
         return made
-    read, train = _suffix(files).read, [key for key, s in zip(keys, split, strict=True) if s == 0 and key in files]
+    train = [key for key, s in zip(keys, split, strict=True) if s == 0 and key in files]
     known = []
     with bar(len(train), name, unit="file", leave=False) as progress:
         for key in train:
@@ -154,8 +172,14 @@ def _schema(name: str, entry: Mapping[str, Any], files: Files, keys: Sequence[st
 
 
 def _rows(
-    schemas: Mapping[str, Schema], found: Mapping[str, Files], keys: Sequence[str], split: Array, part: slice
+    schemas: Mapping[str, Schema],
+    found: Mapping[str, Files],
+    readers: Mapping[str, Read],
+    keys: Sequence[str],
+    split: Array,
+    part: slice,
 ) -> Rows:
+    """Return the rows of a shard."""
     import numpy as np
 
     from modalkit.data import Rows
@@ -164,9 +188,9 @@ def _rows(
     values = {name: np.zeros((len(stems), *s.event_shape), s.dtype) for name, s in schemas.items()}
     present = {name: np.zeros(len(stems), bool) for name in schemas}
     for name, files in found.items():
-        read, schema = _suffix(files).read, schemas[name]
-        # Numbers are stored as they are: standardising them and back would round them.
-        plain = schema.model_copy(update={"standardize": None}) if hasattr(schema, "standardize") else schema
+        read, made = readers[name], schemas[name]
+        # Numbers are stored in their own unit: standardising them and back would round them.
+        plain = made.model_copy(update={"standardize": None}) if modality(made.kind).columns.standardized else made
         for row, stem in enumerate(stems):
             if stem not in files:
                 continue
@@ -181,41 +205,16 @@ def _rows(
     return Rows(values, present, split[part], list(stems), aside)
 
 
-def _image(files: Files, options: FolderOptions) -> dict[str, Any]:
-    from PIL import Image
+def _of_kind(kind: str, proposal: Proposal) -> Sort:
+    """Return the sort of files that a kind's `read` takes."""
 
-    channels = 1
-    for path in files.values():
-        try:
-            with Image.open(path) as picture:
-                if picture.mode not in ("1", "L", "LA", "I", "I;16", "F"):
-                    channels = 3
-                    break
-        except (OSError, ValueError, Image.DecompressionBombError):
-            continue  # set aside when rows are written
-    return {"kind": "image", "size": options.size, "channels": channels}
+    def infer(files: Files, options: FolderOptions, proposals: Proposals) -> dict[str, Any]:
+        return {"kind": kind, **proposal.files([str(path) for path in files.values()], options.size)}
 
-
-def _sound(files: Files, options: FolderOptions) -> dict[str, Any]:
-    """Sounds are clips as long as the median file, up to 10 s, of 16,000 samples a second or the files' fewer."""
-    import soundfile
-
-    lengths, rates = [], [16_000]
-    for path in files.values():
-        try:
-            found = soundfile.info(str(path))
-        except (OSError, soundfile.SoundFileError):
-            continue  # set aside when rows are written
-        lengths.append(found.duration)
-        rates.append(found.samplerate)
-    if not lengths:
-        raise InputError(f"{next(iter(files.values())).parent}: not one of its sounds can be read")
-    return {"kind": "audio", "sample_rate": min(rates), "seconds": round(min(median(lengths), _LONGEST_SOUND), 2)}
+    return Sort(proposal.suffixes, infer, _read_file)
 
 
 def _read_file(schema: Schema, path: Path) -> torch.Tensor:
-    from modalkit.registry import modality
-
     return modality(schema.kind).read(schema, str(path))
 
 
@@ -234,37 +233,18 @@ def _texts(files: Files) -> Iterator[str]:
             continue  # set aside when rows are written
 
 
-def _infer_text(files: Files, options: FolderOptions) -> dict[str, Any]:
-    """Texts are numbers if all are, else labels if few differ, else strings of characters."""
+def _infer_texts(files: Files, options: FolderOptions, proposals: Proposals) -> dict[str, Any]:
     texts = list(_texts(files))
-    folder = next(iter(files.values())).parent
-    sizes = {_numbers(text) for text in texts}
-    if None not in sizes and len(sizes) == 1:
-        return {"kind": "vector", "size": sizes.pop()}
-    distinct = sorted(set(texts))
-    if 2 <= len(distinct) <= min(_MOST_CLASSES, max(2, len(texts) // 2)) and "" not in distinct:
-        return {"kind": "label", "names": distinct}
-    longest = max(map(len, texts), default=0)
-    if not longest or longest > _LONGEST:
+    if (entry := proposals.for_texts(texts)) is None:
         raise InputError(
-            f"{folder}: texts of up to {longest} characters; strings of at most {_LONGEST}, a few different labels, or "
-            f"as many numbers in each file are what can be inferred; say its kind with --modalities"
+            f"{next(iter(files.values())).parent}: no kind is inferred for texts of up to "
+            f"{max(map(len, texts), default=0)} characters: each file should hold a short string, one of a few labels, "
+            f"or as many numbers as every other; or give the kind with --modalities"
         )
-    return {"kind": "tokens", "alphabet": "".join(sorted(set().union(*texts))), "max_length": longest}
-
-
-def _numbers(text: str) -> int | None:
-    """Return how many numbers a text consists of, or None if it does not."""
-    words = text.replace(",", " ").split()
-    try:
-        return len([float(word) for word in words]) or None
-    except ValueError:
-        return None
+    return entry
 
 
 def _read_text(schema: Schema, path: Path) -> torch.Tensor:
-    from modalkit.registry import modality
-
     return modality(schema.kind).read(schema, _text(path))
 
 
@@ -276,17 +256,19 @@ def _load(path: Path) -> Array:
     except (OSError, ValueError, EOFError) as error:
         raise InputError(f"cannot be read as an array: {error}") from None
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "biuf":
-        raise InputError("is no array of numbers")
+        raise InputError("is not an array of numbers")
     return array
 
 
-def _infer_array(files: Files, options: FolderOptions) -> dict[str, Any]:
+def _infer_arrays(files: Files, options: FolderOptions, proposals: Proposals) -> dict[str, Any]:
     for path in files.values():
         try:
-            return {"kind": "vector", "size": _load(path).size}
+            row = _load(path).reshape(1, -1).astype("float64")  # (1, numbers)
         except InputError:
             continue
-    raise InputError(f"{next(iter(files.values())).parent}: not one of its arrays can be read")
+        if (entry := proposals.for_array(row)) is not None:
+            return entry
+    raise InputError(f"{next(iter(files.values())).parent}: no kind is inferred for its arrays; see --modalities")
 
 
 def _read_array(schema: Schema, path: Path) -> torch.Tensor:
@@ -295,24 +277,14 @@ def _read_array(schema: Schema, path: Path) -> torch.Tensor:
     array = _load(path)
     shape = schema.event_shape
     if array.size != torch.Size(shape).numel():
-        raise InputError(f"has shape {array.shape}, {shape} is asked for")
+        raise InputError(f"has shape {array.shape}, not {shape}")
     value = torch.from_numpy(array.astype("float32" if schema.dtype == "float32" else array.dtype).reshape(shape))
     return schema.unpack(value)
 
 
-_IMAGE, _SOUND = Suffix(_image, _read_file), Suffix(_sound, _read_file)
-_TEXT, _ARRAY = Suffix(_infer_text, _read_text), Suffix(_infer_array, _read_array)
-SUFFIXES = {
-    **dict.fromkeys((".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp"), _IMAGE),
-    **dict.fromkeys((".wav", ".flac", ".ogg", ".mp3"), _SOUND),
-    ".txt": _TEXT,
-    ".npy": _ARRAY,
-}
-"""What each suffix is; a new sort of file is one line here."""
-
 BUILDER = Builder(
     name="folder",
-    summary="your own folder: a subfolder a modality, files aligned by stem; pictures, sounds, texts, arrays",
+    summary="your own folder: a subfolder for each modality, files aligned by stem; pictures, sounds, texts, arrays",
     options=FolderOptions,
     build=build,
     argument="folder",

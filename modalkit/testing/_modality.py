@@ -1,12 +1,12 @@
-"""A check for authors of modality plugins; it says in words what the core could not live with."""
+"""Checks that a modality kind keeps its contract."""
 
 from __future__ import annotations
 
 import copy
 import json
+import math
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,10 @@ from torch.distributions import Distribution
 
 from modalkit import registry
 from modalkit.errors import InputError
-from modalkit.plugin import CustomNetwork, Modality, Schema
+from modalkit.plugin import CustomNetwork, Modality, Outcome, Schema
+from modalkit.testing._examination import Examination
+
+_FLOATING = (Outcome.REAL, Outcome.PICTURE, Outcome.BINARY)
 
 
 def check_modality(
@@ -28,17 +31,17 @@ def check_modality(
 ) -> None:
     """Check that a modality plugin keeps the contract of `modalkit.plugin.Modality`.
 
-    It needs no data: it draws its own from the likelihood at random z.
+    It needs no data: it samples values from the likelihood at random z.
 
     Args:
         kind: the plugin, or the name of an installed one.
         schema: a schema, or the fields of one as a recipe would give them.
-        rows: rows of the batches that it tries, at least 2.
+        rows: number of rows in the batches that it uses, at least 2.
         latent_dim: size of z.
-        seed: what everything random follows from.
+        seed: of all random numbers. The global random state is left as it was.
 
     Raises:
-        AssertionError: the first thing that is wrong: the plugin, which part, what was expected and what came.
+        AssertionError: names the plugin, the first part that is wrong, what was expected and what was found.
 
     >>> check_modality("vector", {"size": 5})
     """
@@ -63,38 +66,24 @@ def _made(modality: Modality[Any], schema: Schema | Mapping[str, Any]) -> Schema
     return schema
 
 
-class _Check:
+class _Check(Examination):
     """One plugin and one schema under examination."""
 
     def __init__(self, modality: Modality[Any], schema: Schema, rows: int, latent_dim: int) -> None:
+        super().__init__(f"kind '{modality.kind}'")
         self.modality, self.schema, self.rows, self.latent_dim = modality, schema, rows, latent_dim
         self.event_shape: tuple[int, ...] = ()
         self.z = torch.randn(rows, latent_dim)
 
-    def expect(self, part: str, ok: bool, problem: str) -> None:
-        """Blame a part of the plugin unless all is well."""
-        if not ok:
-            raise AssertionError(f"kind '{self.modality.kind}': {part}: {problem}")
-
-    @contextmanager
-    def using(self, part: str, doing: str = "") -> Iterator[None]:
-        """Blame a part of the plugin for whatever it raises."""
-        try:
-            yield
-        except AssertionError:
-            raise
-        except Exception as error:  # a plugin may raise anything
-            problem = f"raised {type(error).__name__}{doing and ' ' + doing}: {error}"
-            raise AssertionError(f"kind '{self.modality.kind}': {part}: {problem}") from error
-
     def run(self) -> None:
-        """Check everything, simple things first."""
+        """Check everything, the simplest parts first."""
         self.check_schema()
         encoder, decoder = self.networks()
         with torch.no_grad():
             likelihood = self.likelihood(decoder, self.z)
             values = self.check_storage(likelihood)
             self.check_prediction(likelihood, values)
+            self.check_outcome(values)
             self.check_encoder(encoder, values)
             self.check_log_prob(likelihood, values)
             self.check_double(encoder, decoder, values)
@@ -103,7 +92,7 @@ class _Check:
         self.check_training(values)
 
     def check_schema(self) -> None:
-        """What datasets and run folders write of it."""
+        """Check what datasets and run folders write about the schema."""
         schema = self.schema
         self.expect("schema", schema.kind == self.modality.kind, f"its kind is '{schema.kind}'")
         with self.using("schema.event_shape"):
@@ -115,10 +104,10 @@ class _Check:
         with self.using("schema.facts", "(they must be plain JSON values)"):
             facts = schema.facts()
             same = json.loads(json.dumps(facts)) == facts
-        self.expect("schema.facts", same, f"do not come back from JSON as they were: {facts}")
+        self.expect("schema.facts", same, f"do not come back from JSON unchanged: {facts}")
         with self.using("schema", "when read back from a run folder's recipe"):
             again = type(schema).model_validate_json(schema.model_dump_json(), strict=True)
-        self.expect("schema", again == schema, f"read back from JSON it is another: {again!r}")
+        self.expect("schema", again == schema, f"is different after it was written as JSON and read back: {again!r}")
 
     def networks(self) -> tuple[nn.Module, nn.Module]:
         """Return a new encoder and decoder in evaluation mode."""
@@ -134,7 +123,7 @@ class _Check:
         return made[0], made[1]
 
     def likelihood(self, decoder: nn.Module, z: Tensor) -> Distribution:
-        """Return p(x|z) after a look at its shapes."""
+        """Return p(x|z) after checking its shapes."""
         with self.using("decoder", f"on z of shape {tuple(z.shape)}"):
             raw = decoder(z)
         with self.using("likelihood"):
@@ -147,13 +136,13 @@ class _Check:
         return likelihood
 
     def check_storage(self, likelihood: Distribution) -> Tensor:
-        """Draw samples, store them and return the values that a dataset would give back."""
+        """Sample values, store them, and return the values that a dataset would return."""
         with self.using("likelihood.sample"):
-            drawn = likelihood.sample()
+            sampled = likelihood.sample()
         shape, schema = (self.rows, *self.event_shape), self.schema
-        self.expect("likelihood.sample", drawn.shape == shape, f"expected {shape}, got {tuple(drawn.shape)}")
+        self.expect("likelihood.sample", sampled.shape == shape, f"expected {shape}, got {tuple(sampled.shape)}")
         with self.using("schema.pack", "on samples of the likelihood"):
-            stored = schema.pack(drawn)
+            stored = schema.pack(sampled)
         wanted, got = (getattr(torch, schema.dtype), shape), (stored.dtype, tuple(stored.shape))
         self.expect("schema.pack", got == wanted, f"expected {wanted}, got {got}")
         with self.using("schema.valid"):
@@ -170,25 +159,27 @@ class _Check:
         )
         # Floats may be rounded on the way, as where they are scaled.
         same = torch.allclose(again, stored, 1e-5, 1e-6) if stored.is_floating_point() else torch.equal(again, stored)
-        self.expect("schema.pack", same, "does not undo unpack: another value came back")
+        self.expect("schema.pack", same, "does not undo unpack: the value changed")
         if schema.warps:
             self.check_warp(stored)
         return values
 
     def check_warp(self, stored: Tensor) -> None:
-        """What `data.augment` does with samples."""
+        """Check how samples are moved in their plane, as `data.augment` does."""
         still = torch.eye(2, 3).expand(self.rows, 2, 3)
         with self.using("schema.warp"):
             same, moved = self.schema.warp(stored, still), self.schema.warp(stored, still * 1.1 + 0.1)
         wanted, got = (stored.dtype, stored.shape), (moved.dtype, moved.shape)
         self.expect("schema.warp", got == wanted, f"expected {wanted}, got {got}")
         unmoved = torch.allclose(same, stored, 1e-5, 1e-6) if stored.is_floating_point() else torch.equal(same, stored)
-        self.expect("schema.warp", unmoved, "the map that leaves everything in place changes samples")
+        self.expect("schema.warp", unmoved, "the identity map changes samples")
         valid = self.schema.valid(moved)
-        self.expect("schema.warp", bool(valid.all()), f"makes what schema.valid refuses: {moved[~valid][:1]}")
+        self.expect(
+            "schema.warp", bool(valid.all()), f"returns a sample that schema.valid refuses: {moved[~valid][:1]}"
+        )
 
     def check_prediction(self, likelihood: Distribution, values: Tensor) -> None:
-        """What stands for the likelihood in a translation, and how a person sees it and gives it."""
+        """Check predictions, how they are shown, and how a shown value is read."""
         name = "mean" if values.is_floating_point() else "mode"
         with self.using(f"likelihood.{name}", f"(a kind of {values.dtype} values needs it to show a translation)"):
             predicted = getattr(likelihood, name)
@@ -214,24 +205,54 @@ class _Check:
             self.check_read(str(Path(folder) / "nothing of the kind"), values)
 
     def check_read(self, source: str, values: Tensor) -> None:
-        """A person's text or file becomes a value, or is refused with a sentence."""
+        """Check that a text or file becomes a value, or is refused with a sentence."""
         try:
             value = self.modality.read(self.schema, source)
         except (InputError, ValueError) as error:
-            self.expect("read", bool(str(error)), f"refuses '{source}' without a word")
+            self.expect("read", bool(str(error)), f"refuses '{source}' without a message")
             return
         except Exception as error:
             problem = f"raised {type(error).__name__} for '{source}': {error}; expected an InputError with a sentence"
-            raise AssertionError(f"kind '{self.modality.kind}': read: {problem}") from error
+            raise AssertionError(f"{self.who}: read: {problem}") from error
         got = (value.dtype, tuple(value.shape)) if isinstance(value, Tensor) else type(value).__name__
         expected = (values.dtype, self.event_shape)
         self.expect("read", got == expected, f"expected {expected} from '{source}', got {got}")
         with self.using("read", f"when the value of '{source}' was stored"):
             valid = bool(self.schema.valid(self.schema.pack(value[None])).all())
-        self.expect("read", valid, f"gave a value for '{source}' that schema.valid refuses: {value}")
+        self.expect("read", valid, f"returned a value for '{source}' that schema.valid refuses: {value}")
+
+    def check_outcome(self, values: Tensor) -> None:
+        """Check that values, levels and names of parts agree with the declared outcome."""
+        outcome, schema, floating = self.modality.outcome, self.schema, values.is_floating_point()
+        known = isinstance(outcome, Outcome)
+        self.expect("outcome", known, f"expected a modalkit.plugin.Outcome, got {outcome!r}")
+        self.expect(
+            "outcome",
+            floating is (outcome in _FLOATING),
+            f"'{outcome}' means {'floating-point' if outcome in _FLOATING else 'integer'} values, and schema.unpack "
+            f"returns {values.dtype}",
+        )
+        with self.using("schema.levels"):
+            levels = schema.levels
+        self.expect("schema.levels", type(levels) is int and levels >= 0, f"expected an int from 0, got {levels!r}")
+        if outcome is Outcome.BINARY or outcome.is_one_of_several:
+            expected = "2" if outcome is Outcome.BINARY else "at least 2"
+            good = levels == 2 if outcome is Outcome.BINARY else levels >= 2
+            self.expect("schema.levels", good, f"must be {expected} for the outcome '{outcome}', got {levels}")
+        if levels:
+            stored = schema.pack(values)
+            inside = bool(((stored >= 0) & (stored < levels)).all())
+            self.expect("schema.levels", inside, f"are {levels}, and stored samples have others: {stored[:1]}")
+        with self.using("schema.part_names"):
+            names = schema.part_names
+        texts = isinstance(names, tuple) and all(isinstance(name, str) for name in names)
+        self.expect("schema.part_names", texts, f"expected a tuple of texts, got {names!r}")
+        size = math.prod(self.event_shape)
+        fits = not names or len(names) == len(set(names)) == size
+        self.expect("schema.part_names", fits, f"expected {size} different names or none, got {names}")
 
     def check_encoder(self, encoder: nn.Module, values: Tensor) -> None:
-        """Features for the Gaussian head."""
+        """Check the features that the Gaussian head gets."""
         with self.using("encoder", f"on values of shape {tuple(values.shape)}"):
             features = encoder(values)
         good = isinstance(features, Tensor) and features.is_floating_point() and features.ndim == 2
@@ -241,7 +262,7 @@ class _Check:
         self.expect("encoder", bool(features.isfinite().all()), "features are not finite")
 
     def check_log_prob(self, likelihood: Distribution, values: Tensor) -> None:
-        """One finite number a row, for values that are views too."""
+        """Check that log_prob returns one finite number for each row, also for values that are views."""
         first = values[:1].expand(values.shape)
         with self.using("likelihood.log_prob"):
             log_px, of_view, of_copy = (likelihood.log_prob(v) for v in (values, first, first.contiguous()))
@@ -251,7 +272,7 @@ class _Check:
         self.expect(part, torch.allclose(of_view, of_copy), "differs between an expanded view and its copy")
 
     def check_double(self, encoder: nn.Module, decoder: nn.Module, values: Tensor) -> None:
-        """Double precision, in which a row's result must not depend on the other rows."""
+        """Check in float64 that a row's result does not depend on the other rows."""
         encoder, decoder = copy.deepcopy(encoder).double(), copy.deepcopy(decoder).double()
         values = values.double() if values.is_floating_point() else values
         outputs: dict[str, list[Tensor]] = {"encoder": [], "likelihood.log_prob": []}
@@ -267,8 +288,8 @@ class _Check:
             self.expect(part, same, "a row's result depends on the other rows, in evaluation mode")
 
     def check_saving(self, encoder: nn.Module, decoder: nn.Module, values: Tensor) -> None:
-        """New networks with the saved state do the same."""
-        torch.manual_seed(torch.initial_seed() + 1)  # the new ones must not be equal by chance
+        """Check that new networks with the saved state return the same."""
+        torch.manual_seed(torch.initial_seed() + 1)  # else new networks would have the same weights
         for part, old, new in zip(("encoder", "decoder"), (encoder, decoder), self.networks(), strict=True):
             with tempfile.TemporaryDirectory() as folder, self.using(part, "when saved and loaded with safetensors"):
                 save_model(old, str(Path(folder) / "weights.safetensors"))
@@ -276,11 +297,11 @@ class _Check:
             before, after = (
                 m(values) if part == "encoder" else self.likelihood(m, self.z).log_prob(values) for m in (old, new)
             )
-            problem = "saved and loaded it computes something else; keep what it needs in parameters or buffers"
+            problem = "returns something else after saving and loading; keep its state in parameters or buffers"
             self.expect(part, torch.allclose(before, after, rtol=1e-4, atol=1e-5), problem)
 
     def check_marginal(self, values: Tensor) -> None:
-        """The baseline, where there is one."""
+        """Check the baseline, if there is one."""
         if self.modality.marginal is None:
             return
         with self.using("marginal"):
@@ -293,7 +314,7 @@ class _Check:
         self.expect("marginal", good, f"log_prob of {self.rows} rows must be as many finite numbers, got {log_px}")
 
     def check_training(self, values: Tensor) -> None:
-        """Gradients everywhere, and lone rows, which missing modalities make common."""
+        """Check that gradients reach every parameter, and batches of one row, which missing modalities make common."""
         encoder, decoder = (module.train() for module in self.networks())
         z = self.z.clone().requires_grad_()
         with self.using("likelihood", "in training"):
