@@ -22,6 +22,8 @@ from modalkit import registry
 from modalkit.errors import InputError
 from modalkit.plugin import CustomNetwork, Modality, Schema
 
+__all__ = ["check_modality"]
+
 
 def check_modality(
     kind: str | Modality[Any], schema: Schema | Mapping[str, Any], *, rows: int = 4, latent_dim: int = 3, seed: int = 0

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.distributions import Categorical
 
 from modalkit import registry
-from modalkit.data import Batch, Dataset, draw
+from modalkit.data import Batch, Dataset
+from modalkit.data.reading import draw
 from modalkit.errors import InputError, guard
 from modalkit.evaluation.likelihood import fetch, mask
 from modalkit.model.vae import MultimodalVAE

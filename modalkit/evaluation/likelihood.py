@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from modalkit.data import Batch, Dataset, draw, draws
+from modalkit.data import Batch, Dataset
+from modalkit.data.reading import draw, draws
 from modalkit.distributions import log_prior
 from modalkit.model.vae import MultimodalVAE
 from modalkit.plugin import Schema

@@ -12,7 +12,8 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from modalkit import registry
-from modalkit.data import Batch, Dataset, draw
+from modalkit.data import Batch, Dataset
+from modalkit.data.reading import draw
 from modalkit.errors import guard
 from modalkit.evaluation.translation import chosen, single_and_all_plan
 from modalkit.model.vae import MultimodalVAE

@@ -12,7 +12,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from modalkit.data import Batch, Dataset, check_manifest, draw, packed
+from modalkit.data import Batch, Dataset, check_manifest
+from modalkit.data.arrays import packed
+from modalkit.data.reading import draw
 from modalkit.distributions import Posterior
 from modalkit.errors import InputError
 from modalkit.evaluation import likelihood

@@ -22,6 +22,28 @@ from modalkit.nn.fast import batch_norm_by_parts, doubling_conv_transpose2d
 from modalkit.plugin import CustomNetwork, Schema, Settings, as_tuple
 from modalkit.util.processes import summed
 
+__all__ = [
+    "BatchNorm1d",
+    "BatchNorm2d",
+    "CategoryEncoder",
+    "Dcgan",
+    "DcganDecoder",
+    "DcganEncoder",
+    "DenseNetwork",
+    "ImageNetwork",
+    "Mlp",
+    "Reshape",
+    "Stage",
+    "Widths",
+    "built_in",
+    "by_name",
+    "category_encoder",
+    "decoder",
+    "encoder",
+    "mlp",
+    "stages",
+]
+
 NetworkT = TypeVar("NetworkT", bound=Settings)
 SchemaT = TypeVar("SchemaT", bound=Schema)
 
@@ -30,6 +52,7 @@ _SMALL = 32  # pictures whose smaller side is below this get the paper's small f
 
 
 Widths = Annotated[tuple[PositiveInt, ...], BeforeValidator(as_tuple)]
+"""Widths of layers: a tuple of positive integers, or a list that is converted to one."""
 
 
 class Mlp(Settings):

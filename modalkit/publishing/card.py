@@ -8,7 +8,8 @@ from pathlib import Path, PurePath
 from typing import Any
 
 import modalkit
-from modalkit.data import read_json, read_manifest
+from modalkit.data import read_manifest
+from modalkit.data.manifest import read_json
 from modalkit.errors import InputError
 from modalkit.inference import TrainedModel
 

@@ -1,5 +1,5 @@
-"""Training: a recipe fitted to its dataset, in a run folder that can be resumed."""
+"""Training: fits a recipe's model to its dataset, in a run folder that can be resumed."""
 
-from modalkit.training.trainer import train
+from modalkit.training.trainer import Result, train
 
-__all__ = ["train"]
+__all__ = ["Result", "train"]

@@ -28,7 +28,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from modalkit.data import Batch, Batches, Dataset, check_manifest, draw, draw_maps, draws, evenly, warp, weaken
+from modalkit.data import Batch, Dataset, check_manifest
+from modalkit.data.augment import draw_maps, warp
+from modalkit.data.batches import Batches
+from modalkit.data.reading import draw, draws, evenly
+from modalkit.data.weak import weaken
 from modalkit.errors import InputError, RunError
 from modalkit.evaluation.pictures import translation_sheet
 from modalkit.evaluation.translation import Translation, translations

@@ -14,7 +14,8 @@ from support.command_line import refused
 from support.toys import here, write_circle, write_recipe
 from torch import Tensor
 
-from modalkit.data import Batch, Dataset, draw_maps, warp
+from modalkit.data import Batch, Dataset
+from modalkit.data.augment import draw_maps, warp
 from modalkit.recipe.loading import load_recipe
 from modalkit.recipe.sections import AugmentSettings
 from modalkit.registry import schema
