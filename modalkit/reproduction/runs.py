@@ -91,7 +91,7 @@ class Settings:
         elif not (path / "checkpoints" / "best.safetensors").exists():
             raise InputError(f"{path}: no trained run there; leave out --no-train, or name the folder with --runs")
         if changed := differences(load_recipe(path / "recipe.yaml"), recipe):
-            _log.info(f"{path}: differs from the recipe asked for in {', '.join(changed)}")
+            _log.warning(f"{path}: differs from the recipe asked for in {', '.join(changed)}")
         return load_run(path, data=data, device=self.device)
 
 

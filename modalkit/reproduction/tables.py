@@ -100,7 +100,7 @@ def likelihoods(
         except InputError as error:
             if settings.train:
                 raise
-            _log.info(f"left out: {error}")
+            _log.warning(f"left out: {error}")
             continue
         found += _measure(table, run, [line for line in lines if line.system == system], dataset, column, asking)
     if not found:

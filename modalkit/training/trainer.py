@@ -450,7 +450,7 @@ class Trainer:
             sheet = translation_sheet(self.model, self.dataset, chosen, self.recipe.seed)
             write_atomic(self.run / "pictures" / name, lambda path: sheet.save(path, format="png"))
         except InputError as error:  # a picture that cannot be drawn is no reason to lose a run
-            _log.info(f"no {name}: {error}")
+            _log.warning(f"no {name}: {error}")
         self._freeze()
 
     def _agreed(self, interrupts: Interrupts) -> int:

@@ -227,12 +227,30 @@ def _forked(work: Callable[[], object], out: Path, err: Path) -> int:
 
 
 def digest(path: Path) -> str:
-    """Return a file's SHA-256, without what depends on the clock."""
+    """Return a file's SHA-256, without what depends on the clock or on addresses in memory."""
     content = path.read_bytes()
+    if path.suffix == ".safetensors":
+        content = json.dumps(tensors(content), sort_keys=True).encode()
     if path.name == "metrics.jsonl":
         lines = [json.loads(line) for line in content.decode().splitlines()]
         content = json.dumps([{k: v for k, v in line.items() if k != "rows_per_second"} for line in lines]).encode()
     return hashlib.sha256(content).hexdigest()
+
+
+def tensors(content: bytes) -> dict[str, object]:
+    """Return what a safetensors file holds, by name.
+
+    If several names share a tensor, the file stores it under one of them and the others as metadata. Which name that
+    is depends on addresses in memory, so each of the names gets the tensor here.
+    """
+    size = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + size])
+    metadata = header.pop("__metadata__", {})
+    found: dict[str, object] = {}
+    for name, about in header.items():
+        begin, end = (8 + size + offset for offset in about["data_offsets"])
+        found[name] = [about["dtype"], about["shape"], hashlib.sha256(content[begin:end]).hexdigest()]
+    return found | {name: found.get(kept, kept) for name, kept in metadata.items()}
 
 
 def start(checkout: Path, folder: Path, only: str) -> subprocess.Popen[bytes]:

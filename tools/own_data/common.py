@@ -122,7 +122,7 @@ def whole_rows(
             )
         else:
             said += f"the {int(missing[partly].sum())} gaps are filled with the training rows' means"
-        _log.info(said)
+        _log.warning(said)
     if incomplete == "mean":
         known = values[train & some]
         count = (~np.isnan(known)).sum(0)
@@ -168,7 +168,7 @@ def standardization(
         if which.any():
             some = [column for column, bad in zip(columns, which, strict=True) if bad]
             who = "" if some == [name] else f"{', '.join(some[:5])}{' …' if len(some) > 5 else ''}: "
-            _log.info(f"{name}: {who}{what}")
+            _log.warning(f"{name}: {who}{what}")
     return {"loc": loc.tolist(), "scale": np.where(constant, 1.0, scale).tolist()}
 
 
@@ -197,11 +197,11 @@ def write_made(
     rows = Rows(values, present, split, list(keys), known=known)
     check_values(schemas, rows)
     if nothing := int((~np.any([one.present for one in made.values()], axis=0)).sum()):
-        _log.info(f"{nothing} rows have no modality at all; they are kept, and training skips them")
+        _log.warning(f"{nothing} rows have no modality at all; they are kept, and training skips them")
     if 0 < (train := int((split == 0).sum())) < _FEW:  # of new rows for a model that is trained, none trains
         tests = int((split == 2).sum())
         of = f", and scores on {tests} test row{'' if tests == 1 else 's'} mean nothing" if tests else ""
-        _log.info(f"{train} training rows teach little{of}: gather more, {_FEW} at the least")
+        _log.warning(f"{train} training rows teach little{of}: gather more, {_FEW} at the least")
     return write(out, about, schemas, len(keys), rows.part, what="rows", beside=beside)
 
 

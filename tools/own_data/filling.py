@@ -116,7 +116,9 @@ def fill(dataset: Path, filled: Mapping[str, Filled], out: Path) -> list[Path]:
     nothing = [""] * table.rows
     columns = table.columns | {name: Column(name, nothing, "", nothing) for name in gaps if name not in table.columns}
     if left := [f"{n} {count:,}" for n, c in columns.items() if (count := int(c.empty.sum()) - len(gaps.get(n, ())))]:
-        _log.info(f"cells that stay empty, since the model does not infer them or they are pictures: {', '.join(left)}")
+        _log.warning(
+            f"cells that stay empty, since the model does not infer them or they are pictures: {', '.join(left)}"
+        )
     ids = [grouping.ids] if grouping.ids in table.columns else []
     beside = out.with_name(f"{out.stem}-uncertainty{out.suffix}")
     form = _Form.of(source, table, out)

@@ -210,7 +210,7 @@ def _bits(
 def _categories(name: str, column: Column, train: npt.NDArray[np.bool_]) -> list[str]:
     """Return a column's categories, saying which no training row has."""
     for unseen in sorted(set(column.distinct) - {column.texts[row] for row in train.nonzero()[0].tolist()}):
-        _log.info(f"{name}: '{unseen}' is in no training row, so that it can never be predicted")
+        _log.warning(f"{name}: '{unseen}' is in no training row, so that it can never be predicted")
     if len(column.distinct) < 2:
         raise InputError(f"column '{column.name}': holds {len(column.distinct)} category; leave it out")
     return column.distinct
