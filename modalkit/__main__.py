@@ -1,5 +1,6 @@
-"""`python -m modalkit`: the command line."""
+"""`python -m modalkit` runs the command line."""
 
-from modalkit.cli.app import main
+from modalkit.cli import main
 
-main()
+if __name__ == "__main__":
+    main()

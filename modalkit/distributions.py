@@ -11,6 +11,16 @@ from torch.distributions import Bernoulli, Independent
 
 from modalkit.nn.fast import bernoulli_log_prob
 
+__all__ = [
+    "Bernoullis",
+    "Gaussian",
+    "Mixture",
+    "Posterior",
+    "inverse_softplus",
+    "log_prior",
+    "product_of_experts",
+]
+
 
 class Bernoullis(Independent):  # type: ignore[type-arg]  # not generic in every torch
     """Independent Bernoulli distributions with log-probability `x log p + (1 - x) log(1 - p)` for any x in [0, 1].
@@ -132,6 +142,7 @@ class Mixture:
 
 
 Posterior = Gaussian | Mixture
+"""What a posterior q(z|x) may be."""
 
 
 def inverse_softplus(value: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Errors that a person can act on; the command line prints their message, never a traceback."""
+"""Errors that the user can correct. The command line prints their message without a traceback."""
 
 from __future__ import annotations
 
@@ -7,31 +7,43 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+__all__ = [
+    "InputError",
+    "ModalkitError",
+    "RunError",
+    "StoppedError",
+    "did_you_mean",
+    "guard",
+    "install",
+    "is_out_of_memory",
+    "unreadable",
+]
+
 
 class ModalkitError(Exception):
-    """Something failed for a reason outside the code; the message says what to do about it."""
+    """The work failed for a reason outside the code. The message says what to do."""
 
     exit_code = 1
 
 
 class InputError(ModalkitError):
-    """What was given (recipe, data, plugin, option) cannot be used as it is."""
+    """An input (recipe, data, plugin, option) cannot be used as it is."""
 
     exit_code = 2
 
 
 class RunError(ModalkitError):
-    """Work that had started cannot go on (NaN, disk full, out of memory); what was finished is kept."""
+    """Work that had started cannot continue (NaN, full disk, out of memory). Finished work is kept."""
 
     exit_code = 1
 
 
 class StoppedError(RunError):
-    """Work was stopped by a signal; what was finished is kept.
+    """Work was stopped by a signal. Finished work is kept.
 
     Args:
-        message: what to do to go on.
-        signal: its number.
+        message: how to resume.
+        signal: the signal's number.
     """
 
     def __init__(self, message: str, signal: int) -> None:
@@ -40,7 +52,7 @@ class StoppedError(RunError):
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Return `` (did you mean 'x'?)`` for a near miss, else the empty string.
+    """Return `` (did you mean 'x'?)`` if a known word is similar, else the empty string.
 
     >>> did_you_mean("imgae", ["image", "label"])
     " (did you mean 'image'?)"
@@ -50,17 +62,22 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 
 def install(extra: str) -> str:
-    """Return in words how to install an optional part of modalkit."""
+    """Return the command that installs an extra of modalkit, such as ``serve``, as text for a message."""
     return f"`pip install 'modalkit-vae[{extra}]'` (in a clone: `pip install -e '.[{extra}]'`)"
 
 
 def unreadable(path: str, what: str, error: BaseException) -> InputError:
-    """Return the error of a file that cannot be read, in plain words.
+    """Return an `InputError` that says why a file cannot be read.
+
+    Args:
+        path: the file.
+        what: what it should be, such as ``"a picture"``.
+        error: what reading it raised.
 
     >>> str(unreadable("nowhere.png", "a picture", FileNotFoundError(2, "No such file")))
     'nowhere.png: there is no such file'
     """
-    with suppress(OSError, ValueError):  # a name may be too long for one
+    with suppress(OSError, ValueError):  # the text may be too long for a file name
         if not Path(path).exists():
             return InputError(f"{path}: there is no such file")
         if Path(path).is_dir():
@@ -69,7 +86,7 @@ def unreadable(path: str, what: str, error: BaseException) -> InputError:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Tell whether an exception means that the machine or the device ran out of memory."""
+    """Return whether an exception means that the machine or the device ran out of memory."""
     text = str(error)
     return (
         isinstance(error, MemoryError)
@@ -81,10 +98,10 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 @contextmanager
 def guard(part: str) -> Iterator[None]:
-    """Turn whatever a plugin raises into an `InputError` that names the part of it which failed.
+    """Turn any exception of a plugin into an `InputError` that names the part that failed.
 
     Args:
-        part: the subject of the message, such as ``"modality 'x' (kind 'k'): its encoder"``.
+        part: the failing part, as the subject of the message, such as ``"modality 'x' (kind 'k'): its encoder"``.
     """
     try:
         yield

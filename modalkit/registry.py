@@ -42,6 +42,11 @@ class Provided:
     failure: str = ""
 
 
+def groups() -> dict[str, str]:
+    """Return every group of plugins: the word for its plugins, such as ``kinds``, and its entry-point group."""
+    return {f"{word}s": group for group, word in _WORD.items()}
+
+
 def name_of(plugin: Any) -> str:
     """Return the name that recipes and commands use for a plugin object."""
     return str(plugin.kind if isinstance(plugin, Modality) else plugin.name)

@@ -1,8 +1,9 @@
-"""The rooms: what is installed, and who may know whom."""
+"""What is installed, which module may import which, and that every habit has the same command everywhere."""
 
 from __future__ import annotations
 
 import ast
+import re
 import tomllib
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
@@ -10,6 +11,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -147,3 +149,33 @@ def test_packages_are_all_listed() -> None:
     folders = [p.parent.relative_to(ROOT) for room in ROOTS for p in (ROOT / room).rglob("__init__.py")]
     found = {".".join((ROOTS[folder.parts[0]], *folder.parts[1:])) for folder in folders}
     assert set(PROJECT["tool"]["setuptools"]["packages"]) == found
+
+
+def commands_of_make() -> dict[str, list[str]]:
+    """Return the commands of each target of the Makefile, those of the targets that it needs first."""
+    found: dict[str, list[str]] = {}
+    needs: dict[str, list[str]] = {}
+    target = ""
+    for line in (ROOT / "Makefile").read_text().splitlines():
+        if heading := re.match(r"([a-z]+):([a-z ]*)", line):
+            target = heading[1]
+            needs[target], found[target] = heading[2].split(), []
+        elif line.startswith("\t"):
+            found[target].append(line.strip())
+    return {target: [c for need in needs[target] for c in found[need]] + found[target] for target in found}
+
+
+def test_make_the_continuous_integration_and_the_hooks_run_the_same_commands() -> None:
+    make = commands_of_make()
+    assert {"format", "lint", "types", "tests", "docs", "benchmarks", "ci"} <= set(make)
+    lines = (ROOT / ".ci" / "run").read_text().splitlines()
+    programs = {command.split()[0] for command in make["ci"]}
+    assert [line for line in lines if line.split(" ")[0] in programs] == make["ci"]
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+    assert [repo["repo"] for repo in hooks] == ["local"]
+    entries = {hook["id"]: hook["entry"] for hook in hooks[0]["hooks"]}
+    for name in ("lint", "format", "types"):
+        assert entries[name] == make[name][0]
+    assert make["doctests"][0].split()[0] in entries["doctests"]
+    shown = (ROOT / "CONTRIBUTING.md").read_text()
+    assert set(re.findall(r"`make (\w+)`", shown)) == set(make)

@@ -1,4 +1,4 @@
-"""The command line: each command a few lines over the library."""
+"""The command line. Each command is a few lines over the library."""
 
 from modalkit.cli.app import app, main
 

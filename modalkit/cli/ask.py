@@ -1,42 +1,40 @@
-"""Commands that ask a trained model, and serve: heavy imports wait until one is called."""
+"""Commands that use a trained model: translate, sample, impute, embed, serve, export."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from modalkit.cli.options import (
+    DatasetArgument,
+    Device,
+    Draws,
+    Noise,
+    OutFolder,
+    RunArgument,
+    Seed,
+    Want,
+    split_names,
+    split_values,
+)
 from modalkit.errors import InputError, install
-
-Run = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, such as runs/quickstart.")]
-Data = Annotated[
-    Path | None, typer.Argument(metavar="DATASET", help="A dataset's folder; by default the one it was trained on.")
-]
-Device = Annotated[str, typer.Option(help="cpu, cuda, ...")]
-Seed = Annotated[int, typer.Option(min=0, help="Seed of the draws.")]
-Draws = Annotated[int, typer.Option(min=1, help="Draws of z a row, which predictions are averaged over.")]
-Noise = Annotated[
-    bool, typer.Option("--noise", help="Draw samples from the likelihoods, in place of their means and modes.")
-]
-Folder = Annotated[Path, typer.Option("--out", "-o", help="The folder to make, or one with an earlier answer.")]
-Want = Annotated[str | None, typer.Option(help="What to predict: modalities, separated by commas.")]
 
 
 def translate(
-    run: Run,
+    run: RunArgument,
     given: Annotated[
         list[str],
         typer.Option(
             metavar="NAME=VALUE",
-            help="What is known: a picture's path, a class, a text, numbers, a .npy, .json or .txt file; repeatable.",
+            help="A known modality: a picture file, class, text, numbers, or a .npy, .json or .txt file; repeatable.",
         ),
     ],
-    out: Folder,
+    out: OutFolder,
     want: Want = None,
-    samples: Annotated[int, typer.Option(min=0, help="How many samples to write beside the mean.")] = 8,
+    samples: Annotated[int, typer.Option(min=0, help="Number of samples to write beside the mean.")] = 8,
     draws: Draws = 32,
     noise: Noise = False,
     seed: Seed = 0,
@@ -44,9 +42,9 @@ def translate(
 ) -> None:
     """Predict modalities from others: any from any.
 
-    Prints the answer, and writes the mean (of classes and texts the mode) and samples of each as files that open
-    anywhere, sheet.png with all side by side where there are pictures, and answer.json with the figures. Without
-    --want, all that is not given is predicted.
+    Prints the answer. Writes for each modality its mean (for classes and texts the mode) and samples as ordinary
+    files, answer.json with all figures, and sheet.png, which shows all pictures side by side. Without --want, every
+    modality that is not given is predicted.
 
     Example: modalkit translate runs/quickstart --given gray=photo.jpg --want image,edges -o out
     """
@@ -54,10 +52,10 @@ def translate(
     from modalkit.inference.answers import answer, earlier_files, told, write_answer
 
     earlier_files(out)
-    known = _values(given)
+    known = split_values(given)
     model = load(run, device=device)
     batch = as_batch(model.schemas, known)
-    found = model.infer(batch, _names(want), samples, draws=draws, noise=noise, seed=seed)
+    found = model.infer(batch, split_names(want), samples, draws=draws, noise=noise, seed=seed)
     files, figures = answer(model.schemas, batch, found)
     posterior = {"loc": found.posterior.loc[0].tolist(), "scale": found.posterior.scale[0].tolist()}
     about = {"run": str(run), "weights": model.weights, "given": known, "seed": seed, "draws": max(draws, samples)}
@@ -67,17 +65,17 @@ def translate(
 
 
 def sample(
-    run: Run,
-    out: Folder,
-    n: Annotated[int, typer.Option("-n", min=1, help="How many.")] = 16,
+    run: RunArgument,
+    out: OutFolder,
+    n: Annotated[int, typer.Option("-n", min=1, help="Number of samples.")] = 16,
     want: Want = None,
     noise: Noise = False,
     seed: Seed = 0,
     device: Device = "cpu",
 ) -> None:
-    """Draw from the prior, every modality of one draw belonging together.
+    """Sample from the prior. The modalities of one sample belong together.
 
-    Written as `translate` does; where there are no pictures, as one table, samples.csv.
+    Files are written as by `translate`; if no modality is a picture, as one table, samples.csv.
 
     Example: modalkit sample runs/quickstart -n 16 -o drawn
     """
@@ -86,7 +84,7 @@ def sample(
 
     earlier_files(out)
     model = load(run, device=device)
-    files, figures = samples(model.sample(n, _names(want), noise=noise, seed=seed))
+    files, figures = samples(model.sample(n, split_names(want), noise=noise, seed=seed))
     about = {"run": str(run), "weights": model.weights, "seed": seed, "drawn": figures}
     written = write_answer(out, files, about)
     if "samples.csv" in files:
@@ -95,24 +93,24 @@ def sample(
 
 
 def impute(
-    run: Run,
+    run: RunArgument,
     out: Annotated[
-        Path, typer.Option("--out", "-o", help="FILE.csv, .tsv or .parquet for a table; or a folder for a dataset.")
+        Path, typer.Option("--out", "-o", help="A table, FILE.csv, .tsv or .parquet; or a folder for a dataset.")
     ],
-    dataset: Data = None,
+    dataset: DatasetArgument = None,
     sample: Annotated[
-        bool, typer.Option("--sample", help="Fill with draws from the predictive distribution, not with its mean.")
+        bool, typer.Option("--sample", help="Fill with samples of the predictive distribution instead of its mean.")
     ] = False,
     draws: Draws = 32,
     seed: Seed = 0,
     device: Device = "cpu",
 ) -> None:
-    """Fill in whatever is absent from what its row has.
+    """Fill in what each row lacks, predicted from what it has.
 
-    As a table: of a dataset that was built from your own, that table, its columns, rows and known cells as they were,
-    and beside it FILE-uncertainty, which says what was filled and how sure that is. As a dataset like any other in a
-    folder: OUT/imputed is a Parquet table (a file a shard) that says the same, and interrupted, the same command goes
-    on.
+    With a table as OUT: if the dataset was built from your own table, OUT is that table with its gaps filled; its
+    columns, rows and known cells do not change. FILE-uncertainty beside it lists every filled cell and how uncertain
+    it is. With a folder as OUT: a complete dataset, and OUT/imputed, a Parquet table (a file per shard) of what was
+    filled. If interrupted, the same command resumes.
 
     Example: modalkit impute runs/patients data/patients -o filled.csv
     """
@@ -135,18 +133,18 @@ def impute(
     filled = ", ".join(f"{name} {count:,}" for name, (count, _) in found.items() if count) or "none was absent"
     typer.echo(f"{out}: {len(opened):,} rows; entries filled: {filled}{beside}")
     if nothing := uninformed(model, opened):
-        what = "draws of what any row might be" if sample else "what the model expects of any row"
+        what = "samples of what any row might be" if sample else "what the model expects of any row"
         typer.echo(f"{nothing:,} row{' has' if nothing == 1 else 's have'} nothing to infer from: filled with {what}")
     if left := ", ".join(f"{name} {count:,}" for name, (_, count) in found.items() if count):
-        typer.echo(f"still absent, for this run's objective has no posterior given what those rows have: {left}")
+        typer.echo(f"still absent, since this objective has no posterior given what those rows have: {left}")
 
 
 def embed(
-    run: Run,
+    run: RunArgument,
     out: Annotated[Path, typer.Option("--out", "-o", help="The table to write: FILE.csv, .tsv or .parquet.")],
-    dataset: Data = None,
+    dataset: DatasetArgument = None,
     given: Annotated[
-        str | None, typer.Option(help="From which modalities, separated by commas; by default all that a row has.")
+        str | None, typer.Option(help="Modalities to infer z from, separated by commas; by default all that a row has.")
     ] = None,
     split: Annotated[str | None, typer.Option(help="train, valid or test; all by default.")] = None,
     device: Device = "cpu",
@@ -162,53 +160,61 @@ def embed(
 
     check_table(out)
     model = load(run, device=device)
-    names = _names(given)
+    names = split_names(given)
     check_names(names or (), model.modalities)
     opened = Dataset(dataset or model.recipe.data.path, list(model.modalities), in_memory=False)
     written, left = write_embedding(model, opened, out, given=names, split=split)
-    typer.echo(f"{out}: {written:,} rows" + (f"; left out {left:,} that have none of it" if left else ""))
+    typer.echo(f"{out}: {written:,} rows" + (f"; left out {left:,} rows that have none of it" if left else ""))
 
 
 def serve(
-    run: Run,
-    host: Annotated[str, typer.Option(help="Listen at this name or address; others than this machine's own too.")] = (
-        "127.0.0.1"
-    ),
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
+    run: RunArgument,
+    host: Annotated[
+        str, typer.Option(help="Name or address to listen at. By default only this machine can reach it.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free port.")] = 8000,
     browser: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
     device: Device = "cpu",
 ) -> None:
-    """Ask a model in the browser: give and tick, see samples, watch the posterior sharpen, walk through z.
+    """Explore a model in the browser: give modalities, see samples of the others and the posterior, walk through z.
 
-    Prints the page's address, which only this machine can reach unless --host says otherwise. Ctrl-C ends it.
+    Prints the page's address. Only this machine can reach it, unless --host says otherwise. Ctrl-C stops it.
 
     Example: modalkit serve runs/quickstart --open
     """
     try:
         from modalkit.playground.server import serve as serve_page
     except ModuleNotFoundError as error:
-        raise InputError(f"this needs {error.name}, which is not installed; {install('serve')} brings it") from None
+        raise InputError(f"{error.name} is not installed; install it with {install('serve')}") from None
     from modalkit.inference import load
 
     serve_page(load(run, device=device), host, port, browser=browser)
 
 
-def _values(given: Iterable[str]) -> dict[str, str]:
-    """Return what `--given NAME=VALUE` says."""
-    found: dict[str, str] = {}
-    for text in given:
-        name, equals, value = text.partition("=")
-        if not equals or not name:
-            raise InputError(f"--given {text}: write NAME=VALUE, such as gray=photo.png")
-        if name in found:
-            raise InputError(f"--given {text}: '{name}' is given twice")
-        found[name] = value
-    return found
+def export(
+    run: RunArgument,
+    out: Annotated[Path, typer.Argument(metavar="DIR", help="The folder to make; no file is overwritten.")],
+    onnx: Annotated[bool, typer.Option("--onnx", help="Add an ONNX graph of one translation.")] = False,
+    given: Annotated[str, typer.Option(help="Inputs of the graph: modalities, separated by commas.")] = "",
+    want: Annotated[str, typer.Option(help="Output of the graph: one modality.")] = "",
+    push: Annotated[str | None, typer.Option(metavar="REPO", help="Upload the folder to the Hugging Face Hub.")] = None,
+) -> None:
+    """Write a trained model as a folder to share: weights, recipe and model card.
 
+    `modalkit.load(DIR)` and every command that takes a RUN accept this folder, and give exactly the same answers.
 
-def _names(text: str | None) -> list[str] | None:
-    """Return modalities that are separated by commas."""
-    return None if text is None else list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+    Example: modalkit export runs/quickstart shared/faces --onnx --given gray --want image
+    """
+    from modalkit.inference import load
+    from modalkit.publishing.folder import export as write
+    from modalkit.publishing.folder import push as upload
+    from modalkit.publishing.graph import onnx_graph
 
-
-COMMANDS = (translate, sample, impute, embed, serve)
+    if bool(given or want) != onnx or bool(given) != bool(want):
+        raise InputError("--onnx, --given and --want go together: --onnx --given gray --want image")
+    model = load(run)
+    graphs = [onnx_graph(model, [name.strip() for name in given.split(",")], want)] if onnx else []
+    for path in write(model, out, graphs):
+        typer.echo(path)
+    if push:
+        typer.echo(upload(out, push))

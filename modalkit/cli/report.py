@@ -1,4 +1,4 @@
-"""Commands that make pages of runs: report, compare. Heavy imports wait until one is called."""
+"""Commands that measure runs and make pages of them: evaluate, report, compare."""
 
 from __future__ import annotations
 
@@ -7,30 +7,79 @@ from typing import Annotated
 
 import typer
 
+from modalkit.cli.options import Device, OtherData, RunArgument, Seed
 from modalkit.errors import InputError
 
-Device = Annotated[str, typer.Option(help="cpu, cuda, ...")]
+
+def evaluate(
+    run: RunArgument,
+    targets: Annotated[str | None, typer.Option(help="Modalities to predict, separated by commas.")] = None,
+    given: Annotated[str | None, typer.Option(help="Modalities that are known, separated by commas.")] = None,
+    proposal: Annotated[
+        str | None, typer.Option(help="Modalities whose posterior proposes z; by default all that are named.")
+    ] = None,
+    particles: Annotated[int, typer.Option(min=1, help="Samples of z per row.")] = 1000,
+    prior_particles: Annotated[
+        int | None,
+        typer.Option(min=1, help="Estimate log p(given) with this many samples of the prior (the paper: 5000)."),
+    ] = None,
+    split: Annotated[str, typer.Option(help="train, valid or test.")] = "test",
+    rows: Annotated[int | None, typer.Option(min=1, help="Use at most this many rows, the first ones.")] = None,
+    coherence: Annotated[
+        str | None, typer.Option(metavar="SOURCE:TARGET", help="Generate SOURCE from TARGET and classify it.")
+    ] = None,
+    metrics: Annotated[
+        str | None, typer.Option(metavar="NAME,...", help="Also measure these (`modalkit list metrics`).")
+    ] = None,
+    plugin: Annotated[
+        list[Path], typer.Option(help="A Python file with metrics that are not installed; repeatable.")
+    ] = [],  # noqa: B006
+    data: OtherData = None,
+    device: Device = "cpu",
+    seed: Seed = 0,
+) -> None:
+    """Estimate the log-likelihoods of modalities given others, and how often predictions are right.
+
+    Likelihoods are estimated by importance sampling (the paper's equations 5 to 7), on the test rows. Without
+    --targets, the usual questions are asked. If interrupted, the same command resumes. All results are added to
+    RUN/evaluation.json.
+
+    Example: modalkit evaluate runs/mnist_mvae --given label --targets image
+    """
+    from modalkit import registry
+    from modalkit.evaluation.evaluate import evaluate as answer
+    from modalkit.evaluation.evaluate import find_metrics
+    from modalkit.evaluation.questions import Asking, parse, split_names
+    from modalkit.runs.opened import load_run
+
+    opened = load_run(run, data=data, device=device)
+    for file in plugin:
+        registry.add_file(file)
+    asked = parse(opened.model, targets, given, proposal)
+    asking = Asking(split, rows, particles, prior_particles, seed)
+    typer.echo(answer(opened, asked, asking, coherence, find_metrics(split_names(metrics))))
 
 
 def report(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, such as runs/quickstart.")],
+    run: RunArgument,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="The page; RUN/report.html by default.")] = None,
-    rows: Annotated[int, typer.Option(min=1, help="How many held-out rows to ask about, at most.")] = 300,
-    data: Annotated[Path | None, typer.Option(help="Another dataset with the run's modalities.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the draws.")] = 0,
+    rows: Annotated[int, typer.Option(min=1, help="Use at most this many held-out rows.")] = 300,
+    data: Annotated[Path | None, typer.Option(help="Another dataset that has the run's modalities.")] = None,
+    seed: Seed = 0,
     device: Device = "cpu",
 ) -> None:
-    """Make one HTML page of a run: curves, translations, samples, the latent space, calibration, and how it was made.
+    """Make one HTML page of a run: curves, translations, samples, latent space, calibration, recipe and machine.
 
-    The page is one file that needs no network. What cannot be shown, because the dataset is gone or the objective has
-    no such posterior, is left out, and the page says so.
+    The page is one file that needs no network. A section that cannot be made, for example because the dataset is gone,
+    is left out, and the page says so.
 
     Example: modalkit report runs/quickstart -o report.html
     """
     from modalkit.report.run import report as make
+    from modalkit.runs.folder import RunFolder
     from modalkit.util.files import write_text
 
-    page = _page(out or run / "report.html")
+    page = _page(out or RunFolder(run).report)
     html, left_out = make(run, rows=rows, data=data, device=device, seed=seed)
     write_text(page, html)
     for text in left_out:
@@ -42,10 +91,10 @@ def compare(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Two run folders or more.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="The page.")] = Path("comparison.html"),
 ) -> None:
-    """Compare runs: what differs between their recipes, their metrics side by side, their curves overlaid.
+    """Compare runs: differences of their recipes, their metrics side by side, their curves in one figure.
 
-    Prints tables, and writes one HTML page. Nothing is computed: figures are those of training, and of `modalkit
-    evaluate` where it was called.
+    Prints tables and writes one HTML page. Nothing is computed: the figures come from training and from earlier calls
+    of `modalkit evaluate`.
 
     Example: modalkit compare runs/mnist_mvae runs/mnist_jmvae -o comparison.html
     """
@@ -59,9 +108,7 @@ def compare(
 
 
 def _page(path: Path) -> Path:
+    """Return `path` if it can name an HTML file."""
     if path.is_dir() or path.suffix.lower() not in (".html", ".htm"):
         raise InputError(f"--out {path}: name an HTML file, such as report.html")
     return path
-
-
-COMMANDS = (report, compare)

@@ -11,19 +11,15 @@ A shard is written whole or not at all, so it is the unit of resume and of distr
 it, the bytes are the same.
 """
 
-from modalkit.data.arrays import assign_splits, packed, write_dataset
-from modalkit.data.augment import sample_maps, warp
-from modalkit.data.batches import Batches
-from modalkit.data.manifest import SPLITS, Manifest, check_manifest, read_json, read_manifest, shard_path
-from modalkit.data.reading import Batch, Dataset, draw, evenly, redrawn
-from modalkit.data.weak import weaken
+from modalkit.data.arrays import assign_splits, write_dataset
+from modalkit.data.manifest import SPLITS, Manifest, check_manifest, read_manifest
+from modalkit.data.reading import Batch, Dataset
 from modalkit.data.writing import Array, DatasetWriter, Rows, check_values, write_shard
 
 __all__ = [
     "SPLITS",
     "Array",
     "Batch",
-    "Batches",
     "Dataset",
     "DatasetWriter",
     "Manifest",
@@ -31,16 +27,7 @@ __all__ = [
     "assign_splits",
     "check_manifest",
     "check_values",
-    "draw",
-    "evenly",
-    "packed",
-    "read_json",
     "read_manifest",
-    "redrawn",
-    "sample_maps",
-    "shard_path",
-    "warp",
-    "weaken",
     "write_dataset",
     "write_shard",
 ]

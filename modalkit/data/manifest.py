@@ -18,6 +18,7 @@ from modalkit.util.text import listed
 
 FORMAT = 1
 SPLITS = ("train", "valid", "test")
+"""Names of the splits; a row's split is stored as its index here."""
 _MOST_WRONG = 24
 REMEDY = "delete this file and manifest.json, and run the command that builds (or fetches) the dataset again"
 

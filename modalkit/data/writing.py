@@ -34,6 +34,7 @@ from modalkit.util.files import is_empty, write_atomic, write_json, write_text
 _log = logging.getLogger(__name__)
 
 Array = npt.NDArray[Any]
+"""A numpy array of any dtype."""
 
 
 @dataclass

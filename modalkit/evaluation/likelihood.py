@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from modalkit.data import Batch, Dataset, draw, redrawn
+from modalkit.data import Batch, Dataset
+from modalkit.data.reading import draw, redrawn
 from modalkit.distributions import log_prior
 from modalkit.model.sampling import Noise, mask, sample_noise, sample_z
 from modalkit.model.vae import MultimodalVAE

@@ -6,7 +6,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from modalkit.data import Dataset, draw
+from modalkit.data import Dataset
+from modalkit.data.reading import draw
 from modalkit.evaluation.translation import single_and_all_plan
 from modalkit.model.sampling import sample_noise, sample_z
 from modalkit.model.vae import MultimodalVAE

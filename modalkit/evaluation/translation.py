@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from modalkit import registry
-from modalkit.data import Dataset, draw
+from modalkit.data import Dataset
+from modalkit.data.reading import draw
 from modalkit.errors import guard
 from modalkit.model.engine import evaluate_plan
 from modalkit.model.marginals import marginal

@@ -14,7 +14,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from modalkit.data import Batch, read_json
+from modalkit.data import Batch
+from modalkit.data.manifest import read_json
 from modalkit.errors import InputError
 from modalkit.inference.results import Inference
 from modalkit.model.prediction import Prediction, in_units

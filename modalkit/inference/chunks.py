@@ -8,7 +8,8 @@ from contextlib import contextmanager
 
 import torch
 
-from modalkit.data import Batch, draw
+from modalkit.data import Batch
+from modalkit.data.reading import draw
 from modalkit.model.vae import MultimodalVAE
 from modalkit.util.randomness import generator
 

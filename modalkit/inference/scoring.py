@@ -6,7 +6,8 @@ import math
 
 import torch
 
-from modalkit.data import Batch, draw
+from modalkit.data import Batch
+from modalkit.data.reading import draw
 from modalkit.errors import InputError
 from modalkit.evaluation.likelihood import Estimate, PriorDraws, batches, evidence_by_prior, importance
 from modalkit.evaluation.questions import Question, allows, check

@@ -14,7 +14,8 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from modalkit import registry
-from modalkit.data import Array, Batch, packed
+from modalkit.data import Array, Batch
+from modalkit.data.arrays import packed
 from modalkit.errors import InputError, did_you_mean, guard
 from modalkit.plugin import Schema
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from modalkit import registry
-from modalkit.data import Dataset, evenly
+from modalkit.data import Dataset
+from modalkit.data.reading import evenly
 from modalkit.errors import guard
 from modalkit.model.vae import MultimodalVAE
 from modalkit.nn import Centered

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from modalkit import registry
-from modalkit.data import packed
+from modalkit.data.arrays import packed
 from modalkit.model.vae import MultimodalVAE
 from modalkit.pictures import show
 from modalkit.plugin import Outcome, Picture, Schema

@@ -21,7 +21,8 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.templating import Jinja2Templates
 
-from modalkit.data import Batch, Dataset, check_manifest, evenly
+from modalkit.data import Batch, Dataset, check_manifest
+from modalkit.data.reading import evenly
 from modalkit.errors import InputError, ModalkitError
 from modalkit.inference import TrainedModel
 from modalkit.playground.answers import answer, json_cell, json_row, prediction

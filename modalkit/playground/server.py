@@ -36,7 +36,7 @@ def serve(model: TrainedModel, host: str, port: int, *, browser: bool) -> None:
         url = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}/"
         app = make_app(model, host)
         if not is_loopback(host):
-            _log.info(
+            _log.warning(
                 f"anyone who can reach {host} can ask this model and see rows of its dataset; there is no password"
             )
         _log.info(f"{url} (Ctrl-C ends it)")

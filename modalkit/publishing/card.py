@@ -10,7 +10,8 @@ from typing import Any
 import jinja2
 
 import modalkit
-from modalkit.data import read_json, read_manifest
+from modalkit.data import read_manifest
+from modalkit.data.manifest import read_json
 from modalkit.errors import InputError
 from modalkit.evaluation.metrics import log_likelihood
 from modalkit.evaluation.records import Record, read_records

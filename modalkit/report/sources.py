@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from modalkit.data import Batch, Dataset, evenly
+from modalkit.data import Batch, Dataset
+from modalkit.data.reading import evenly
 from modalkit.errors import InputError
 from modalkit.evaluation.records import Record, read_records
 from modalkit.inference import TrainedModel, load

@@ -102,7 +102,7 @@ def likelihoods(
         except InputError as error:
             if provider.train:
                 raise
-            _log.info(f"left out: {error}")
+            _log.warning(f"left out: {error}")
             continue
         found += _measure(table, run, [line for line in lines if line.system == system], dataset, column, asking)
     if not found:

@@ -25,6 +25,8 @@ from modalkit.testing._examination import Examination
 
 _FLOATING = (Outcome.REAL, Outcome.PICTURE, Outcome.BINARY)
 
+__all__ = ["check_modality"]
+
 
 def check_modality(
     kind: str | Modality[Any], schema: Schema | Mapping[str, Any], *, rows: int = 4, latent_dim: int = 3, seed: int = 0

@@ -144,7 +144,7 @@ class _Check(Examination):
     def check_plans(self) -> None:
         """Check plans of every pattern of presence, alone and together, and that they can be repeated."""
         validation = self.plan(self.present, None)
-        batches = [self.present, self.present[:1], *self.present.split(1)]
+        batches = [self.present, self.present[:1], *torch.split(self.present, 1)]
         for epoch in (*_EPOCHS, None):
             for present in batches:
                 first, again = self.plan(present, epoch), self.plan(present, epoch)

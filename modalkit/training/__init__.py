@@ -1,6 +1,6 @@
 """Training: fitting a recipe to its dataset, in a run folder from which it can be resumed.
 
-`train` loads on first use, so that the schedules, which recipes name, do not wait for the rest.
+The names below load on first use, so that the schedules, which recipes name, do not wait for the rest.
 """
 
 from __future__ import annotations
@@ -9,12 +9,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from modalkit.training.trainer import train
+    from modalkit.training.trainer import Result, train
 
-__all__ = ["train"]
+__all__ = ["Result", "train"]
 
 
 def __getattr__(name: str) -> Any:
-    if name == "train":
-        return importlib.import_module("modalkit.training.trainer").train
+    if name in __all__:
+        return getattr(importlib.import_module("modalkit.training.trainer"), name)
     raise AttributeError(f"module 'modalkit.training' has no attribute {name!r}")

@@ -6,7 +6,9 @@ import hashlib
 
 from torch import Tensor
 
-from modalkit.data import Batches, Dataset, weaken
+from modalkit.data import Dataset
+from modalkit.data.batches import Batches
+from modalkit.data.weak import weaken
 from modalkit.errors import InputError
 from modalkit.recipe.loading import Recipe
 

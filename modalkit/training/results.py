@@ -7,7 +7,8 @@ import math
 import time
 from dataclasses import asdict
 
-from modalkit.data import Dataset, evenly
+from modalkit.data import Dataset
+from modalkit.data.reading import evenly
 from modalkit.errors import InputError
 from modalkit.evaluation.pictures import translation_sheet
 from modalkit.evaluation.translation import Translation, translations

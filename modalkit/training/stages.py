@@ -11,8 +11,9 @@ from typing import Protocol
 
 from torch import Tensor
 
-from modalkit.data import Batch, draw, redrawn, sample_maps, warp
-from modalkit.data.augment import AugmentSettings
+from modalkit.data import Batch
+from modalkit.data.augment import AugmentSettings, sample_maps, warp
+from modalkit.data.reading import draw, redrawn
 from modalkit.model.engine import Sums
 from modalkit.model.vae import MultimodalVAE
 from modalkit.plugin import Schema

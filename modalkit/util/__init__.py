@@ -1,1 +1,1 @@
-"""What every room may use: files, progress, text in columns, randomness, processes, signals, URLs."""
+"""Helpers for every room: files, URLs, progress bars, text, random seeds, processes, signals."""

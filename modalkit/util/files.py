@@ -1,9 +1,10 @@
-"""Writing files so that a kill at any moment leaves either the old content or the new, never a part."""
+"""Writing files atomically: a kill at any moment leaves either the old content or the new, never a part of it."""
 
 from __future__ import annotations
 
 import errno
 import json
+import logging
 import os
 import secrets
 from collections.abc import Callable, Iterator
@@ -15,20 +16,22 @@ from filelock import FileLock, Timeout
 
 from modalkit.errors import InputError, RunError
 
+_log = logging.getLogger(__name__)
+
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
-    """Let `write` fill a temporary file beside `path`, then rename it into place.
+    """Let `write` fill a temporary file beside `path`, then rename it to `path`.
 
     Args:
-        path: where the content must end up; its folder is made if needed.
-        write: writes the whole content to the path it is given.
+        path: the file to write; its folder is made if necessary.
+        write: writes the whole content to the path that it is called with.
 
     Raises:
-        RunError: the disk is full or cannot be written; what was at `path` is untouched.
+        RunError: the disk is full or cannot be written. The earlier content of `path` is unchanged.
     """
-    # Drawn, since a process of another machine that writes here may have the same number.
+    # A random name, since a process on another machine that writes here may have the same process number.
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -36,6 +39,7 @@ def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
         with temporary.open("rb") as handle:
             os.fsync(handle.fileno())
         temporary.replace(path)
+        _log.debug(f"wrote {path}")
     except Exception as error:  # not only OSError: safetensors and torch.save raise their own for a full disk
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -43,7 +47,7 @@ def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
         if full or "file write failed" in str(error):
             raise RunError(
                 f"{path}: cannot write, the disk is full; free some space and run the same command again "
-                f"(what was finished is kept)"
+                f"(finished work is kept)"
             ) from error
         if isinstance(error, OSError) or type(error).__name__ == "SafetensorError":
             raise RunError(f"{path}: cannot write: {error}") from error
@@ -70,12 +74,12 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def is_empty(folder: Path) -> bool:
-    """Tell whether a folder holds nothing but a lock and what a killed process left unfinished."""
+    """Tell whether a folder holds nothing but a lock and unfinished files of a killed process."""
     return not any(path.name != ".lock" and not _is_leftover(path) for path in folder.iterdir())
 
 
 def remove_leftovers(*folders: Path) -> None:
-    """Delete what a killed process left unfinished in folders that this process holds."""
+    """Delete unfinished files of a killed process, in folders that this process has locked."""
     for folder in folders:
         for path in folder.glob(".*.tmp") if folder.is_dir() else ():
             path.unlink(missing_ok=True)
@@ -87,10 +91,15 @@ def _is_leftover(path: Path) -> bool:
 
 @contextmanager
 def locked(folder: Path, doing: str) -> Iterator[None]:
-    """Hold a folder for one process; the operating system lets go of it when that process ends, however.
+    """Lock a folder for this process. The operating system frees the lock when the process ends, even if killed.
+
+    Args:
+        folder: made if necessary.
+        doing: a verb for the message to another process, such as ``"training"``.
 
     Raises:
-        InputError: another process holds it.
+        InputError: another process has locked it.
+        RunError: the folder cannot be made.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)

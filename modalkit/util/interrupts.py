@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as requests, met where it is safe to stop."""
+"""Ctrl-C and SIGTERM as requests to stop, so that a loop stops only where it is safe."""
 
 from __future__ import annotations
 
@@ -11,7 +11,11 @@ _log = logging.getLogger(__name__)
 
 
 class Interrupts:
-    """Turns Ctrl-C and SIGTERM into a request that the loop meets between two steps; a second one is not held."""
+    """A context in which Ctrl-C or SIGTERM requests a stop, and a second one raises `KeyboardInterrupt` at once.
+
+    Attributes:
+        signal: number of the signal that arrived, or 0. The loop looks at it between two steps.
+    """
 
     def __init__(self) -> None:
         self.signal = 0
@@ -30,4 +34,4 @@ class Interrupts:
         if self.signal:
             raise KeyboardInterrupt
         self.signal = number
-        _log.info("stopping after this step; once more stops at once")
+        _log.warning("stopping after this step; press Ctrl-C again to stop at once")

@@ -1,13 +1,12 @@
-"""The processes of one training, and all that they say to each other.
+"""The processes that train one model together, and every message between them.
 
-Every process calls the same methods in the same order, so no two messages can cross, on any backend. That is why
-gradients are added up after the backward pass and not during it: which networks have rows, and so when a gradient is
-ready, differs from process to process, and batch normalisation sends its own sums on the way.
+All processes call the same methods in the same order, so that messages cannot be confused, on any backend. This is why
+gradients are summed after the backward pass and not during it. Which networks have rows, and so when a gradient is
+ready, differs between processes, and batch normalisation sends sums of its own during the pass.
 """
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -18,30 +17,28 @@ from torch import Tensor, nn
 
 from modalkit.errors import RunError
 
-_log = logging.getLogger(__name__)
-
 T = TypeVar("T")
 
 _SMALL = 1 << 20
-"""Gradients of fewer bytes travel together, larger ones as they lie."""
+"""Gradients of fewer bytes are sent together; larger ones are sent alone, without a copy."""
 
 
 class Processes:
-    """The processes that train together; made by each of them, once they are connected.
+    """The processes that train together. Each process makes one, after they are connected.
 
     Attributes:
-        rank: this one's number, from 0.
-        size: how many there are.
+        rank: number of this process, from 0.
+        size: number of processes.
     """
 
     def __init__(self) -> None:
         together = dist.is_available() and dist.is_initialized()
         self.rank, self.size = (dist.get_rank(), dist.get_world_size()) if together else (0, 1)
-        # Flags and words travel from CPU to CPU, so that no process waits for its device.
+        # Flags and objects are sent from CPU to CPU, so that no process waits for its device.
         self._words: Any = dist.new_group(backend="gloo") if self.size > 1 else None
 
     def most(self, flags: Tensor) -> Tensor:
-        """Return the greatest of every process's `flags`, elementwise; of a tensor on the CPU."""
+        """Return the elementwise maximum of all processes' `flags`, a tensor on the CPU."""
         if self.size > 1:
             flags = flags.to(torch.int32, copy=True)
             with _lost():
@@ -49,7 +46,7 @@ class Processes:
         return flags
 
     def gather(self, value: T) -> list[T]:
-        """Return every process's value, by rank."""
+        """Return the values of all processes, in the order of their ranks."""
         values: list[Any] = [value] * self.size
         if self.size > 1:
             with _lost():
@@ -65,7 +62,7 @@ class Processes:
         return values[0]
 
     def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Make every parameter's gradient the sum over processes; one that no process has stays None."""
+        """Replace every parameter's gradient by the sum over processes. If no process has one, it stays None."""
         if self.size == 1:
             return
         every = list(parameters)
@@ -76,7 +73,7 @@ class Processes:
             for parameter in (p for p, some in zip(every, used, strict=True) if some):
                 if parameter.grad is None:
                     parameter.grad = torch.zeros_like(parameter)
-                # (any shape) -> (values,), as they lie in memory, where a gradient lies as its parameter does
+                # (any shape) -> (values,), in the order of memory, which is the same for a gradient and its parameter
                 values = parameter.grad.as_strided((parameter.numel(),), (1,))
                 if values.nbytes < _SMALL:
                     small.setdefault(values.dtype, []).append(values)
@@ -91,7 +88,7 @@ class Processes:
 
 
 def summed(values: Tensor) -> Tensor:
-    """Return the sum of every process's values, differentiable: the gradient is the sum of every process's too."""
+    """Return the sum of all processes' values. Its gradient is the sum of all processes' gradients."""
     result: Tensor = _Sum.apply(values)
     return result
 
@@ -111,13 +108,13 @@ class _Sum(torch.autograd.Function):
 
 @contextmanager
 def _lost() -> Iterator[None]:
-    """Say in words that another process has gone."""
+    """Turn a failed message into a `RunError` that says that another process has stopped."""
     try:
         yield
     except torch.OutOfMemoryError:
         raise
     except RuntimeError as error:
         raise RunError(
-            "another process of this training has stopped, or cannot be reached; its own message says why. The same "
-            f"command goes on from the last saved state ({' '.join(str(error).split())[:200]})"
+            "another process of this training has stopped, or cannot be reached; see its own message. Run the same "
+            f"command again to resume from the last saved state ({' '.join(str(error).split())[:200]})"
         ) from error

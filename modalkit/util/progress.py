@@ -1,27 +1,43 @@
-"""Progress that people watch and logs can hold."""
+"""Progress bars, which can be switched off for the whole process."""
 
 from __future__ import annotations
 
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from tqdm import tqdm
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
+_shown = True
 
 
-def bar(total: int | None, what: str, *, unit: str = "it", initial: int = 0, **kwargs: Any) -> tqdm[Any]:
-    """Return a progress bar on standard error: live on a terminal, a line now and then in a log.
+def show_bars(shown: bool) -> None:
+    """Switch all progress bars of this process on or off. They are on at first."""
+    global _shown
+    _shown = shown
+
+
+def bar(
+    total: int | None, what: str, *, unit: str = "it", initial: int = 0, disable: bool = False, **kwargs: Any
+) -> tqdm[Any]:
+    """Return a progress bar on standard error. A terminal shows it live; a log file gets a line every ten seconds.
 
     Args:
-        total: number of units the work has, or None if that is not known.
+        total: number of units of the work, or None if unknown.
         what: a few words shown before the bar.
-        unit: what is counted, shown in the rate.
-        initial: units already done before, when work goes on where it stopped.
+        unit: name of a unit, shown in the rate.
+        initial: units that were done before, if the work is resumed.
+        disable: show nothing, as after ``show_bars(False)``.
         kwargs: further `tqdm.tqdm` arguments.
     """
+    from tqdm import tqdm  # only now: the command line switches bars before it needs one
+
     live = sys.stderr.isatty()
     kwargs = {
         "mininterval": 0.2 if live else 10.0,
         "ascii": None if live else True,
         "ncols": None if live else 100,
+        "dynamic_ncols": live,
+        "disable": disable or not _shown,
     } | kwargs
-    return tqdm(total=total, desc=what, unit=unit, initial=initial, file=sys.stderr, dynamic_ncols=live, **kwargs)
+    return tqdm(total=total, desc=what, unit=unit, initial=initial, file=sys.stderr, **kwargs)

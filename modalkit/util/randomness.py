@@ -1,6 +1,6 @@
-"""Stateless randomness: every draw is a function of (seed, what it is for, step), never of what ran before.
+"""Stateless randomness: all random numbers are a function of (seed, purpose, step), never of what ran before.
 
-That is what makes a run that was killed and resumed give the very weights of one that never stopped.
+Therefore a run that was killed and resumed ends with the same weights as a run that never stopped.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ import torch
 
 
 def derived_seed(seed: int, purpose: str, *index: int) -> int:
-    """Return a 63-bit seed that depends on all arguments and on nothing else.
+    """Return a 63-bit seed that depends on all arguments and nothing else.
 
     Args:
         seed: the run's seed.
-        purpose: what is drawn, such as ``"noise"``; different purposes are independent.
-        index: which draw of that purpose, such as the step.
+        purpose: what is sampled, such as ``"noise"``; different purposes are independent.
+        index: numbers that tell samples of one purpose apart, such as the step.
 
     Example:
         >>> derived_seed(0, "noise", 3) == derived_seed(0, "noise", 3) != derived_seed(0, "order", 3)

@@ -1,26 +1,40 @@
-"""Whether this checkout computes, to the bit, what another commit did: weights, metrics, datasets, answers.
+"""Check that this checkout computes, to the bit, what another commit computed: weights, metrics, datasets, answers.
 
-    python tests/benchmarks/unchanged.py HEAD~3               # all cases, some minutes on two cores
+    python tests/benchmarks/unchanged.py HEAD~3                     # all cases, about two minutes on two idle cores
     python tests/benchmarks/unchanged.py HEAD~3 --only mvae,impute
+    python tests/benchmarks/unchanged.py HEAD~3 --keep old.json     # computes the other commit's digests only once
 
-The other commit is checked out into a temporary worktree. Both are installed, without their dependencies, into folders
-of their own, and both run the same commands on the same machine with one thread. Every file that a command leaves is
-digested; of logs, what depends on the clock is left out. The exit status is 1 if any digest differs.
+The other commit is checked out into a temporary worktree. Both checkouts are installed, without their dependencies,
+into folders of their own. A driver process for each runs the same commands with one thread. It imports torch once and
+runs every command in a forked child; trainings with several processes start real processes. Every file that a command
+writes is digested, without what depends on the clock. Of what a command prints, the numbers are digested, so that words
+may change. The exit status is 1 if any digest differs.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
+import importlib
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
+IMPORTED_ONCE = ("torch", "torchvision", "lightning_fabric", "torch.utils.tensorboard", "pydantic", "pyarrow")
+INSTALLED = ("modalkit", "modalities", "tools", "recipes", "pyproject.toml", "README.md", "LICENSE")
+"""What of a checkout is installed."""
+SKIPPED = ("environment.json", "events.out.tfevents", "metrics.csv", ".lock", "state.pt", "recipe.yaml")
+"""Beginnings of the names of files that depend on the clock, the machine or the layout of recipes."""
 DATA = """
 import sys, torch, modalkit
 g = torch.Generator().manual_seed(0)
@@ -95,113 +109,217 @@ TRAININGS: dict[str, tuple[str, str, list[str]]] = {  # data, objective, changes
 }
 
 
-def commands() -> dict[str, list[list[str]]]:
-    """Return, by case, the command lines that it types."""
-    kit = [sys.executable, "-m", "modalkit"]
-    found: dict[str, list[list[str]]] = {}
+@dataclass(frozen=True)
+class Command:
+    """A command line after ``modalkit``.
+
+    Attributes:
+        words: its words.
+        output: a file for what it prints; else that goes to the case's own file.
+        forked: whether it may run in a forked child.
+    """
+
+    words: tuple[str, ...]
+    output: str = ""
+    forked: bool = True
+
+
+def cases() -> dict[str, list[Command]]:
+    """Write the recipes and tables that the cases need into the current folder, and return their commands by name."""
+    found: dict[str, list[Command]] = {}
     for name, (data, objective, changes) in TRAININGS.items():
         image = CONVOLUTIONS if objective != "cvae" else "{type: mlp, hidden: [16], decoder_hidden: [16]}"
         text = RECIPE.replace("DATA", data).replace("NAME", objective).replace("IMAGE", image)
         Path(f"{name}.yaml").write_text(text)
-        found[name] = [[*kit, "train", f"{name}.yaml", *(word for change in changes for word in ("--set", change))]]
-    found["evaluate"] = [[*kit, "evaluate", "runs/mvae", "--particles", "20", "--rows", "10"]]
-    found["impute"] = [[*kit, "impute", "runs/mvae", "circle", "-o", "filled.csv", "--draws", "4"]]
-    found["sample"] = [[*kit, "sample", "runs/mvae", "-n", "3", "-o", "sampled"]]
-    found["embed"] = [[*kit, "embed", "runs/mvae", "circle", "-o", "embedded.parquet"]]
-    found["translate"] = [[*kit, "translate", "runs/mvae", "--given", "class=up", "--want", "image,high", "-o", "told"]]
-    found["export"] = [[*kit, "export", "runs/mvae", "shared"]]
-    found["faces"] = [
-        [*kit, "build-dataset", "sample-faces", "--out", "faces", "--count", "24"],
-        [*kit, "build-dataset", "celeba-transforms", "--source", "faces", "--out", "six", "--size", "32"],
-    ]
-    found["bits"] = [
-        [*kit, "build-dataset", "sample-bits", "--out", "bits", "--modalities", "12", "--rows", "200"],
-        [*kit, "train", "bits.yaml"],
-    ]
+        options = [word for change in changes for word in ("--set", change)]
+        found[name] = [Command(("train", f"{name}.yaml", *options), forked="train.devices=2" not in changes)]
     Path("bits.yaml").write_text(
         "data: {path: bits}\nmodalities:\n  bit{}: {each: 0..11, kind: bit, network: {type: mlp, hidden: [8],"
         " decoder_hidden: [8]}}\nmodel: {latent_dim: 3}\ntrain: {epochs: 2, batch_size: 50}\n"
     )
     Path("own.csv").write_text(TABLE)
-    found["table"] = [
-        [*kit, "build-dataset", "table", "own.csv", "--out", "own", "--yes"],
-        ["sh", "-c", f"{sys.executable} -m modalkit init own > own.yaml"],
-        [*kit, "train", "own.yaml", "--set", "train.epochs=3"],
-        [*kit, "impute", "runs/own", "own", "-o", "own-filled.csv", "--draws", "4"],
-    ]
+    typed = {
+        "evaluate": ["evaluate runs/mvae --particles 20 --rows 10"],
+        "impute": ["impute runs/mvae circle -o filled.csv --draws 4"],
+        "sample": ["sample runs/mvae -n 3 -o sampled"],
+        "embed": ["embed runs/mvae circle -o embedded.parquet"],
+        "translate": ["translate runs/mvae --given class=up --want image,high -o told"],
+        "export": ["export runs/mvae shared"],
+        "faces": [
+            "build-dataset sample-faces --out faces --count 24",
+            "build-dataset celeba-transforms --source faces --out six --size 32",
+        ],
+        "bits": ["build-dataset sample-bits --out bits --modalities 12 --rows 200", "train bits.yaml"],
+        "table": [
+            "build-dataset table own.csv --out own --yes",
+            "init own > own.yaml",
+            "train own.yaml --set train.epochs=3",
+            "impute runs/own own -o own-filled.csv --draws 4",
+        ],
+    }
+    for name, lines in typed.items():
+        parts = [line.partition(" > ") for line in lines]
+        found[name] = [Command(tuple(words.split()), output) for words, _, output in parts]
     return found
 
 
+def drive(only: set[str]) -> None:
+    """Run the cases in the current folder, with the modalkit that this process finds."""
+    for name in IMPORTED_ONCE:
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name)
+    _forked(lambda: exec(DATA, {}), Path("data.stdout"), Path("data.stderr"))
+    for name, commands in cases().items():
+        if only and name not in only:
+            continue
+        printed = ""
+        for command in commands:
+            out, err = Path(f"{name}.out"), Path(f"{name}.err")
+            code = _run(command, out, err)
+            text = out.read_text()
+            if command.output:
+                Path(command.output).write_text(text)
+            else:
+                printed += text
+            if code:
+                Path(f"{name}.failed").write_text(err.read_text()[-2000:])
+                print(f"{name}: failed: {err.read_text().strip().splitlines()[-1:]}", flush=True)
+            out.unlink(), err.unlink()
+        timeless = re.sub(r"[0-9.]+ (s|min)\b", "", printed)
+        Path(f"{name}.stdout").write_text("\n".join(re.findall(r"-?[0-9][0-9.,e+-]*", timeless)))
+
+
+def _run(command: Command, out: Path, err: Path) -> int:
+    """Run a command, with its output in files, and return its exit status."""
+    if not command.forked:
+        with out.open("w") as stdout, err.open("w") as stderr:
+            words = [sys.executable, "-m", "modalkit", *command.words]
+            return subprocess.run(words, stdout=stdout, stderr=stderr).returncode
+
+    def main() -> None:
+        from modalkit.cli import main
+
+        sys.argv = ["modalkit", *command.words]
+        main()
+
+    return _forked(main, out, err)
+
+
+def _forked(work: Callable[[], object], out: Path, err: Path) -> int:
+    """Do some work in a forked child, with its output in files, and return its exit status."""
+    sys.stdout.flush(), sys.stderr.flush()
+    child = os.fork()
+    if child:
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    code = 1
+    try:
+        for path, stream in ((out, 1), (err, 2)):
+            os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644), stream)
+        work()
+        code = 0
+    except SystemExit as ended:
+        code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush(), sys.stderr.flush()
+        os._exit(code)  # without what the parent would do at its end
+
+
 def digest(path: Path) -> str:
-    """Return a file's SHA-256, without what depends on the clock."""
+    """Return a file's SHA-256, without what depends on the clock or on addresses in memory."""
     content = path.read_bytes()
+    if path.suffix == ".safetensors":
+        content = json.dumps(tensors(content), sort_keys=True).encode()
     if path.name == "metrics.jsonl":
         lines = [json.loads(line) for line in content.decode().splitlines()]
         content = json.dumps([{k: v for k, v in line.items() if k != "rows_per_second"} for line in lines]).encode()
     return hashlib.sha256(content).hexdigest()
 
 
-def run(checkout: Path, folder: Path, only: set[str]) -> dict[str, str]:
-    """Install a checkout, type all commands in a folder, and return the digest of each file that they left."""
-    site = folder / "site"
-    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(site), str(checkout)]
+def tensors(content: bytes) -> dict[str, object]:
+    """Return what a safetensors file holds, by name.
+
+    If several names share a tensor, the file stores it under one of them and the others as metadata. Which name that
+    is depends on addresses in memory, so each of the names gets the tensor here.
+    """
+    size = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + size])
+    metadata = header.pop("__metadata__", {})
+    found: dict[str, object] = {}
+    for name, about in header.items():
+        begin, end = (8 + size + offset for offset in about["data_offsets"])
+        found[name] = [about["dtype"], about["shape"], hashlib.sha256(content[begin:end]).hexdigest()]
+    return found | {name: found.get(kept, kept) for name, kept in metadata.items()}
+
+
+def start(checkout: Path, folder: Path, only: str) -> subprocess.Popen[bytes]:
+    """Install a checkout in a folder, and start a driver that runs the cases there."""
+    site, source, work = folder / "site", folder / "source", folder / "work"
+    for name in INSTALLED:  # copied, so that an earlier build's leftovers in the checkout do not matter
+        copy = shutil.copytree if (checkout / name).is_dir() else shutil.copy
+        source.mkdir(exist_ok=True)
+        copy(checkout / name, source / name)
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(site), str(source)]
     subprocess.run(pip, check=True)
-    work = folder / "work"
     work.mkdir()
-    fixed = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "PYTHONHASHSEED": "0"}
-    environment = os.environ | fixed | {"PYTHONPATH": str(site)}
-    os.chdir(work)
-    subprocess.run([sys.executable, "-c", DATA], check=True, env=environment)
-    for name, lines in commands().items():
-        if only and name not in only:
-            continue
-        printed: list[str] = []
-        for line in lines:
-            done = subprocess.run(line, env=environment, capture_output=True, text=True)
-            printed.append(done.stdout)
-            if done.returncode:
-                Path(f"{name}.failed").write_text(done.stderr[-2000:])
-                print(f"{name}: failed: {done.stderr.strip().splitlines()[-1:]}", flush=True)
-        Path(f"{name}.stdout").write_text(re.sub(r"[0-9.]+ (s|min)\b", "", "".join(printed)))
-    skipped = ("environment.json", "events.out.tfevents", "metrics.csv", ".lock", "state.pt", "recipe.yaml")
+    fixed = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "PYTHONHASHSEED": "0", "PYTHONPATH": str(site)}
+    driver = [sys.executable, __file__, "--drive", "--only", only]
+    return subprocess.Popen(driver, cwd=work, env=os.environ | fixed)
+
+
+def finish(driver: subprocess.Popen[bytes], folder: Path) -> dict[str, str]:
+    """Wait for a driver and return the digest of each file that its commands wrote."""
+    if driver.wait():
+        raise SystemExit(f"the driver in {folder} failed")
+    work = folder / "work"
     return {
         str(path.relative_to(work)): digest(path)
         for path in sorted(work.rglob("*"))
-        if path.is_file() and not path.name.startswith(skipped)
+        if path.is_file() and not path.name.startswith(SKIPPED)
     }
 
 
-def main() -> int:
-    """Compare, print what differs, and return the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("commit", help="what to compare with")
-    parser.add_argument("--only", default="", help="cases, separated by commas")
-    parser.add_argument("--keep", type=Path, help="a JSON file of the other commit's digests: read, or written")
-    given = parser.parse_args()
-    only = {name for name in given.only.split(",") if name}
-    with tempfile.TemporaryDirectory() as folder:
-        before, now = Path(folder, "before"), Path(folder, "now")
+def compare(commit: str, only: str, keep: Path | None) -> int:
+    """Compare with another commit, print what differs, and return the exit status."""
+    with tempfile.TemporaryDirectory() as made:
+        before, now, tree = Path(made, "before"), Path(made, "now"), Path(made, "tree")
         before.mkdir(), now.mkdir()
-        if given.keep and given.keep.exists():
-            old = json.loads(given.keep.read_text())
-        else:
-            tree = Path(folder, "tree")
-            subprocess.run(["git", "-C", ROOT, "worktree", "add", "--detach", tree, given.commit], check=True)
-            try:
-                old = run(tree, before, only)
-            finally:
-                os.chdir(ROOT)
+        known = json.loads(keep.read_text()) if keep and keep.exists() else None
+        if known is None:
+            subprocess.run(["git", "-C", ROOT, "worktree", "add", "--detach", tree, commit], check=True)
+        try:
+            old_driver = start(tree, before, only) if known is None else None
+            new_driver = start(ROOT, now, only)
+            old = finish(old_driver, before) if old_driver else known
+            new = finish(new_driver, now)
+        finally:
+            if known is None:
                 subprocess.run(["git", "-C", ROOT, "worktree", "remove", "--force", tree], check=True)
-            if given.keep:
-                given.keep.write_text(json.dumps(old))
-        new = run(ROOT, now, only)
-        os.chdir(ROOT)
+    if keep and known is None:
+        keep.write_text(json.dumps(old))
     differing = [path for path in old if old[path] != new.get(path)] + [path for path in new if path not in old]
     for path in differing:
         print(f"differs: {path}")
     whole = hashlib.sha256(json.dumps(new).encode()).hexdigest()
-    print(f"{len(new)} files, {len(differing)} differ; all together {whole}")
+    print(f"{len(new)} files, {len(differing)} differ; digest of all: {whole}")
     return 1 if differing else 0
+
+
+def main() -> int:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("commit", nargs="?", help="the commit to compare with")
+    parser.add_argument("--only", default="", help="names of cases, separated by commas")
+    parser.add_argument("--keep", type=Path, help="a JSON file of the other commit's digests: read if it exists")
+    parser.add_argument("--drive", action="store_true", help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.drive:
+        drive({name for name in given.only.split(",") if name})
+        return 0
+    if not given.commit:
+        parser.error("name a commit to compare with")
+    return compare(given.commit, given.only, given.keep)
 
 
 if __name__ == "__main__":

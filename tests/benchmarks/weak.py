@@ -27,7 +27,8 @@ from sklearn.svm import SVC
 from torch import Tensor, nn
 from torch.nn import functional
 
-from modalkit.data import Dataset, weaken
+from modalkit.data import Dataset
+from modalkit.data.weak import weaken
 from modalkit.recipe.loading import load_recipe
 
 Array, Mask = NDArray[np.float64], NDArray[np.bool_]

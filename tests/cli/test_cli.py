@@ -157,14 +157,14 @@ def test_out_of_memory_is_said(work: Path) -> None:
 def test_inspect_shows_counts_presence_and_pictures(work: Path) -> None:
     done = modalkit("inspect", "circle", "--verify", "--rows", "3", cwd=work)
     assert done.returncode == 0, done.stderr
-    assert "120 rows in 1 shard," in done.stdout and "as they were written, in 1 shard" in done.stdout
+    assert "120 rows in 1 shard," in done.stdout and "all match, in 1 shard" in done.stdout
     assert re.search(r"image +image +1x12x12 +uint8 +\d+ \(\d+\.\d %: train \d+, valid \d+, test \d+\)", done.stdout)
     assert (work / "circle" / "sheet.png").stat().st_size > 1000
     shard = work / "circle" / "shards" / "00000.safetensors"
     data = bytearray(shard.read_bytes())
     data[-1] ^= 1
     shard.write_bytes(data)
-    refused(modalkit("inspect", "circle", "--verify", cwd=work), "checksum differs")
+    refused(modalkit("inspect", "circle", "--verify", cwd=work), "does not match its checksum")
     data[-1] ^= 1
     shard.write_bytes(data)
 
@@ -209,7 +209,7 @@ def test_validate_compares_with_the_dataset_where_there_is_one(work: Path) -> No
         "modalities.pos: the dataset has no such modality",
     )  # fmt: skip
     absent = modalkit("validate", "circle.yaml", "--set", "data.path=nowhere", cwd=work)
-    assert absent.returncode == 0 and "nowhere is not there, so not compared" in absent.stdout
+    assert absent.returncode == 0 and "not compared with its dataset, since nowhere does not exist" in absent.stdout
 
 
 def test_the_keys_of_one_plugin(work: Path) -> None:

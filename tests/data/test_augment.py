@@ -14,8 +14,8 @@ from support.command_line import refused
 from support.toys import here, write_circle, write_recipe
 from torch import Tensor
 
-from modalkit.data import Batch, Dataset, sample_maps, warp
-from modalkit.data.augment import AugmentSettings
+from modalkit.data import Batch, Dataset
+from modalkit.data.augment import AugmentSettings, sample_maps, warp
 from modalkit.recipe.loading import load_recipe
 from modalkit.registry import schema
 from modalkit.training.trainer import Trainer

@@ -15,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import modalkit
-from modalkit.data import Dataset, DatasetWriter, Rows, read_manifest, shard_path, write_dataset, write_shard
+from modalkit.data import Dataset, DatasetWriter, Rows, read_manifest, write_dataset, write_shard
+from modalkit.data.manifest import shard_path
 from modalkit.errors import InputError, RunError
 
 SCHEMAS = {"x": modalkit.schema("vector", size=2), "y": modalkit.schema("label", classes=3)}

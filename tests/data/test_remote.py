@@ -94,7 +94,7 @@ def test_a_damaged_shard_is_refused_and_what_was_fetched_is_kept(tmp_path: Path,
 def test_several_processes_fetch_once_and_local_paths_need_no_fsspec(tmp_path: Path) -> None:
     folder = write_small(tmp_path / "d")
     program = (
-        "import sys\nfrom modalkit import Dataset\n"
+        "import logging, sys\nfrom modalkit import Dataset\nlogging.basicConfig(level=logging.INFO)\n"
         "Dataset(sys.argv[1])\nassert 'fsspec' not in sys.modules\nprint(len(Dataset(sys.argv[2])))"
     )
     command = [sys.executable, "-c", program, str(folder), f"file://{folder}"]
@@ -168,7 +168,7 @@ def test_what_cannot_be_read_says_what_to_do(
     for url, words in {
         "memory://bucket/nowhere": r"memory://bucket/nowhere/manifest\.json: there is no such file",
         f"{address}/nowhere": "there is no such file",
-        f"{address}/secret": "access is refused; give credentials",
+        f"{address}/secret": "access is refused; set the credentials",
         f"{address}/cut": r"cut/shards/00000\.safetensors: there is no such file",
         "http://127.0.0.1:1/x": "cannot be read",
         "s3://bucket/x": "pip install s3fs",

@@ -12,8 +12,8 @@ from support.command_line import refused
 from support.toys import here, write_circle, write_recipe
 from torch import Tensor
 
-from modalkit.data import Dataset, weaken, write_dataset
-from modalkit.data.weak import WeakSettings
+from modalkit.data import Dataset, write_dataset
+from modalkit.data.weak import WeakSettings, weaken
 from modalkit.recipe.loading import load_recipe
 from modalkit.registry import schema
 from modalkit.training.trainer import Trainer

@@ -22,7 +22,7 @@ from torch.distributions import MultivariateNormal
 from typer.testing import CliRunner, Result
 
 import modalkit
-from modalkit.cli.app import app
+from modalkit.cli import app
 from modalkit.data import Dataset
 from modalkit.errors import InputError
 from modalkit.evaluation import likelihood

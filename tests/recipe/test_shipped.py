@@ -16,7 +16,7 @@ from support.made import ROWS, write_made
 from typer.testing import CliRunner
 
 from modalkit import registry
-from modalkit.cli.app import app
+from modalkit.cli import app
 from modalkit.recipe import load_recipe, shipped
 
 SYSTEMS = ("vae", "cvae", "bivcca", "jmvae", "mvae")

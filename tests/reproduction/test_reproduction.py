@@ -16,7 +16,7 @@ from safetensors import safe_open
 from support.made import write_made
 from typer.testing import CliRunner
 
-from modalkit.cli.app import app
+from modalkit.cli import app
 from modalkit.reproduction.figures import tile
 from modalkit.reproduction.paper import DATASETS, KNOWN_DIFFERENCES, TABLE1, TABLES
 

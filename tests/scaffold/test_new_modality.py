@@ -44,7 +44,7 @@ def test_it_passes_the_type_checker(package: Path) -> None:
 
 USE = """
 import runpy, pytest
-from modalkit.cli.app import app
+from modalkit.cli import app
 
 assert pytest.main(["-q", "-p", "no:cacheprovider"]) == 0
 runpy.run_path("make_data.py")

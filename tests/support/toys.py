@@ -10,7 +10,7 @@ import torch
 from typer.testing import CliRunner
 
 import modalkit
-from modalkit.cli.app import app
+from modalkit.cli import app
 
 RECIPE = """\
 # modalkit train circle.yaml

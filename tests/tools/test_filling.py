@@ -245,7 +245,7 @@ def test_rows_without_anything_get_one_answer_and_constants_their_value(tmp_path
         assert {line[3] for line in unsure} == {"", "0"} and {line[5] for line in unsure} == {"", "1"}
     assert len(found) == 1
     drawn = here("impute", "run", "data", "-o", "drawn.csv", "--sample", cwd=tmp_path)
-    assert "9 rows have nothing to infer from: filled with draws of what any row might be" in drawn.stdout
+    assert "9 rows have nothing to infer from: filled with samples of what any row might be" in drawn.stdout
     several = {line[1] for line, before in zip(read(tmp_path / "drawn.csv")[1], rows, strict=True) if not before[1]}
     assert len(several) == 9
     sampled = here("sample", "run", "-n", 4, "-o", "prior", cwd=tmp_path)

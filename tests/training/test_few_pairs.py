@@ -15,7 +15,8 @@ from safetensors.torch import load_file
 from support.command_line import refused
 from support.toys import here, write_circle, write_recipe
 
-from modalkit.data import Batch, Batches, write_dataset
+from modalkit.data import Batch, write_dataset
+from modalkit.data.batches import Batches
 from modalkit.model.vae import MultimodalVAE
 from modalkit.recipe.loading import load_recipe
 from modalkit.registry import schema

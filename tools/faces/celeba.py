@@ -195,7 +195,7 @@ def build(options: CelebaOptions, out: Path) -> str:
 def _run(tasks: list[Task], pending: list[int], out: Path, on: Execution) -> None:
     """Write the shards that are not there yet."""
     remove_leftovers(out, out / "shards")
-    _log.info("The 68-point landmark model was trained on 300-W, whose licence excludes commercial use.")
+    _log.warning("The 68-point landmark model was trained on 300-W, whose licence excludes commercial use.")
     total = sum(len(task.photos) for task in tasks)
     todo = [tasks[index] for index in pending]
     with bar(total, "photos", unit="photo", initial=total - sum(len(task.photos) for task in todo)) as progress:

@@ -73,7 +73,9 @@ def fill(dataset: Path, filled: Mapping[str, Filled], out: Path) -> list[Path]:
         _log.info(f"cells filled with the one value that their column holds: {said}")
     columns = table.columns | {name: table.column(name) for name in gaps if name not in table.columns}
     if left := [f"{n} {count:,}" for n, c in columns.items() if (count := int(c.empty.sum()) - len(gaps.get(n, ())))]:
-        _log.info(f"cells that stay empty, since the model does not infer them or they are pictures: {', '.join(left)}")
+        _log.warning(
+            f"cells that stay empty, since the model does not infer them or they are pictures: {', '.join(left)}"
+        )
     ids = [grouping.ids] if grouping.ids in table.columns else []
     beside = out.with_name(f"{out.stem}-uncertainty{out.suffix}")
     unsure = {n: {row: f"{x:.4g}" for row, (_, x) in g.items() if x == x} for n, g in gaps.items()}

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from modalkit import registry
-from modalkit.data import Dataset, draw
+from modalkit.data import Dataset
+from modalkit.data.reading import draw
 from modalkit.errors import InputError
 from modalkit.evaluation.likelihood import fetch
 from modalkit.evaluation.metrics._means import mean_and_error

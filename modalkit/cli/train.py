@@ -1,0 +1,73 @@
+"""The command that trains: train."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from modalkit.cli.options import Overrides, RecipeArgument, find_recipe
+
+if TYPE_CHECKING:
+    from modalkit.recipe import Recipe
+    from modalkit.training.trainer import Result
+
+
+def train(
+    recipe: RecipeArgument,
+    out: Annotated[Path | None, typer.Option(help="The run folder; runs/NAME-OF-RECIPE by default.")] = None,
+    overrides: Overrides = [],  # noqa: B006  (typer reads the default, nobody changes it)
+    device: Annotated[str | None, typer.Option(help="auto, cpu or gpu; replaces train.accelerator.")] = None,
+    devices: Annotated[int | None, typer.Option(min=1, help="Number of devices; replaces train.devices.")] = None,
+    precision: Annotated[str | None, typer.Option(help="32, 64 or bf16-mixed; replaces train.precision.")] = None,
+) -> None:
+    """Train the model of a recipe, or resume a run.
+
+    If the dataset does not exist and the recipe says how to build it, it is built first. To resume a run that was
+    killed, interrupted or finished, give the same command again (or `modalkit train RUN`). The result is the same as
+    that of a run that never stopped.
+
+    Example: modalkit train recipes/quickstart.yaml
+    """
+    flags = {"accelerator": device, "devices": devices, "precision": precision}
+    given = [f"train.{key}={value}" for key, value in flags.items() if value is not None]
+    from modalkit.recipe import load_recipe
+    from modalkit.training import train as fit
+
+    path, run = find_recipe(recipe)
+    loaded = load_recipe(path, [*overrides, *given])
+    result = fit(loaded, run := out or run)
+    if result.signal:
+        typer.echo(f"stopped at step {result.progress.step}; resume with: modalkit train {run}", err=True)
+        raise typer.Exit(128 + result.signal)
+    if result.translations:
+        _print_translations(result, loaded)
+    if result.held_out:  # only the first of several processes has it
+        sheet = run / "pictures" / "final.png"
+        typer.echo(f"{result.ended}: {run}, {_weights(result)}  (see {sheet}, or: modalkit report {run})")
+
+
+def _weights(result: Result) -> str:
+    """Return in words which weights the run keeps to answer questions."""
+    progress = result.progress
+    validated = progress.best_epoch and math.isfinite(progress.best)
+    return f"with the weights of epoch {progress.best_epoch}, the best" if validated else "with the last weights"
+
+
+def _print_translations(result: Result, recipe: Recipe) -> None:
+    """Print how much better each prediction is than the training mean, in nats per dimension."""
+    from modalkit.evaluation.translation import MOST_TRANSLATED, among, table
+    from modalkit.pictures import chosen
+
+    found, names = result.translations, chosen(recipe.modalities, MOST_TRANSLATED)
+    few = f"; {len(names)} of {len(recipe.modalities)} modalities" if len(names) < len(recipe.modalities) else ""
+    errors = [r.standard_error for r in found if r.standard_error is not None]
+    sure = f"standard errors up to {max(errors):.4f}" if errors else "too few rows for standard errors"
+    typer.echo(
+        f"\nNats per dimension above predicting the training mean, on "
+        f"{among(map(vars, found), result.held_out)}\n({sure}{few}):\n\n"
+        f"{table(found, names, shutil.get_terminal_size((100, 24)).columns)}\n"
+    )
