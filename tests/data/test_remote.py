@@ -94,7 +94,7 @@ def test_a_damaged_shard_is_refused_and_what_was_fetched_is_kept(tmp_path: Path,
 def test_several_processes_fetch_once_and_local_paths_need_no_fsspec(tmp_path: Path) -> None:
     folder = write_small(tmp_path / "d")
     program = (
-        "import sys\nfrom modalkit import Dataset\n"
+        "import logging, sys\nfrom modalkit import Dataset\nlogging.basicConfig(level='INFO')\n"
         "Dataset(sys.argv[1])\nassert 'fsspec' not in sys.modules\nprint(len(Dataset(sys.argv[2])))"
     )
     command = [sys.executable, "-c", program, str(folder), f"file://{folder}"]
@@ -190,5 +190,5 @@ def test_datasets_are_written_to_folders(tmp_path: Path, cache: Path, monkeypatc
     assert not list(tmp_path.iterdir())
     cache.write_text("a file in the way")
     fsspec.filesystem("file").cp(str(write_small(tmp_path / "d")), str(tmp_path / "e"), recursive=True)
-    with pytest.raises(RunError, match="MODALKIT_CACHE names another"):
+    with pytest.raises(RunError, match="choose another one with MODALKIT_CACHE"):
         Dataset(f"file://{tmp_path / 'e'}")
