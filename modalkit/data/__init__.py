@@ -2,13 +2,13 @@
 
 A dataset is a folder::
 
-    manifest.json             schemas, splits, counts, checksums, and how it was built
-    shards/00000.safetensors  every modality's rows, which are present, their split and their key
-    set_aside.tsv             what the builder could not use, and why (where there is any)
-    build.json                only while it is being built: the settings, so that work can go on
+    manifest.json             schemas, splits, counts, checksums, and how the dataset was built
+    shards/00000.safetensors  the rows: values of every modality, which are present, the split and the key
+    set_aside.tsv             inputs that the builder could not use, and why; only if there are any
+    build.json                the build's settings, so that it can resume; only while the dataset is being built
 
-A shard is written whole or not at all, so it is the unit of resume and of distribution: whoever writes
-it, the bytes are the same.
+A shard is written whole or not at all, and its bytes do not depend on the process that writes it. Builds therefore
+resume and are distributed shard by shard.
 """
 
 from modalkit.data.arrays import assign_splits, write_dataset

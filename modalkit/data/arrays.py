@@ -1,4 +1,4 @@
-"""The short way to a dataset: from arrays in memory."""
+"""Write a dataset from arrays in memory."""
 
 from __future__ import annotations
 
@@ -30,28 +30,24 @@ def write_dataset(
     seed: int = 0,
     overwrite: bool = False,
 ) -> Manifest:
-    """Write a dataset from arrays.
+    """Write a dataset from arrays and return its manifest.
 
     Args:
-        out: the folder to make.
-        schemas: per modality, a schema as `modalkit.schema` makes it.
-        values: per modality, an array or tensor `(rows, *event_shape)`. Integers are stored as they are,
-            and so are floats where the kind stores floats; else they are packed by the schema (an image's lie in
-            [0, 1]). A list of texts is read by the kind, as a person writes its values: class names, strings, paths
-            of pictures. In a masked array a row that is masked whole is absent.
-        present: per modality, bool `(rows,)`; a modality that is not named is present in every row.
-        split: a name out of train, valid, test for each row, or fractions such as
-            ``{"train": 0.8, "valid": 0.1, "test": 0.1}`` (the default), drawn with `seed`.
-        keys: a stable name for each row; its number by default.
-        shard_rows: rows a shard.
-        seed: draws the splits.
-        overwrite: replace a dataset that is there.
-
-    Returns:
-        The manifest.
+        out: folder to create.
+        schemas: schema of each modality, as `modalkit.schema` returns it.
+        values: array or tensor `(rows, *event_shape)` of each modality. Integers are stored as they are, and so are
+            floats if the kind stores floats; other floats are packed by the schema (an image's must lie in [0, 1]).
+            The kind reads a list of texts: class names, strings, paths of images. A row that is masked is absent.
+        present: bool `(rows,)` of each modality that is not present in every row.
+        split: train, valid or test for each row, or fractions for a random split with `seed`; the default is
+            ``{"train": 0.8, "valid": 0.1, "test": 0.1}``.
+        keys: unique, stable name of each row; its number by default.
+        shard_rows: rows per shard.
+        seed: seed of the random split.
+        overwrite: replace a dataset that `write_dataset` wrote in `out`.
 
     Raises:
-        InputError: lengths, shapes or values that do not fit; the message names the modality and row.
+        InputError: lengths, shapes or values do not fit; the message names the modality and row.
 
     Example:
         >>> import tempfile, torch, modalkit
@@ -66,40 +62,66 @@ def write_dataset(
         20
     """
     refuse_url(out, "out")
-    out, names = Path(out), list(schemas)
+    if shard_rows < 1:
+        raise InputError(f"shard_rows: {shard_rows} is too small; it must be at least 1")
+    rows = _collect(schemas, values, present or {}, split, keys, seed)
+    return _write(Path(out), schemas, rows, shard_rows, overwrite)
+
+
+def _collect(
+    schemas: Mapping[str, Schema],
+    values: Mapping[str, Any],
+    given_present: Mapping[str, Any],
+    split: Sequence[str] | Mapping[str, float] | None,
+    given_keys: Sequence[str] | None,
+    seed: int,
+) -> Rows:
+    """Check the arguments of `write_dataset` and return them as the rows of the dataset, as they will be stored.
+
+    Raises:
+        InputError: lengths, shapes or values do not fit; the message names the modality and row.
+    """
+    names = list(schemas)
     if not names or set(values) != set(names):
         raise InputError(f"values are for {sorted(values)}, schemas for {sorted(names)}; they must be the same")
-    if unknown := set(present or {}) - set(names):
+    if unknown := set(given_present) - set(names):
         raise InputError(f"present names {sorted(unknown)}, which no schema describes")
-    if shard_rows < 1:
-        raise InputError(f"shard_rows: {shard_rows} is too few")
     total = len(next(iter(values.values())))
-    keys = [str(key) for key in keys] if keys is not None else [str(i) for i in range(total)]
-    there = {n: np.asarray(present[n], dtype=bool) if present and n in present else np.ones(total, bool) for n in names}
-    for what, length in [("keys", len(keys))] + [(f"present of '{n}'", len(p)) for n, p in there.items()]:
+    keys = [str(key) for key in given_keys] if given_keys is not None else [str(i) for i in range(total)]
+    present = {n: np.asarray(given_present.get(n, np.ones(total, bool)), dtype=bool) for n in names}
+    for what, length in [("keys", len(keys))] + [(f"present of '{n}'", len(p)) for n, p in present.items()]:
         if length != total:
             raise InputError(f"{what}: {length} given for {total} rows")
     if len(set(keys)) < total:
         raise InputError(f"keys: '{next(k for i, k in enumerate(keys) if k in keys[:i])}' is given twice")
     for name in names:
-        there[name] &= ~_masked(name, values[name])
-    stored = {name: _stored(name, schema, values[name], there[name]) for name, schema in schemas.items()}
+        present[name] = present[name] & ~_masked(name, values[name])
+    stored = {name: _stored(name, schema, values[name], present[name]) for name, schema in schemas.items()}
     fractions = {"train": 0.8, "valid": 0.1, "test": 0.1} if split is None else split
-    whole = Rows(stored, there, assign_splits(total, fractions, seed), keys)
-    check_values(schemas, whole)  # before anything is written
+    rows = Rows(stored, present, assign_splits(total, fractions, seed), keys)
+    check_values(schemas, rows)
+    return rows
+
+
+def _write(out: Path, schemas: Mapping[str, Schema], rows: Rows, shard_rows: int, overwrite: bool) -> Manifest:
+    """Write rows to the folder `out`, `shard_rows` in each shard.
+
+    Raises:
+        InputError: `out` holds a dataset that may not be replaced, or something else.
+    """
     if overwrite:
-        _remove(out)  # and keep what else is there, such as a sheet of pictures
-    shards = max(1, -(-total // shard_rows))
+        _remove(out)
+    shards = max(1, -(-len(rows.keys) // shard_rows))
     writer = DatasetWriter(out, schemas, {"name": "write_dataset"}, shards, among_others=overwrite)
     if writer.complete:
         raise InputError(f"{out}: holds a dataset already; give overwrite=True, or choose another folder")
     for index in range(shards):
-        write_shard(out, index, schemas, whole.part(slice(index * shard_rows, (index + 1) * shard_rows)))
+        write_shard(out, index, schemas, rows.part(slice(index * shard_rows, (index + 1) * shard_rows)))
     return writer.finish()
 
 
 def _remove(out: Path) -> None:
-    """Delete the dataset that `write_dataset` made in a folder, and no other file."""
+    """Delete the dataset that `write_dataset` wrote in a folder; keep other files, such as a sheet of images."""
     for note in (out / "manifest.json", out / "build.json"):
         if note.exists():
             about = read_json(note)
@@ -111,7 +133,7 @@ def _remove(out: Path) -> None:
 
 
 def _masked(name: str, values: Any) -> Array:
-    """Tell which rows of a masked array are masked, bool `(rows,)`; none of anything else.
+    """Return which rows of a masked array are masked, bool `(rows,)`; all false for any other array.
 
     Raises:
         InputError: a row is masked in part.
@@ -121,21 +143,23 @@ def _masked(name: str, values: Any) -> Array:
     mask = np.ma.getmaskarray(values).reshape(len(values), -1)  # (rows, *event_shape) -> (rows, values of a sample)
     partly = mask.any(1) & ~mask.all(1)
     if partly.any():
-        raise InputError(f"modality '{name}': row {int(partly.argmax())} is masked in part; mask all of it, or fill it")
+        raise InputError(
+            f"modality '{name}': row {int(partly.argmax())} is masked in part; mask all of its values, or none"
+        )
     return np.asarray(mask.all(1))
 
 
 def _stored(name: str, schema: Schema, values: Any, present: Array) -> Array:
-    """Return one modality's values as its schema stores them, zeros where they are absent.
+    """Return one modality's values as its schema stores them, with zeros in absent rows.
 
     Raises:
-        InputError: a value that is present does not fit; names the modality.
+        InputError: a value of a present row does not fit; the message names the modality.
     """
     total = len(present)
     stored = np.zeros((total, *schema.event_shape), schema.dtype)
     try:
         if total and isinstance(values[0], str):
-            texts = [str(text) for text, here in zip(values, present, strict=True) if here]
+            texts = [str(text) for text, is_present in zip(values, present, strict=True) if is_present]
             if texts:
                 value = torch.stack([modality(schema.kind).read(schema, text) for text in texts])
                 stored[present] = packed(schema, value)
@@ -144,20 +168,20 @@ def _stored(name: str, schema: Schema, values: Any, present: Array) -> Array:
             if array.shape != stored.shape:
                 raise ValueError(f"got {array.shape}, expected {stored.shape}")
             array = array.astype(np.int64) if array.dtype.kind in "ub" else array
-            stored[present] = _given(schema, torch.from_numpy(np.ascontiguousarray(array[present])))
+            stored[present] = _as_stored(schema, torch.from_numpy(np.ascontiguousarray(array[present])))
     except (InputError, ValueError, TypeError) as error:
         raise InputError(f"modality '{name}': {error}") from None
     return stored
 
 
-def _given(schema: Schema, value: Tensor) -> Array:
-    """Return what a person gives as a schema stores it: floats that are stored as floats are in their unit already."""
+def _as_stored(schema: Schema, value: Tensor) -> Array:
+    """Return the user's values as a schema stores them; a kind that stores floats stores them in the user's units."""
     target = np.dtype(schema.dtype)
     return value.numpy().astype(target) if target.kind == "f" else packed(schema, value)
 
 
 def packed(schema: Schema, value: Tensor) -> Array:
-    """Return values as a schema stores them: floats by its `pack`, integers as they are."""
+    """Return values as a schema stores them: floats through its `pack`, integers unchanged."""
     target = np.dtype(schema.dtype)
     if value.is_floating_point() or target.kind == "f":
         return np.asarray(schema.pack(value).numpy())
@@ -167,7 +191,16 @@ def packed(schema: Schema, value: Tensor) -> Array:
 
 
 def assign_splits(total: int, split: Sequence[str] | Mapping[str, float], seed: int) -> Array:
-    """Return an index into `SPLITS` for each row."""
+    """Return the split of each row as an index into `SPLITS`, uint8 `(rows,)`.
+
+    Args:
+        total: number of rows.
+        split: names of splits, one for each row; or the fraction of rows in each split.
+        seed: decides which rows are in which split, if fractions are given.
+
+    Raises:
+        InputError: a split has an unknown name, the names are not as many as the rows, or the fractions do not add up.
+    """
     named = [str(name) for name in split]
     if unknown := sorted(set(named) - set(SPLITS)):
         raise InputError(f"split: unknown {', '.join(unknown)}; the splits are {', '.join(SPLITS)}")

@@ -1,4 +1,4 @@
-"""Local copies of datasets that lie in object storage."""
+"""Download datasets from object storage into a local cache."""
 
 from __future__ import annotations
 
@@ -22,25 +22,26 @@ _log = logging.getLogger(__name__)
 
 
 def cache_folder() -> Path:
-    """Return where copies are kept: ``MODALKIT_CACHE``, or ``modalkit`` in ``XDG_CACHE_HOME`` or ``~/.cache``."""
+    """Return the cache folder: ``MODALKIT_CACHE``, or ``modalkit`` in ``XDG_CACHE_HOME`` or ``~/.cache``."""
     if own := os.environ.get("MODALKIT_CACHE"):
         return Path(own)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "modalkit"
 
 
 def fetch(url: str) -> Path:
-    """Return a folder with the dataset that is at a URL now, its shards compared with their checksums.
+    """Download the dataset at a URL, unless it is in the cache already, and return its local folder.
 
-    The folder is named by the manifest's digest, and the manifest has the digests of all else: what is in it never
-    changes, a dataset that changed at its URL gets another folder, and one that lies at two URLs is fetched once.
-    Several processes may call this at once; killed, it goes on with the next shard.
+    Each shard is compared with its checksum. The folder's name is the digest of the manifest, and the manifest has the
+    digests of all shards. The content of a folder therefore never changes: a dataset that changes at its URL gets
+    another folder, and a dataset at two URLs is downloaded once. Several processes may call this at the same time. A
+    download that was killed resumes with the next shard.
 
     Args:
-        url: the dataset's, such as ``s3://bucket/faces``.
+        url: URL of the dataset, such as ``s3://bucket/faces``.
 
     Raises:
-        InputError: it cannot be read, or a shard is not what the manifest says.
-        RunError: the disk is full.
+        InputError: the dataset cannot be read, or a shard differs from the manifest.
+        RunError: the disk is full, or the cache folder cannot be created.
     """
     raw = read(f"{url}/manifest.json")
     manifest = parse_manifest(raw, f"{url}/manifest.json")
@@ -50,7 +51,9 @@ def fetch(url: str) -> Path:
     try:
         (folder / "shards").mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise RunError(f"{folder}: cannot make this folder ({error.strerror}); MODALKIT_CACHE names another") from error
+        raise RunError(
+            f"{folder}: cannot create this folder ({error.strerror}); choose another one with MODALKIT_CACHE"
+        ) from error
     with _alone(folder):
         remove_leftovers(folder, folder / "shards")
         missing = _missing(folder, manifest)
@@ -67,25 +70,25 @@ def fetch(url: str) -> Path:
 
 
 def _missing(folder: Path, manifest: Manifest) -> list[ShardFacts]:
-    """Return the shards that are not in `folder`, or were cut short there."""
+    """Return the shards that are missing or incomplete in `folder`."""
     sizes = {path.name: path.stat().st_size for path in (folder / "shards").glob("*.safetensors")}
     return [shard for shard in manifest.shards if sizes.get(shard.file) != shard.bytes]
 
 
 def _fetch_shard(url: str, shard: ShardFacts, progress: Callable[[int], object], target: Path) -> None:
-    """Copy a shard to `target` and compare it with the manifest."""
+    """Download a shard to `target` and compare its checksum with the manifest."""
     download(url, target, progress)
     with target.open("rb") as file:
         if hashlib.file_digest(file, "sha256").hexdigest() != shard.sha256:
             raise InputError(
-                f"{url}: is not the file that its manifest.json tells of (its checksum differs): the dataset there is "
-                f"damaged, or is being changed; copy it there again, and run the same command again"
+                f"{url}: its checksum differs from the one in manifest.json: the dataset there is damaged, or is being "
+                f"changed; copy it there again, and run the same command again"
             )
 
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Hold a folder; wait for another process that does, whose copy is then there to be used."""
+    """Lock a folder; first wait for any other process that downloads into it."""
     lock = FileLock(folder / ".lock")
     try:
         lock.acquire(timeout=0)

@@ -1,4 +1,4 @@
-"""What a dataset says of itself: its manifest, and the header of each shard."""
+"""Read what describes a dataset: its manifest, and the header of each shard."""
 
 from __future__ import annotations
 
@@ -24,9 +24,12 @@ REMEDY = "delete this file and manifest.json, and run the command that builds (o
 
 
 class ModalityFacts(Settings):
-    """What a manifest says of one modality: what `Schema.facts` gives, and in how many rows it is present.
+    """What a manifest says about one modality.
 
-    `partly` counts the rows in which it is absent, but some of its numbers are known (`Dataset.known`).
+    Attributes:
+        facts: the result of `Schema.facts`.
+        present: number of rows in which the modality is present.
+        partly: number of rows in which it is absent, but some of its numbers are known (`Dataset.known`).
     """
 
     facts: dict[str, Any]
@@ -35,9 +38,10 @@ class ModalityFacts(Settings):
 
 
 class ShardFacts(Settings):
-    """What a manifest says of one shard."""
+    """What a manifest says about one shard."""
 
-    file: str = Field(pattern=r"^[0-9]+\.safetensors$")  # a name and no path: a manifest may come from anywhere
+    # A name, never a path: a manifest may come from an untrusted source.
+    file: str = Field(pattern=r"^[0-9]+\.safetensors$")
     rows: int
     bytes: int
     sha256: str
@@ -57,11 +61,11 @@ class Manifest(Settings):
     @model_validator(mode="after")
     def _adds_up(self) -> Manifest:
         if self.rows != sum(shard.rows for shard in self.shards):
-            raise ValueError(f"says {self.rows} rows, its shards add up to {sum(shard.rows for shard in self.shards)}")
+            raise ValueError(f"says {self.rows} rows, but its shards add up to {sum(s.rows for s in self.shards)}")
         return self
 
     def complete(self, schemas: Mapping[str, Schema]) -> dict[str, Schema]:
-        """Return schemas with the fields that they leave to the dataset as it has them (`Schema.from_dataset`)."""
+        """Return the schemas with the fields that they leave out filled in from the dataset (`Schema.from_dataset`)."""
         completed = {}
         for name, schema in schemas.items():
             there = self.modalities[name].facts if name in self.modalities else {}
@@ -71,9 +75,9 @@ class Manifest(Settings):
         return completed
 
     def mismatches(self, schemas: Mapping[str, Schema]) -> list[str]:
-        """Return a sentence for each way in which schemas do not describe this dataset, up to a few dozen."""
+        """Return a sentence for each difference between the schemas and this dataset, at most a few dozen."""
         missing = [name for name in schemas if name not in self.modalities]
-        if len(missing) <= _MOST_WRONG:  # near names are sought among few
+        if len(missing) <= _MOST_WRONG:  # similar names are only sought for a few
             missing = [name for name in missing if not did_you_mean(name, self.modalities)]
         together = set(missing) if len(missing) > 1 else set()
         wrong = [f"the dataset lacks {listed(missing)}; it has {listed(self.modalities)}"] if together else []
@@ -91,7 +95,7 @@ class Manifest(Settings):
             unsaid = _left_out(schema) | {key for key in schema.from_dataset if there.get(key) is None}
             skipped = {"kind", *schema.model_only, *unsaid}
             keys = [key for key in there if key in here and key not in skipped and there[key] != here[key]]
-            # The event's shape follows from the other facts, where they differ.
+            # The shape of a sample follows from the other facts, so it is reported only if it alone differs.
             keys = [key for key in keys if key != "event_shape"] or keys
             wrong += [
                 f"modalities.{name}.{key}: {json.dumps(there[key])} in the dataset, {json.dumps(here[key])} here"
@@ -100,23 +104,27 @@ class Manifest(Settings):
         return wrong
 
     def check(self, schemas: Mapping[str, Schema], path: Path | str) -> None:
-        """Raise `InputError` with every way in which schemas do not describe this dataset, which is at `path`."""
+        """Raise `InputError` if schemas do not describe this dataset at `path`; the message lists all differences."""
         if wrong := self.mismatches(schemas):
             raise InputError(f"{path}: does not fit the recipe:\n  " + "\n  ".join(wrong))
 
 
 def _left_out(schema: Schema) -> set[str]:
-    """Return the fields that a schema leaves to the dataset."""
+    """Return the fields that a schema takes from the dataset."""
     return {key for key in schema.from_dataset if getattr(schema, key) is None}
 
 
 def shard_path(out: Path, index: int) -> Path:
-    """Return where shard `index` of the dataset `out` lies."""
+    """Return the path of shard `index` of the dataset in the folder `out`."""
     return out / "shards" / f"{index:05d}.safetensors"
 
 
 def read_json(path: Path) -> Any:
-    """Return a JSON file's content, or raise `InputError` if it cannot be read."""
+    """Return the content of a JSON file.
+
+    Raises:
+        InputError: the file cannot be read.
+    """
     try:
         return json.loads(path.read_text())
     except (OSError, ValueError) as error:
@@ -124,13 +132,13 @@ def read_json(path: Path) -> Any:
 
 
 def read_manifest(path: Path | str) -> Manifest:
-    """Read a dataset's manifest; of a dataset in object storage nothing else is read.
+    """Read the manifest of a dataset, and none of its shards.
 
     Args:
-        path: its folder, or its URL.
+        path: folder or URL of the dataset.
 
     Raises:
-        InputError: no dataset there, one half-built, or a manifest that cannot be read.
+        InputError: there is no dataset, it is half-built, or its manifest cannot be read.
     """
     if is_url(path):
         return parse_manifest(read(f"{path}/manifest.json"), f"{path}/manifest.json")
@@ -143,7 +151,7 @@ def read_manifest(path: Path | str) -> Manifest:
             done = len(list((path / "shards").glob("*.safetensors"))) if (path / "shards").exists() else 0
             raise InputError(
                 f"{path}: this dataset is half-built ({done} of {begun.get('shards', '?')} shards); run the "
-                f"command that builds it again and it goes on where it stopped"
+                f"command that builds it again, and it resumes where it stopped"
             )
         what = "is not a modalkit dataset (no manifest.json)" if path.exists() else "there is no such dataset"
         raise InputError(f"{path}: {what}; build one with `modalkit build-dataset` or modalkit.write_dataset")
@@ -154,10 +162,14 @@ def read_manifest(path: Path | str) -> Manifest:
 
 
 def parse_manifest(content: bytes, file: str) -> Manifest:
-    """Return the manifest that a file's content is.
+    """Parse the content of a manifest file.
+
+    Args:
+        content: content of the file.
+        file: its name in error messages.
 
     Raises:
-        InputError: it is none, or one of another version; names `file`.
+        InputError: the content is not a manifest, or has a format of another version.
     """
     try:
         raw = json.loads(content)
@@ -165,7 +177,7 @@ def parse_manifest(content: bytes, file: str) -> Manifest:
         raise InputError(f"{file}: cannot be read: {error}") from error
     if isinstance(raw, dict) and raw.get("format") != FORMAT:
         raise InputError(
-            f"{file}: format {raw.get('format')!r} is not one this version reads ({FORMAT}); build it again"
+            f"{file}: format {raw.get('format')!r} cannot be read by this version (it reads {FORMAT}); build it again"
         )
     try:
         return Manifest.model_validate(raw)
@@ -177,10 +189,10 @@ def parse_manifest(content: bytes, file: str) -> Manifest:
 
 
 def check_manifest(path: Path | str, schemas: Mapping[str, Schema]) -> Manifest:
-    """Read a dataset's manifest and check that a recipe's schemas describe the dataset.
+    """Read the manifest of a dataset and check that a recipe's schemas describe the dataset.
 
     Raises:
-        InputError: it cannot be read, or lists the ways in which they do not.
+        InputError: the manifest cannot be read, or the schemas differ; the message lists the differences.
     """
     manifest = read_manifest(path)
     manifest.check(schemas, path)
@@ -188,20 +200,20 @@ def check_manifest(path: Path | str, schemas: Mapping[str, Schema]) -> Manifest:
 
 
 def open_shard(path: Path, names: Sequence[str], rows: int | None = None) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return a shard's tensors, memory-mapped, and what it says of itself.
+    """Return the tensors of a shard, memory-mapped, and its header.
 
     Args:
-        path: its file.
-        names: the dataset's modalities; the columns of `present` are brought into this order.
-        rows: how many rows it must hold, if that is known.
+        path: file of the shard.
+        names: the dataset's modalities; the columns of `present` are returned in this order.
+        rows: number of rows that the shard must hold; None if it is not known.
 
     Raises:
-        InputError: it is missing, damaged, or another dataset's.
+        InputError: the shard is missing, damaged, or belongs to another dataset.
     """
     try:
         with safe_open(path, framework="pt") as shard:
             about = json.loads((shard.metadata() or {})["modalkit"])
-            tensors = {key: shard.get_tensor(key) for key in shard.keys()}  # noqa: SIM118 (it is no dict)
+            tensors = {key: shard.get_tensor(key) for key in shard.keys()}  # noqa: SIM118 (not a dict)
         present = tensors["present"]
         if set(about["modalities"]) != set(names) or len(present) != about["rows"]:
             raise ValueError(f"holds {listed(about['modalities'])}, not {listed(names)}")
@@ -212,12 +224,12 @@ def open_shard(path: Path, names: Sequence[str], rows: int | None = None) -> tup
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise InputError(f"{path}: this shard is truncated or damaged ({error}); {REMEDY}") from None
     if rows is not None and about["rows"] != rows:
-        raise InputError(f"{path}: this shard holds {about['rows']} rows, the manifest says {rows}; {REMEDY}")
+        raise InputError(f"{path}: this shard holds {about['rows']} rows, but the manifest says {rows}; {REMEDY}")
     return tensors, about
 
 
 def difference(before: Any, now: Any, at: str = "") -> str:
-    """Name the first place in which two JSON values differ, and what stands there in each.
+    """Return the path of the first difference between two JSON values, with both values.
 
     >>> difference({"a": {"b": 1}}, {"a": {"b": 2}})
     'a.b: 1 there, 2 now'

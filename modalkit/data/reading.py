@@ -1,4 +1,4 @@
-"""Reading a dataset: rows by index, many at a time, as batches with presence."""
+"""Read a dataset: fetch rows by index as batches, which say which modalities are present."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class Batch:
     """Some rows of a dataset.
 
     Attributes:
-        values: per modality, `(batch, *event_shape)` in its stored dtype; zeros where absent.
-        present: bool `(batch, modalities)`, columns in the order of `values`; always on the CPU, so that
+        values: values of each modality, `(batch, *event_shape)` in the stored dtype; zeros where absent.
+        present: bool `(batch, modalities)`, with columns in the order of `values`. It is always on the CPU, so that
             planning a step never waits for a device.
     """
 
@@ -48,12 +48,12 @@ class Batch:
         return Batch(whole, self.present)
 
     def pin_memory(self) -> Batch:
-        """Return the batch with its values in page-locked memory (what a DataLoader calls)."""
+        """Return the batch with its values in page-locked memory, as a DataLoader calls it."""
         return Batch({n: v.pin_memory() for n, v in self.values.items()}, self.present)
 
 
 def _tables(values: Mapping[str, Tensor], dim: int) -> dict[tuple[str, ...], Tensor]:
-    """Lay modalities that are one number a row side by side along `dim`, those of one dtype in one table."""
+    """Stack modalities that have one number per row along `dim`, one table for each dtype."""
     alike: dict[torch.dtype, list[str]] = {}
     for name, value in values.items():
         if value.ndim == 1:
@@ -62,12 +62,12 @@ def _tables(values: Mapping[str, Tensor], dim: int) -> dict[tuple[str, ...], Ten
 
 
 def _rows(values: Tensor, rows: Tensor) -> Tensor:
-    """Return some rows of values, wherever those are."""
+    """Return some rows of values, on the device of the values."""
     return values[rows.to(values.device, non_blocking=True)]
 
 
 def _known(shards: Sequence[Mapping[str, Tensor]], name: str) -> tuple[Tensor, Tensor]:
-    """Return which numbers of a modality are known though it is absent, `(rows, *event_shape)`, and these."""
+    """Return which numbers are known although the modality is absent, and the numbers, both `(rows, *event_shape)`."""
     masks, values = [], []
     for shard in shards:
         zeros = torch.zeros_like(shard[f"value.{name}"])
@@ -78,7 +78,7 @@ def _known(shards: Sequence[Mapping[str, Tensor]], name: str) -> tuple[Tensor, T
 
 
 def evenly(rows: Tensor, most: int) -> Tensor:
-    """Return at most `most` of some rows, evenly spread over all of them.
+    """Return at most `most` of the rows, evenly spread.
 
     >>> evenly(torch.arange(10), 4).tolist()
     [0, 3, 6, 9]
@@ -87,32 +87,32 @@ def evenly(rows: Tensor, most: int) -> Tensor:
 
 
 def redrawn(schemas: Mapping[str, Schema]) -> list[str]:
-    """Return the modalities whose samples are redrawn each time they are used (`Schema.draw`)."""
+    """Return the modalities whose stored values are replaced by a random sample at each step (`Schema.draw`)."""
     return [name for name, schema in schemas.items() if schema.drawn]
 
 
 def draw(batch: Batch, schemas: Mapping[str, Schema], generator: torch.Generator) -> Batch:
-    """Return a batch as one step sees it; see `Schema.draw`."""
+    """Return a batch whose modalities in `redrawn` are sampled with `generator`; see `Schema.draw`."""
     drawn = {n: schemas[n].draw(batch.values[n], generator) for n in redrawn(schemas)}
     return Batch(batch.values | drawn, batch.present)
 
 
 class Dataset:
-    """A dataset on disk, opened for reading; rows are fetched by index, many at a time.
+    """A dataset on disk, opened for reading. Index it with many rows at a time.
 
     Args:
-        path: the dataset's folder, or a URL that fsspec knows, such as ``s3://bucket/faces``, whose shards are fetched
-            first unless they have been; see `modalkit.data.fetching.fetch`.
-        names: the modalities to read, in the order that batches will have; all by default.
-        in_memory: read everything now; by default if it is no more than 2 GiB. Otherwise shards are
-            memory-mapped, and a batch reads just its rows.
+        path: folder of the dataset, or a URL that fsspec supports, such as ``s3://bucket/faces``. The shards of a URL
+            are downloaded once; see `modalkit.data.fetching.fetch`.
+        names: modalities to read, in the order that batches will have; all by default.
+        in_memory: whether to read everything now; by default, only up to 2 GiB. Otherwise shards are memory-mapped,
+            and a batch reads only its rows.
 
     Attributes:
-        path: as it was given.
-        folder: where the files are.
+        path: the argument `path`.
+        folder: folder of the files; for a URL, the local copy.
 
     Raises:
-        InputError: missing, half-built or damaged; the message says what to do.
+        InputError: the dataset is missing, half-built or damaged; the message says what to do.
     """
 
     def __init__(self, path: Path | str, names: Sequence[str] | None = None, *, in_memory: bool | None = None) -> None:
@@ -144,7 +144,7 @@ class Dataset:
         self.in_memory = size <= 2 << 30 if in_memory is None else in_memory
         if self.in_memory:
             whole = {n: torch.cat([s[n] for s in self._values]) for n in self.names}
-            self._tables = _tables(whole, dim=1)  # (rows, modalities): a row's bits are fetched at once
+            self._tables = _tables(whole, dim=1)  # (rows, modalities): one lookup fetches all bits of a row
             for names, table in self._tables.items():
                 whole |= zip(names, table.unbind(1), strict=True)
             self._values = [whole]
@@ -153,7 +153,8 @@ class Dataset:
     def on(self, device: torch.device, names: Sequence[str]) -> Dataset:
         """Return this dataset with the values of some modalities on a CUDA device.
 
-        Where it was not read into memory, or would fill over a quarter of what is free there, that is itself.
+        Return the dataset unchanged if it is not in memory, or if it would fill over a quarter of the device's free
+        memory.
         """
         if device.type != "cuda" or not self.in_memory:
             return self
@@ -181,15 +182,15 @@ class Dataset:
         return self._fetch(rows, (name,))[name]
 
     def known(self, name: str, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Fetch what is known of one modality where it is absent, as when only some columns of a group are filled.
+        """Fetch the known numbers of absent entries, such as the filled columns of a group that is filled in part.
 
         Args:
-            name: of the modality.
+            name: name of the modality.
             rows: int64 indices, `(rows,)`.
 
         Returns:
-            Which of its numbers are known, bool `(rows, *event_shape)`, and these, zeros elsewhere, in the stored
-            dtype. Where it is present, `values` has it, and here it counts as unknown.
+            Which numbers are known, bool `(rows, *event_shape)`, and the numbers in the stored dtype, with zeros
+            elsewhere. Entries that are present count as unknown here; `values` returns them.
         """
         if name not in self._known:
             values = torch.zeros_like(self.values(name, rows))
@@ -214,25 +215,25 @@ class Dataset:
         return values
 
     def rows(self, split: str) -> Tensor:
-        """Return the int64 indices of a split's rows, `(rows,)`, in order."""
+        """Return the rows of a split as int64 indices, `(rows,)`, in order."""
         if split not in SPLITS:
             raise InputError(f"unknown split '{split}'; the splits are {', '.join(SPLITS)}")
         return (self.split == SPLITS.index(split)).nonzero().squeeze(1)
 
     def key(self, row: int) -> str:
-        """Return a row's stable key, such as the name of the file that it came from."""
+        """Return the stable key of a row, such as the name of the file that it came from."""
         starts = torch.tensor([0] + [len(k) for k in self._keys]).cumsum(0)
         shard = int(torch.bucketize(torch.tensor(row), starts[1:], right=True))
         return bytes(self._keys[shard][row - int(starts[shard])].tolist()).rstrip(b"\0").decode()
 
     def require(self, schemas: Mapping[str, Schema]) -> None:
-        """Check that a recipe's schemas describe this dataset, and that there is something to learn for each.
+        """Check that a recipe's schemas describe this dataset, and that training rows have every modality.
 
         Args:
             schemas: the recipe's modalities, all among `names`.
 
         Raises:
-            InputError: lists every modality whose facts differ, or that is absent from every training row.
+            InputError: some modalities have other facts, or are absent from every training row; the message lists them.
         """
         self.manifest.check(schemas, self.path)
         train = self.present[self.rows("train")]
@@ -241,6 +242,6 @@ class Dataset:
         there = dict(zip(self.names, train.any(0).tolist(), strict=True))
         if empty := [name for name in schemas if not there[name]]:
             raise InputError(
-                f"{self.path}: absent from every training row: {listed(empty)}; leave them out of the recipe "
-                f"(in one that extends it: `{empty[0]}: null`)"
+                f"{self.path}: absent from every training row: {listed(empty)}; remove them from the recipe "
+                f"(`{empty[0]}: null` in a recipe that extends another)"
             )

@@ -1,4 +1,4 @@
-"""Writing a dataset: shards that anyone may write, and the account of them."""
+"""Write a dataset: shards, which any process may write, and the manifest, which describes them."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ class Rows:
     """The content of one shard.
 
     Attributes:
-        values: per modality, `(rows, *event_shape)` in the stored dtype; whatever stands where it is absent is
-            written as zeros.
-        present: per modality, bool `(rows,)`.
+        values: values of each modality, `(rows, *event_shape)` in the stored dtype. Absent entries are written as
+            zeros, whatever they hold here.
+        present: bool `(rows,)` of each modality.
         split: index into `SPLITS`, `(rows,)`.
-        keys: a stable name for each row, such as the file that it came from.
-        set_aside: pairs of a source that could not be used and the reason.
-        known: per modality of which a part may be known where it is absent, which of its numbers are, bool
-            `(rows, *event_shape)`; they stand in `values`. Nothing is learned from them, and imputing keeps them.
+        keys: stable name of each row, such as the file that it came from.
+        set_aside: pairs of an input that could not be used and the reason.
+        known: for modalities that may be known in part where they are absent: which of their numbers are known, bool
+            `(rows, *event_shape)`. `values` holds these numbers. Training ignores them, and imputing keeps them.
     """
 
     values: dict[str, Array]
@@ -71,13 +71,13 @@ def write_shard(out: Path, index: int, schemas: Mapping[str, Schema], rows: Rows
     """Write one shard atomically; the same content gives the same bytes.
 
     Args:
-        out: the dataset's folder.
-        index: the shard's place in it.
-        schemas: every modality's schema; values are checked against it.
-        rows: the content.
+        out: folder of the dataset.
+        index: number of the shard, from 0.
+        schemas: schema of each modality; values are checked against it.
+        rows: content of the shard.
 
     Raises:
-        InputError: a value does not fit its schema; names the modality and the row's key.
+        InputError: a value does not fit its schema; the message names the modality and the row's key.
         RunError: the disk cannot be written.
     """
     tensors: dict[str, Array] = {}
@@ -85,7 +85,7 @@ def write_shard(out: Path, index: int, schemas: Mapping[str, Schema], rows: Rows
     for name in schemas:
         value, present = np.asarray(rows.values[name]), np.asarray(rows.present[name], dtype=bool)
         there = present.reshape(-1, *[1] * (value.ndim - 1))  # (rows,) -> (rows, 1, …)
-        # Zeros where absent: what happened to stand there must not change the bytes.
+        # Absent entries become zeros, so that their values do not change the bytes of the shard.
         tensors[f"value.{name}"] = np.where(there, value, value.dtype.type(0))
         if name in rows.known and (known := np.asarray(rows.known[name], dtype=bool) & ~there).any():
             tensors |= {f"known.{name}": known, f"part.{name}": value[known]}
@@ -95,50 +95,52 @@ def write_shard(out: Path, index: int, schemas: Mapping[str, Schema], rows: Rows
     tensors["key"] = np.zeros((len(encoded), max(map(len, encoded), default=1)), np.uint8)
     for i, key_bytes in enumerate(encoded):
         tensors["key"][i, : len(key_bytes)] = np.frombuffer(key_bytes, np.uint8)
-    # safetensors writes an array's memory as it lies, whatever its strides say.
+    # safetensors writes the memory of an array as it is and ignores its strides.
     tensors = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
     about = json.dumps({"modalities": list(schemas), "rows": len(rows.keys), "set_aside": rows.set_aside})
-    # One metadata key: the library writes several in no fixed order.
+    # Use only one metadata key: the library writes several keys in no fixed order.
     write_atomic(shard_path(out, index), lambda path: save_file(tensors, path, metadata={"modalkit": about}))
 
 
 def check_values(schemas: Mapping[str, Schema], rows: Rows) -> None:
-    """Raise `InputError` for the first value that its schema cannot hold, naming the modality and the row's key."""
+    """Raise `InputError` for the first value that does not fit its schema; the message names modality and row key."""
     split, count = np.asarray(rows.split), len(rows.keys)
     if split.shape != (count,) or (count and not 0 <= split.min() <= split.max() < len(SPLITS)):
-        raise InputError(f"split: expected {count} numbers from 0 to {len(SPLITS) - 1}, a row each")
+        raise InputError(f"split: expected {count} numbers from 0 to {len(SPLITS) - 1}, one per row")
     for name, schema in schemas.items():
         value, present = np.asarray(rows.values[name]), np.asarray(rows.present[name], dtype=bool)
         expected = (count, *schema.event_shape)
         if value.shape != expected or value.dtype != np.dtype(schema.dtype):
             raise InputError(
-                f"modality '{name}': got {value.dtype}{value.shape}, its schema asks for {schema.dtype}{expected}"
+                f"modality '{name}': got {value.dtype}{value.shape}, its schema requires {schema.dtype}{expected}"
             )
         if present.shape != (count,):
-            raise InputError(f"present of '{name}': got {present.shape}, expected one for each of {count} rows")
+            raise InputError(f"present of '{name}': got {present.shape}, expected one value for each of {count} rows")
         if name in rows.known and np.shape(rows.known[name]) != expected:
             raise InputError(f"known of '{name}': got {np.shape(rows.known[name])}, expected {expected}")
         valid = schema.valid(torch.from_numpy(np.ascontiguousarray(value))).numpy() | ~present
         if not valid.all():
             key = rows.keys[int(np.flatnonzero(~valid)[0])]
             raise InputError(
-                f"modality '{name}', row {key}: the value is not one that kind '{schema.kind}' can hold "
-                f"(NaN or out of range); correct it, or mark it absent"
+                f"modality '{name}', row {key}: kind '{schema.kind}' cannot hold this value (NaN or out of range); "
+                f"correct it, or mark it absent"
             )
 
 
 class DatasetWriter:
-    """Keeps the account of a dataset while its shards are being written, by whomever.
+    """Tracks which shards of a dataset are written, and writes its manifest at the end.
+
+    Any number of processes may write the shards meanwhile, with `write_shard`.
 
     Args:
-        out: the dataset's folder; made if needed.
-        schemas: every modality's schema, in the order of the manifest.
-        builder: what made it and with which settings; a folder that was begun with others is refused.
-        shards: how many shards there will be.
-        among_others: accept files of something else in `out`.
+        out: folder of the dataset; created if needed.
+        schemas: schema of each modality, in the order of the manifest.
+        builder: name and settings of the builder.
+        shards: number of shards of the whole dataset.
+        among_others: accept other files in `out`.
 
     Raises:
-        InputError: `out` holds something else.
+        InputError: `out` holds something else, or a dataset that was begun with other settings.
     """
 
     def __init__(
@@ -181,14 +183,14 @@ class DatasetWriter:
             )
 
     def pending(self) -> list[int]:
-        """Return the indices of the shards that are not written yet."""
+        """Return the indices of the shards that have not been written yet."""
         return [] if self.complete else [i for i in range(self.shards) if not shard_path(self.out, i).exists()]
 
     def finish(self) -> Manifest:
-        """Count and checksum the shards, write the manifest, and return it.
+        """Count the rows, compute the checksums of the shards, write the manifest, and return it.
 
         Raises:
-            InputError: not one row could be used, or a shard is damaged.
+            InputError: there is not a single row, or a shard is damaged.
         """
         if self.complete:
             return read_manifest(self.out)

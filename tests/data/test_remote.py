@@ -190,5 +190,5 @@ def test_datasets_are_written_to_folders(tmp_path: Path, cache: Path, monkeypatc
     assert not list(tmp_path.iterdir())
     cache.write_text("a file in the way")
     fsspec.filesystem("file").cp(str(write_small(tmp_path / "d")), str(tmp_path / "e"), recursive=True)
-    with pytest.raises(RunError, match="MODALKIT_CACHE names another"):
+    with pytest.raises(RunError, match="choose another one with MODALKIT_CACHE"):
         Dataset(f"file://{tmp_path / 'e'}")
