@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import logging
 import sys
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -14,22 +14,66 @@ from types import ModuleType
 from typing import Any
 
 from modalkit.errors import InputError, did_you_mean
-from modalkit.plugin import Builder, Metric, Modality, Objective, Schedule, Schema
-
-_log = logging.getLogger(__name__)
+from modalkit.plugin import (
+    Builder,
+    Metric,
+    Modality,
+    Objective,
+    ObjectiveOptions,
+    Schedule,
+    ScheduleOptions,
+    Schema,
+    Settings,
+)
 
 KINDS, OBJECTIVES, BUILDERS = "modalkit.modalities", "modalkit.objectives", "modalkit.builders"
 SCHEDULES, METRICS = "modalkit.schedules", "modalkit.metrics"
 """Entry-point groups."""
 
-_CONTRACT: dict[str, type[Any]] = {
-    KINDS: Modality,
-    OBJECTIVES: Objective,
-    BUILDERS: Builder,
-    SCHEDULES: Schedule,
-    METRICS: Metric,
+
+@dataclass(frozen=True)
+class _Contract:
+    """What a plugin of one group must be.
+
+    Attributes:
+        word: what such a plugin is called.
+        dataclass: the plugin's type.
+        functions: its fields that must be callable.
+        classes: its fields that must be a class, by name the base of this class.
+        name: its field that names it.
+    """
+
+    word: str
+    dataclass: type[Any]
+    functions: tuple[str, ...]
+    classes: Mapping[str, type[Any]] = field(default_factory=dict)
+    name: str = "name"
+
+    def problem(self, plugin: Any) -> str:
+        """Return what is wrong with a plugin, or the empty string."""
+        if not isinstance(plugin, self.dataclass):
+            return f"it is a {type(plugin).__name__}, not a modalkit.plugin.{self.dataclass.__name__}"
+        for name in (self.name, "summary"):
+            if not isinstance(text := getattr(plugin, name), str) or not text:
+                return f"its {name!r} must be a text that is not empty"
+        for name in self.functions:
+            if not callable(getattr(plugin, name)):
+                return f"its {name!r} must be callable"
+        for name, base in self.classes.items():
+            if not (isinstance(value := getattr(plugin, name), type) and issubclass(value, base)):
+                return f"its {name!r} must be a subclass of modalkit.plugin.{base.__name__}"
+        return ""
+
+
+_CONTRACTS = {
+    KINDS: _Contract(
+        "kind", Modality, ("encoder", "decoder", "likelihood", "show", "read"), {"schema": Schema}, name="kind"
+    ),
+    OBJECTIVES: _Contract("objective", Objective, ("plan", "check", "frozen"), {"options": ObjectiveOptions}),
+    BUILDERS: _Contract("builder", Builder, ("build",), {"options": Settings}),
+    SCHEDULES: _Contract("schedule", Schedule, ("factor",), {"options": ScheduleOptions}),
+    METRICS: _Contract("metric", Metric, ("measure",)),
 }
-_WORD = {KINDS: "kind", OBJECTIVES: "objective", BUILDERS: "builder", SCHEDULES: "schedule", METRICS: "metric"}
 
 
 @dataclass(frozen=True)
@@ -44,29 +88,12 @@ class Provided:
 
 def groups() -> dict[str, str]:
     """Return every group of plugins: the word for its plugins, such as ``kinds``, and its entry-point group."""
-    return {f"{word}s": group for group, word in _WORD.items()}
+    return {f"{contract.word}s": group for group, contract in _CONTRACTS.items()}
 
 
-def name_of(plugin: Any) -> str:
-    """Return the name that recipes and commands use for a plugin object."""
-    return str(plugin.kind if isinstance(plugin, Modality) else plugin.name)
-
-
-def _problem(group: str, plugin: Any) -> str:
-    """Say why `plugin` does not keep the contract of `group`, or return the empty string."""
-    contract = _CONTRACT[group]
-    if not isinstance(plugin, contract):
-        return f"it is a {type(plugin).__name__}, not a modalkit.plugin.{contract.__name__}"
-    base = Schema if contract is Modality else None
-    for field in fields(contract):
-        value = getattr(plugin, field.name)
-        if field.type in ("str",) and not (isinstance(value, str) and value):
-            return f"its {field.name!r} must be a text that is not empty"
-        if str(field.type).startswith("Callable") and "None" not in str(field.type) and not callable(value):
-            return f"its {field.name!r} must be callable"
-        if base and field.name == "schema" and not (isinstance(value, type) and issubclass(value, base)):
-            return "its 'schema' must be a subclass of modalkit.plugin.Schema"
-    return ""
+def _name_of(group: str, plugin: Any) -> str:
+    """Return the name that recipes and commands use for a plugin of a group."""
+    return str(getattr(plugin, _CONTRACTS[group].name))
 
 
 def _load(group: str, entry: EntryPoint) -> Provided:
@@ -75,9 +102,9 @@ def _load(group: str, entry: EntryPoint) -> Provided:
         plugin = entry.load()
     except (Exception, SystemExit) as error:  # a stranger's module may do anything; the rest must still be usable
         return Provided(entry.name, provider, failure=f"{entry.value} raised {type(error).__name__}: {error}")
-    problem = _problem(group, plugin)
-    if not problem and name_of(plugin) != entry.name:
-        problem = f"its entry point is called {entry.name!r} but it calls itself {name_of(plugin)!r}"
+    problem = _CONTRACTS[group].problem(plugin)
+    if not problem and _name_of(group, plugin) != entry.name:
+        problem = f"its entry point is called {entry.name!r} but it calls itself {_name_of(group, plugin)!r}"
     return Provided(entry.name, provider, None if problem else plugin, problem and f"{entry.value}: {problem}")
 
 
@@ -88,7 +115,7 @@ def _entries(group: str) -> tuple[EntryPoint, ...]:
     return tuple(sorted(unique.values(), key=lambda e: e.name))
 
 
-_from_files: dict[str, dict[str, Provided]] = {group: {} for group in _CONTRACT}
+_from_files: dict[str, dict[str, Provided]] = {group: {} for group in _CONTRACTS}
 
 
 def names(group: str) -> list[str]:
@@ -107,7 +134,7 @@ def get(group: str, name: str) -> Any:
     Raises:
         InputError: no such plugin (names the nearest), two of them, or one that failed to load (with the cause).
     """
-    word = _WORD[group]
+    word = _CONTRACTS[group].word
     found = [e for e in _entries(group) if e.name == name]
     if name in _from_files[group]:
         if found:
@@ -199,17 +226,18 @@ def add_file(path: Path) -> list[str]:
     """
     module, added = import_file(path), []
     for plugin in vars(module).values():
-        for group, contract in _CONTRACT.items():
-            if isinstance(plugin, contract):
-                if problem := _problem(group, plugin):
-                    raise InputError(f"{path}: {contract.__name__} '{name_of(plugin)}': {problem}")
-                known = _from_files[group].get(name_of(plugin))
+        for group, contract in _CONTRACTS.items():
+            if isinstance(plugin, contract.dataclass):
+                name = _name_of(group, plugin)
+                if problem := contract.problem(plugin):
+                    raise InputError(f"{path}: {contract.dataclass.__name__} '{name}': {problem}")
+                known = _from_files[group].get(name)
                 if known and known.plugin is not plugin:
-                    raise InputError(f"{path}: {_WORD[group]} '{name_of(plugin)}' is also defined by {known.provider}")
-                _from_files[group][name_of(plugin)] = Provided(name_of(plugin), str(path), plugin)
-                added.append(name_of(plugin))
+                    raise InputError(f"{path}: {contract.word} '{name}' is also defined by {known.provider}")
+                _from_files[group][name] = Provided(name, str(path), plugin)
+                added.append(name)
     if not added:
-        raise InputError(f"{path}: defines no plugin; it needs a module-level modalkit.plugin.Modality")
+        raise InputError(f"{path}: defines no plugin; it needs an object such as a modalkit.plugin.Modality")
     return added
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,8 +29,6 @@ from modalkit.data.manifest import (
 from modalkit.errors import InputError
 from modalkit.plugin import Schema
 from modalkit.util.files import is_empty, write_atomic, write_json, write_text
-
-_log = logging.getLogger(__name__)
 
 Array = npt.NDArray[Any]
 """A numpy array of any dtype."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import combinations
@@ -13,8 +12,6 @@ from pydantic_core import ErrorDetails
 
 from modalkit.errors import did_you_mean
 from modalkit.recipe.yaml import Key
-
-_log = logging.getLogger(__name__)
 
 _WISH = {
     "int": "a whole number",

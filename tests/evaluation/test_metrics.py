@@ -11,6 +11,7 @@ import pytest
 import torch
 from support.command_line import install
 from support.command_line import modalkit as in_a_process
+from support.documents import shown_file
 from support.toys import here, write_circle, write_recipe
 
 from modalkit import registry
@@ -21,38 +22,7 @@ from modalkit.evaluation.records import read_records
 from modalkit.plugin import Outcome
 from modalkit.runs.opened import load_run
 
-FILE = '''\
-"""The share of predictions within 0.5 of the true values, and their squared error."""
-
-from modalkit.evaluation.metrics import of_predictions
-from modalkit.plugin import Display, Metric, Outcome
-
-
-def within(schema, predicted, values):
-    return ((predicted - values).abs() < 0.5).flatten(1).all(1)
-
-
-def squared(schema, predicted, values):
-    return (predicted - values).square().flatten(1).mean(1)
-
-
-def is_real(kind):
-    return kind.outcome is Outcome.REAL
-
-
-WITHIN = Metric(
-    name="within",
-    summary="Predictions within 0.5 of the truth",
-    measure=of_predictions(within, is_real),
-    display=Display("%", factor=100, digits=1),
-)
-SQUARED = Metric(
-    name="squared",
-    summary="Mean squared error of predictions",
-    measure=of_predictions(squared, is_real),
-    display=Display("cm²", higher_is_better=False, digits=4),
-)
-'''
+FILE = shown_file("extending.md", "within.py")
 
 
 @pytest.fixture(scope="module")

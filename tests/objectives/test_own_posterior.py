@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from support.command_line import refused
+from support.documents import shown_file
 from support.toys import here
 
 from modalkit import registry, schema
@@ -16,62 +17,7 @@ from modalkit.data import Batch, write_dataset
 from modalkit.model import MultimodalVAE
 from modalkit.nn import BatchNorm1d
 
-JOINT = '''\
-import torch
-
-from modalkit.distributions import Gaussian
-from modalkit.model import MultimodalVAE, gaussian, of_rows
-from modalkit.nn import mlp
-from modalkit.plugin import Objective, ObjectiveOptions, Plan
-
-
-class Joint(MultimodalVAE):
-    """One network that sees all modalities makes q(z|x_1 ... x_M)."""
-
-    def __init__(self, schemas, latent_dim):
-        self.width = 0
-        super().__init__(schemas, latent_dim)
-        self.joint = mlp(self.width, [16], 2 * latent_dim)
-
-    def add_networks(self, name, schema):  # encoders and decoders, but no head for each modality
-        self.encoders[name], features = self.make_encoder(name, schema)
-        self.decoders[name] = self.make_decoder(name, self.latent_dim)
-        self.width += features
-
-    def allows(self, given):  # the subsets that have a posterior: all modalities, or none
-        return given.all(-1) | ~given.any(-1)
-
-    def posterior(self, observed, present, given):
-        complete = given.all(-1)  # (terms, batch)
-        rows = complete.any(0).nonzero().squeeze(1)
-
-        def encode():
-            features = []
-            for column, name in enumerate(self.names):
-                with self.blame(name, "encoder"):  # an error names the modality
-                    features.append(self.encoders[name](of_rows(observed[name], present[:, column], rows)))
-            q = gaussian(self.joint(torch.cat(features, 1)))
-            return q.loc, q.precision
-
-        q = self.run_on_rows(None, "encoder", self.encoders, rows, len(present), encode)
-        prior = torch.zeros(*complete.shape, self.latent_dim, device=self.device, dtype=self.dtype)
-        if q is None:  # no row of this batch is complete
-            return Gaussian(prior, prior + 1)
-        chosen = complete.unsqueeze(-1).to(self.device)
-        return Gaussian(torch.where(chosen, q[0], prior), torch.where(chosen, q[1], prior + 1))
-
-
-def plan(options, names, present, draws):
-    complete = (present & present.all(-1, keepdim=True))[None]  # (1, batch, modalities)
-    return Plan(("all",), given=complete, targets=complete)
-
-
-def model(options, schemas, latent_dim):
-    return Joint(schemas, latent_dim)
-
-
-JOINT = Objective("joint", "one network for the joint posterior", ObjectiveOptions, plan, model=model)
-'''
+JOINT = shown_file("extending.md", "joint.py")
 FAILING = """\
 import torch
 

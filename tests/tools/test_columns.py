@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from support.command_line import install, modalkit
+from support.documents import shown_file
 from support.toys import here
 
 from modalkit.data import Dataset
@@ -17,52 +18,7 @@ from modalkit.data.inspection import schemas
 
 ROOT = Path(__file__).parents[2]
 
-TAGS = '''\
-"""The kind `tags`: a set of categories, such as a film's genres; "crime;drama" in a table's cell."""
-
-from dataclasses import replace
-
-import torch
-from modalkit_modalities.attributes import MODALITY as ATTRIBUTES
-from modalkit_modalities.attributes import AttributesSchema
-
-from modalkit.errors import InputError
-from modalkit.plugin import Columns, Proposal
-
-
-class TagsSchema(AttributesSchema):
-    """A set of categories; its values are a 0.0 or 1.0 for each of `names`."""
-
-
-def split(text):
-    return {tag.strip() for tag in text.split(";")} - {"-"}  # "-" is the empty set; an empty cell is a gap
-
-
-def from_cells(columns, given):
-    return {} if "names" in given else {"names": sorted(set().union(*map(split, columns[0].distinct)))}
-
-
-def read(schema, source):
-    if unknown := split(source) - set(schema.names):
-        raise InputError(f"'{min(unknown)}' is none of {', '.join(schema.names)}")
-    return torch.tensor([float(name in split(source)) for name in schema.names])
-
-
-def show(schema, value):
-    return ";".join(name for name, p in zip(schema.names, value.tolist(), strict=True) if p > 0.5) or "-"
-
-
-TAGS = replace(
-    ATTRIBUTES,
-    kind="tags",
-    summary="a set of categories, such as genres; independent Bernoulli likelihoods",
-    schema=TagsSchema,
-    read=read,
-    show=show,
-    columns=Columns(from_cells=from_cells),
-    proposal=Proposal(25, columns=lambda columns: any(";" in text for text in columns[0].distinct)),
-)
-'''
+TAGS = shown_file("extending.md", "tags.py")
 
 
 def write_csv(path: Path, header: list[str], rows: list[list[str]]) -> None:

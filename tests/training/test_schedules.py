@@ -6,20 +6,12 @@ import json
 from pathlib import Path
 
 from support.command_line import refused
+from support.documents import shown_file
 from support.toys import here, write_circle, write_recipe
 
 from modalkit.recipe import load_recipe, recipe_schema
 
-PLUGIN = """\
-from modalkit.plugin import Schedule, ScheduleOptions
-
-
-def saw(options: ScheduleOptions, done: float) -> float:
-    return done * 2 % 1
-
-
-SAW = Schedule("saw", "two teeth of a saw", ScheduleOptions, saw)
-"""
+PLUGIN = shown_file("extending.md", "saw.py")
 SHORT = ["--set", "train.epochs=2", "--set", "train.pictures_every=0", "--set", "train.log_every=1"]
 
 

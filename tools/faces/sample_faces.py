@@ -6,7 +6,6 @@ Portrait number i is a function of (seed, i) alone: whoever draws it, and whenev
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
@@ -26,8 +25,6 @@ from .sources import ATTRIBUTES, FOLDER
 
 if TYPE_CHECKING:
     from .portrait import Portrait
-
-_log = logging.getLogger(__name__)
 
 VERSION = 1
 """Raised whenever the same options would give other bytes."""

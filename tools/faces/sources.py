@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 import lzma
 import os
 import posixpath
@@ -16,8 +15,6 @@ from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from modalkit.errors import InputError, RunError
-
-_log = logging.getLogger(__name__)
 
 ATTRIBUTES = (
     *("Bald", "Bangs", "Black_Hair", "Blond_Hair", "Brown_Hair", "Bushy_Eyebrows", "Eyeglasses", "Gray_Hair"),

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import gzip
 import hashlib
-import logging
 import os
 import sys
 import zlib
@@ -29,8 +28,6 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from modalkit.data import Rows
-
-_log = logging.getLogger(__name__)
 
 VALID_ROWS = 10_000
 """How many of the training images, the last ones, validate."""

@@ -1,4 +1,4 @@
-"""`modalkit new-modality`: what it writes installs, keeps the contract, passes the checkers, and trains."""
+"""`new-modality` and `new-objective`: what they write installs, keeps the contract, passes the checkers, and trains."""
 
 from __future__ import annotations
 
@@ -24,10 +24,13 @@ def run(folder: Path, *command: object, path: Path | None = None) -> str:
     return done.stdout
 
 
-@pytest.fixture(scope="module")
-def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("new")
-    done = here("new-modality", "wind-speed", cwd=folder)
+PASSED = {"modality": "4 passed", "objective": "3 passed"}
+
+
+@pytest.fixture(scope="module", params=PASSED)
+def package(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp(request.param)
+    done = here(f"new-{request.param}", "wind-speed", cwd=folder)
     assert done.returncode == 0 and "pip install -e" in done.stdout, done.stderr
     return folder / "wind-speed"
 
@@ -48,7 +51,7 @@ from modalkit.cli import app
 
 assert pytest.main(["-q", "-p", "no:cacheprovider"]) == 0
 runpy.run_path("make_data.py")
-app(["list", "kinds"], standalone_mode=False)
+app(["list"], standalone_mode=False)
 app(["train", "wind_speed.yaml", "--set", "train.epochs=2"], standalone_mode=False)
 """
 
@@ -56,7 +59,8 @@ app(["train", "wind_speed.yaml", "--set", "train.epochs=2"], standalone_mode=Fal
 def test_it_is_found_keeps_the_contract_and_trains(package: Path) -> None:
     run(package, "-c", "import setuptools; setuptools.setup()", "-q", "egg_info")  # what an editable install leaves
     said = run(package, "-c", USE, path=package)
-    for words in ("4 passed", "[modalkit-wind-speed 0.1.0]", "2 epochs done"):
+    passed = next(count for what, count in PASSED.items() if package.parent.name.startswith(what))
+    for words in (passed, "modalkit-wind-speed 0.1.0", "2 epochs done"):
         assert words in said
 
 
@@ -67,7 +71,7 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
     (tmp_path / "mine" / "sea_kind.py").write_text("changed")
     (tmp_path / "mine" / "README.md").unlink()
     again = here("new-modality", "sea", "--out", "mine", cwd=tmp_path)
-    assert again.returncode == 2 and "is there already" in again.stderr
+    assert again.returncode == 2 and "exists already" in again.stderr
     assert (tmp_path / "mine" / "sea_kind.py").read_text() == "changed"
     assert not (tmp_path / "mine" / "README.md").exists()
 
@@ -80,5 +84,6 @@ def test_names_that_cannot_be(tmp_path: Path, name: str) -> None:
 
 
 def test_names_that_are_taken(tmp_path: Path) -> None:
-    done = here("new-modality", "vector", cwd=tmp_path)
-    assert done.returncode == 2 and "'vector' is a kind that is installed already" in done.stderr
+    for command, name, word in (("new-modality", "vector", "kind"), ("new-objective", "mvae", "objective")):
+        done = here(command, name, cwd=tmp_path)
+        assert done.returncode == 2 and f"'{name}' is an installed {word} already" in done.stderr
