@@ -13,7 +13,7 @@ from modalkit.distributions import Gaussian
 from modalkit.model.networks import ModalityNetworks
 from modalkit.model.observed import Observed
 from modalkit.model.rows import full, gaussian, spread, take
-from modalkit.nn import can_part, parted
+from modalkit.nn.batch_norm import can_part, parted
 from modalkit.nn.stacked import Chosen, Stacked, can_stack, together
 
 

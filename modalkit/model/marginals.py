@@ -9,7 +9,7 @@ from modalkit.data import Dataset
 from modalkit.data.reading import evenly
 from modalkit.errors import guard
 from modalkit.model.vae import MultimodalVAE
-from modalkit.nn import Centered
+from modalkit.nn.centered import Centered
 from modalkit.plugin import Schema
 
 _MOST_ROWS = 4096

@@ -15,7 +15,9 @@ from modalkit import registry
 from modalkit.distributions import Gaussian
 from modalkit.errors import guard
 from modalkit.model.rows import full, gaussian, spread
-from modalkit.nn import Centered, NetworkDict, evaluating, mixes_rows
+from modalkit.nn import NetworkDict, evaluating
+from modalkit.nn.batch_norm import mixes_rows
+from modalkit.nn.centered import Centered
 from modalkit.plugin import CustomNetwork, Modality, Schema
 from modalkit.util.processes import Processes
 

@@ -4,20 +4,18 @@ Every hidden layer is followed by SiLU (Swish, the paper's activation). Encoders
 adds the Gaussian head.
 """
 
-from modalkit.nn.batch_norm import BatchNorm1d, BatchNorm2d, can_part, mixes_rows, parted, share_statistics
-from modalkit.nn.centered import Centered
+from modalkit.nn.batch_norm import BatchNorm1d, BatchNorm2d
 from modalkit.nn.dcgan import DcganDecoder, DcganEncoder, Stage, stages
 from modalkit.nn.dense import CategoryEncoder, Reshape, category_encoder, mlp
 from modalkit.nn.modes import evaluating
 from modalkit.nn.network_dict import NetworkDict
-from modalkit.nn.networks import decoder, encoder, trunk
+from modalkit.nn.networks import decoder, encoder
 from modalkit.nn.settings import Dcgan, DenseNetwork, ImageNetwork, Mlp, Widths, built_in, by_name
 
 __all__ = [
     "BatchNorm1d",
     "BatchNorm2d",
     "CategoryEncoder",
-    "Centered",
     "Dcgan",
     "DcganDecoder",
     "DcganEncoder",
@@ -30,15 +28,10 @@ __all__ = [
     "Widths",
     "built_in",
     "by_name",
-    "can_part",
     "category_encoder",
     "decoder",
     "encoder",
     "evaluating",
-    "mixes_rows",
     "mlp",
-    "parted",
-    "share_statistics",
     "stages",
-    "trunk",
 ]

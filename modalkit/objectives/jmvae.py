@@ -12,7 +12,8 @@ from modalkit.distributions import Gaussian
 from modalkit.model.observed import Observed
 from modalkit.model.rows import gaussian, of_rows
 from modalkit.model.vae import MultimodalVAE
-from modalkit.nn import NetworkDict, mlp, trunk
+from modalkit.nn import NetworkDict, mlp
+from modalkit.nn.networks import trunk
 from modalkit.plugin import Draws, Objective, ObjectiveOptions, Plan, Schema
 
 

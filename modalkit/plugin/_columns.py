@@ -12,8 +12,10 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-YES, NO = frozenset({"1", "true", "yes", "t", "y"}), frozenset({"0", "false", "no", "f", "n"})
-"""Words for 1 and for 0 in cells of `Cells.BITS`, in lower case."""
+YES = frozenset({"1", "true", "yes", "t", "y"})
+"""Words for 1 in cells of `Cells.BITS`, in lower case."""
+NO = frozenset({"0", "false", "no", "f", "n"})
+"""Words for 0 in cells of `Cells.BITS`, in lower case."""
 
 
 @dataclass(frozen=True)

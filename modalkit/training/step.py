@@ -12,7 +12,7 @@ from modalkit.errors import InputError
 from modalkit.model import MultimodalVAE, assemble
 from modalkit.model.diagnosis import unsound, where_not_finite
 from modalkit.model.engine import Elbo, Sums, evaluate_plan
-from modalkit.nn import share_statistics
+from modalkit.nn.batch_norm import share_statistics
 from modalkit.plugin import Plan
 from modalkit.recipe.loading import Recipe
 from modalkit.training.devices import Host

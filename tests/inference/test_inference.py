@@ -252,7 +252,7 @@ def test_what_is_wanted_is_checked(model: TrainedModel) -> None:
         model.infer({"position": [0, 0]}, ["clas"])
     with pytest.raises(InputError, match=r"give a list of modalities, such as \['class'\]"):
         model.infer({"position": [0, 0]}, "class")
-    with pytest.raises(InputError, match="is given, so it is no target"):
+    with pytest.raises(InputError, match="cannot be both given and a target"):
         model.score({"class": 1}, {"class": 1})
     with pytest.raises(InputError, match="3 given, 2 of the targets"):
         model.score({"class": [0, 1, 2]}, {"counts": [[1, 2], [3, 4]]})

@@ -15,7 +15,7 @@ from modalkit.data import Batch
 from modalkit.model.engine import evaluate_plan, means
 from modalkit.model.groups import single_groups
 from modalkit.model.vae import MultimodalVAE
-from modalkit.nn import Centered
+from modalkit.nn.centered import Centered
 from modalkit.nn.stacked import can_stack
 from modalkit.objectives.mvae import MvaeOptions, plan_mvae
 from modalkit.plugin import Draws, Plan, Schema

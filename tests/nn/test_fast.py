@@ -11,7 +11,8 @@ from torch.distributions import Bernoulli, Independent
 from torch.nn import functional
 
 from modalkit.distributions import Bernoullis
-from modalkit.nn import BatchNorm1d, BatchNorm2d, Dcgan, Mlp, category_encoder, decoder, parted
+from modalkit.nn import BatchNorm1d, BatchNorm2d, Dcgan, Mlp, category_encoder, decoder
+from modalkit.nn.batch_norm import parted
 from modalkit.nn.fast import batch_norm_by_parts, doubling_conv_transpose2d
 
 

@@ -25,10 +25,10 @@ from modalkit.nn import (
     category_encoder,
     decoder,
     encoder,
-    mixes_rows,
     mlp,
     stages,
 )
+from modalkit.nn.batch_norm import mixes_rows
 from modalkit.plugin import CustomNetwork
 
 ATTRIBUTES = [f"attribute {i}" for i in range(18)]

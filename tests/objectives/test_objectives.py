@@ -289,7 +289,7 @@ REFUSED: dict[str, tuple[str, list[str], tuple[str, ...]]] = {
     ),
     "telbo without its second stage": (
         "circle", ["objective.name=telbo", "objective.first_stage_epochs=5", "train.epochs=5"],
-        ("train.epochs: 5 end before the last stage of objective 'telbo' begins",),
+        ("train.epochs: 5 epochs end before the last stage of objective 'telbo' begins",),
     ),
     "telbo without its stages": ("circle", ["objective.name=telbo"], ("objective.first_stage_epochs: is missing",)),
 }  # fmt: skip

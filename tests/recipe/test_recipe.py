@@ -390,7 +390,7 @@ def test_plugin_files_that_fail(write, tmp_path):
     assert problems(write(text + "seed: x\n")) == [
         "r.yaml:7: plugins.0: raises.py:2: raised ZeroDivisionError: division by zero",
         "r.yaml:8: plugins.1: syntax.py:1: raised SyntaxError: invalid syntax (syntax.py, line 1)",
-        "r.yaml:9: plugins.2: nothing.py: defines no plugin; it needs a module-level modalkit.plugin.Modality",
+        "r.yaml:9: plugins.2: nothing.py: defines no plugin; it needs an object such as a modalkit.plugin.Modality",
         "r.yaml:10: seed: should be a whole number, got 'x'",
     ]
 

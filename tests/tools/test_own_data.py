@@ -510,7 +510,7 @@ def test_so_few_rows_are_said_to_teach_little(tmp_path: Path) -> None:
     (tmp_path / "r.yaml").write_text(here("init", "data", cwd=tmp_path).stdout)
     trained = here("train", "r.yaml", "--set", "train.max_steps=2", "--out", "run", cwd=tmp_path)
     assert (
-        "on the 1 test row that has both\n(too few for standard errors)" in trained.stdout
+        "on the 1 test row that has both\n(too few rows for standard errors)" in trained.stdout
         and "nan" not in trained.stdout
     )
     new = table(tmp_path, "t.csv", "--out", "new", "--columns", "data", "--train", 0, "--valid", 0)

@@ -36,7 +36,7 @@ modalities:
 model: {latent_dim: 4}
 objective: {targets: present}
 train:
-  {epochs: 20, batch_size: 20, learning_rate: 0.01, pictures_every: 0, accelerator: cpu,
+  {epochs: 20, batch_size: 20, learning_rate: 0.003, pictures_every: 0, accelerator: cpu,
    self_training: {modalities: [bit, pair], confidence: 0.9, after_epochs: 3}}
 """
 
