@@ -11,6 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from modalkit.cli.guard import guarded
+from modalkit.cli.options import Plugins, add_plugins
 from modalkit.errors import ModalkitError
 
 if TYPE_CHECKING:
@@ -64,7 +65,8 @@ def _builder_command(name: str) -> Callable[..., Any]:
 
         return fail
 
-    def run(out: Path, **options: Any) -> None:
+    def run(out: Path, plugin: list[Path], **options: Any) -> None:
+        add_plugins(plugin)
         typer.echo(build(name, out, {key: value for key, value in options.items() if value is not None}))
 
     parameters = [_option("out", Path, ..., "The dataset folder to make.")]
@@ -72,6 +74,8 @@ def _builder_command(name: str) -> Callable[..., Any]:
         default = ... if field.is_required() else field.get_default(call_default_factory=True)
         positional = key == builder.argument
         parameters.append(_option(key, field.annotation, default, field.description or "", positional=positional))
+    keyword = signatures.Parameter.KEYWORD_ONLY
+    parameters.append(signatures.Parameter("plugin", keyword, default=[], annotation=Plugins))
     run.__signature__ = signatures.Signature(parameters)  # type: ignore[attr-defined]  # what typer reads
     run.__doc__ = builder.summary
     return run
@@ -91,14 +95,18 @@ def _option(
     )
 
 
-def init(dataset: Annotated[Path, typer.Argument(metavar="DATASET", help="The dataset's folder.")]) -> None:
+def init(
+    dataset: Annotated[Path, typer.Argument(metavar="DATASET", help="The dataset's folder.")],
+    plugin: Plugins = [],  # noqa: B006
+) -> None:
     """Print a first recipe for a dataset, with comments. It can be trained as it is.
 
     Example: modalkit init data/mine > mine.yaml
     """
     from modalkit.recipe.draft import draft
 
-    typer.echo(draft(dataset), nl=False)
+    add_plugins(plugin)
+    typer.echo(draft(dataset, plugin), nl=False)
 
 
 def inspect(
@@ -109,21 +117,17 @@ def inspect(
         typer.Option(help="File of the sheet; by default DATASET/sheet.png, or sheet.png here if DATASET is a URL."),
     ] = None,
     verify: Annotated[bool, typer.Option("--verify", help="Compare every shard with its checksum.")] = False,
-    plugin: Annotated[
-        list[Path], typer.Option(help="A Python file that defines kinds which are not installed; repeatable.")
-    ] = [],  # noqa: B006
+    plugin: Plugins = [],  # noqa: B006
 ) -> None:
     """Show what a dataset holds: counts, presence and sizes, and a sheet of pictures of its first rows.
 
     Example: modalkit inspect data/quickstart
     """
-    from modalkit import registry
     from modalkit.data import Dataset
     from modalkit.data.inspection import describe
     from modalkit.util.remote import is_url
 
-    for file in plugin:
-        registry.add_file(file)
+    add_plugins(plugin)
     opened = Dataset(dataset, in_memory=False)
     typer.echo(describe(opened, verify=verify))
     typer.echo(_save_sheet(opened, rows, sheet or Path("" if is_url(dataset) else dataset, "sheet.png")))

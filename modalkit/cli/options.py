@@ -36,6 +36,9 @@ Noise = Annotated[
     bool, typer.Option("--noise", help="Sample from the likelihoods instead of taking their means and modes.")
 ]
 OutFolder = Annotated[Path, typer.Option("--out", "-o", help="A new folder, or the folder of an earlier answer.")]
+Plugins = Annotated[
+    list[Path], typer.Option("--plugin", help="A Python file with plugins that are not installed; repeatable.")
+]
 Want = Annotated[str | None, typer.Option(help="Modalities to predict, separated by commas.")]
 
 
@@ -62,6 +65,18 @@ def find_recipe(recipe: str) -> tuple[Path, Path]:
     if not exists and path.stem in known and str(path) in (path.stem, f"{path.stem}.yaml", f"recipes/{path.name}"):
         path = known[path.stem][0]
     return path, Path("runs") / path.stem
+
+
+def add_plugins(files: Iterable[Path]) -> None:
+    """Register the plugins of Python files, such as kinds and metrics.
+
+    Raises:
+        InputError: a file cannot be used.
+    """
+    from modalkit import registry
+
+    for file in files:
+        registry.add_file(file)
 
 
 def split_names(text: str | None) -> list[str] | None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from modalkit.cli.options import Overrides, find_recipe
+from modalkit.cli.options import Overrides, Plugins, add_plugins, find_recipe
 from modalkit.errors import InputError, did_you_mean
 
 if TYPE_CHECKING:
@@ -102,6 +102,7 @@ def list_plugins(
         typer.Argument(metavar="WHAT", help="kinds, objectives, builders, recipes or another group; default all."),
     ] = None,
     name: Annotated[str | None, typer.Argument(metavar="NAME", help="A plugin of that group: show its keys.")] = None,
+    plugin: Plugins = [],  # noqa: B006
 ) -> None:
     """List installed plugins and shipped recipes, one per line, with who provides them; or the keys of one plugin.
 
@@ -110,6 +111,7 @@ def list_plugins(
     from modalkit import registry
     from modalkit.util.text import columns
 
+    add_plugins(plugin)
     groups = registry.groups()
     if what is not None and what not in (*groups, RECIPES):
         known = [*groups, RECIPES]

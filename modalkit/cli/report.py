@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from modalkit.cli.options import Device, OtherData, RunArgument, Seed
+from modalkit.cli.options import Device, OtherData, Plugins, RunArgument, Seed, add_plugins
 from modalkit.errors import InputError
 
 
@@ -31,9 +31,7 @@ def evaluate(
     metrics: Annotated[
         str | None, typer.Option(metavar="NAME,...", help="Also measure these (`modalkit list metrics`).")
     ] = None,
-    plugin: Annotated[
-        list[Path], typer.Option(help="A Python file with metrics that are not installed; repeatable.")
-    ] = [],  # noqa: B006
+    plugin: Plugins = [],  # noqa: B006
     data: OtherData = None,
     device: Device = "cpu",
     seed: Seed = 0,
@@ -46,15 +44,13 @@ def evaluate(
 
     Example: modalkit evaluate runs/mnist_mvae --given label --targets image
     """
-    from modalkit import registry
     from modalkit.evaluation.evaluate import evaluate as answer
     from modalkit.evaluation.evaluate import find_metrics
     from modalkit.evaluation.questions import Asking, parse, split_names
     from modalkit.runs.opened import load_run
 
     opened = load_run(run, data=data, device=device)
-    for file in plugin:
-        registry.add_file(file)
+    add_plugins(plugin)
     asked = parse(opened.model, targets, given, proposal)
     asking = Asking(split, rows, particles, prior_particles, seed)
     typer.echo(answer(opened, asked, asking, coherence, find_metrics(split_names(metrics))))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,13 +24,17 @@ _SINGLES, _SUBSETS = 4, 16
 """Most single and most random subsets a step if modalities are single values."""
 
 
-def draft(path: Path) -> str:
-    """Return a recipe for a dataset as YAML with comments; it trains as it is.
+def draft(path: Path, plugins: Sequence[Path] = ()) -> str:
+    """Return a recipe for a dataset as YAML with comments; it trains as it is, but for what its comments leave out.
 
     Rules of thumb choose its sizes. Dense networks have 128 units a layer for samples of up to 512 numbers and 256
     above; a kind whose own network is not dense keeps it. The recipe has 8 to 64 latent dimensions and 10 to 200
     epochs, depending on the size of the data. If modalities are single values, each of which predicts little of a row,
     a step has more random subsets than single ones, and the KL has a smaller weight.
+
+    Args:
+        path: the dataset's folder.
+        plugins: Python files that define some of its kinds, registered already; the recipe lists them.
 
     Raises:
         InputError: no dataset there, nothing to train on, or a name that recipes do not allow.
@@ -47,7 +51,7 @@ def draft(path: Path) -> str:
 #
 # Drafted by `modalkit init {path}`: {train} training rows, {sizes.valid} for validation. It trains as it is. `modalkit
 # list kinds NAME` prints the keys of a kind, and with `modalkit schema` an editor completes all of them.
-data:
+{_plugins(plugins)}data:
   path: {flow(str(path))}
 # The dataset provides what is not written here, such as names and how numbers are standardised. The comment beside
 # each modality tells in how many of the training rows it is present.
@@ -67,6 +71,11 @@ train:
   learning_rate: 1e-3
   pictures_every: 0  # a sheet of predictions at the end only
 """
+
+
+def _plugins(files: Sequence[Path]) -> str:
+    """Return the ``plugins:`` section, paths as seen from the current folder; empty without files."""
+    return "".join(["plugins:\n", *(f"  - {flow(str(file))}\n" for file in files)]) if files else ""
 
 
 @dataclass(frozen=True)
@@ -104,7 +113,7 @@ def _modalities(dataset: Dataset, path: Path) -> _Modalities:
     entries, left_out, numbers, widths = list[str](), list[str](), 0, set[int]()
     for name, share in zip(dataset.names, present, strict=True):
         if name not in known or not share:
-            why = "in no training row" if not share else "its kind is not installed; `plugins:` names its file"
+            why = "in no training row" if not share else "its kind is not installed; draft again with --plugin FILE.py"
             left_out.append(f"  # {name}: left out, {why}")
             continue
         try:

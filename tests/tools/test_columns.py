@@ -9,12 +9,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from modalkit_tools.own_data.table import BUILDER as TABLE
 from support.command_line import install, modalkit
 from support.documents import shown_file
 from support.toys import here
 
+from modalkit import registry
 from modalkit.data import Dataset
 from modalkit.data.inspection import schemas
+from modalkit.plugin import Filled
 
 ROOT = Path(__file__).parents[2]
 
@@ -103,6 +106,43 @@ def test_positive_takes_several_columns(tmp_path: Path) -> None:
     assert here("impute", "run", "data", "-o", "filled.csv", cwd=tmp_path).returncode == 0
     for (first, _, _), line in zip(prices(), read_csv(tmp_path / "filled.csv"), strict=True):
         assert line["price_1"] == first if first else len(line["price_1"].partition(".")[2]) <= 4
+
+
+def test_a_kind_in_a_file_needs_no_installation(tmp_path: Path) -> None:
+    write_csv(tmp_path / "films.csv", ["film", "year", "genres"], films())
+    (tmp_path / "tags.py").write_text(TAGS)
+    try:
+        for command in (
+            ["build-dataset", "table", "films.csv", "--out", "data", "--yes", "--plugin", "tags.py"],
+            ["list", "kinds", "tags", "--plugin", "tags.py"],
+        ):
+            assert here(*command, cwd=tmp_path).returncode == 0
+        draft = here("init", "data", "--plugin", "tags.py", cwd=tmp_path).stdout
+        assert "plugins:\n  - tags.py\n" in draft and "genres: {kind: tags" in draft
+        (tmp_path / "r.yaml").write_text(draft)
+        registry.forget_files()
+        assert "draft again with --plugin" in here("init", "data", cwd=tmp_path).stdout
+        for command in (
+            ["train", "r.yaml", "--set", "train.max_steps=2", "--out", "run"],
+            ["impute", "run", "data", "-o", "filled.csv"],
+        ):
+            assert here(*command, cwd=tmp_path).returncode == 0
+    finally:
+        registry.forget_files()
+
+
+def test_what_is_filled_stays_valid_when_it_is_rounded(tmp_path: Path) -> None:
+    write_csv(tmp_path / "t.csv", ["price", "side"], [["" if i == 3 else str(1 + i), "ab"[i % 2]] for i in range(20)])
+    (tmp_path / "c.yaml").write_text("modalities: {price: {columns: price, kind: positive}, side: side}\n")
+    built = here("build-dataset", "table", "t.csv", "--out", "data", "--columns", "c.yaml", cwd=tmp_path)
+    assert built.returncode == 0, built.stderr
+    dataset = Dataset(tmp_path / "data")
+    values = dataset.values("price", torch.arange(20)).clone()
+    for guess, written in ((0.25, "0.25"), (2.75, "3")):
+        values[3] = guess
+        filled = Filled(schemas(dataset)["price"], values, torch.ones(20, dtype=torch.bool), torch.ones_like(values))
+        TABLE.fill(tmp_path / "data", {"price": filled}, tmp_path / "filled.csv")
+        assert read_csv(tmp_path / "filled.csv")[3]["price"] == written
 
 
 @pytest.mark.parametrize("cell", ["0", "-2.5"])

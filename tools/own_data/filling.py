@@ -119,21 +119,39 @@ def _gaps(group: Group, table: Table, filled: Filled) -> dict[str, Gaps]:
     """Return what the empty cells of one modality's columns become."""
     there, cells = filled.present.tolist(), columns_of(str(group.kind)).cells
     columns = [table.column(name) for name in group.columns]
-    if cells is Cells.TEXTS and not (filled.values.is_floating_point() and filled.values[0].numel() == 1):
+    one_number = filled.values.is_floating_point() and filled.values[0].numel() == 1
+    if cells is Cells.TEXTS and not (one_number and columns[0].numeric):
         return {columns[0].name: _words(columns[0], filled)}
     found = {}
     flat = (one.reshape(len(there), -1) for one in (filled.values, filled.uncertainty))  # (rows, …) -> (rows, columns)
     habits = group.written or habits_of(group, columns)
+    roundable = _stay_valid(filled, habits)
     for column, habit, *of_column in zip(columns, habits, *(one.unbind(1) for one in flat), strict=True):
         values, unsure = (one.tolist() for one in of_column)
-        text = _writer(habit)
+        rounded, exact = _writer(habit), _writer(None)
         usual = _share(column) if cells is Cells.BITS else _spread(column)
         rows = [row for row, known in enumerate(column.texts) if not known and there[row]]
+        text = {row: (rounded if roundable[row] else exact)(values[row]) for row in rows}
         # A gap that the builder filled with a mean has no uncertainty from a model: take the column's own.
         found[column.name] = {
-            row: (text(values[row]), unsure[row] if unsure[row] == unsure[row] else usual(values[row])) for row in rows
+            row: (text[row], unsure[row] if unsure[row] == unsure[row] else usual(values[row])) for row in rows
         }
     return found
+
+
+def _stay_valid(filled: Filled, habits: Sequence[int | tuple[str, str] | None]) -> list[bool]:
+    """Tell for each row whether its numbers are still valid when they are rounded as their columns are.
+
+    A positive number, for example, must not become 0.
+    """
+    if not filled.values.is_floating_point():
+        return [True] * len(filled.values)
+    columns = filled.values.reshape(len(filled.values), -1).clone()  # (rows, *event_shape) -> (rows, columns)
+    for column, habit in zip(columns.unbind(1), habits, strict=True):
+        if isinstance(habit, int):
+            column.copy_(column.round(decimals=habit))
+    valid: list[bool] = filled.schema.valid(columns.reshape(filled.values.shape)).tolist()
+    return valid
 
 
 def _words(column: TableColumn, filled: Filled) -> Gaps:
