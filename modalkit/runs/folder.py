@@ -159,6 +159,11 @@ def check_claim(recipe: Recipe, folder: RunFolder) -> None:
     remove_leftovers(folder.path, folder.checkpoints, folder.pictures)
     trained = folder.is_run() and any(folder.checkpoints.glob("*"))
     if trained and (changed := differences(_recipe_of(folder), recipe)):
+        if changed == ["train.epochs"]:
+            raise InputError(
+                f"{folder.path}: train.epochs cannot change when this run is resumed, because a schedule of it "
+                f"(train.schedule or train.beta_schedule) is spread over the epochs; choose another --out"
+            )
         raise InputError(
             f"{folder.path}: holds a run of another recipe (it differs in {listed(changed)}); choose another --out, or "
             f"delete this folder"

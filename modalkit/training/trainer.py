@@ -317,7 +317,9 @@ def train(recipe: Recipe, run: Path) -> Result:
     Args:
         recipe: what to train; its dataset is built first if it does not exist and the recipe says how.
         run: created if needed. A folder with a run of the same recipe is resumed, and the result is equal to the bit to
-            that of a run that never stopped. Of the recipe only how long, where and how often to report may change.
+            that of a run that never stopped. Only keys of ``train:`` in `modalkit.runs.folder.MAY_CHANGE` may differ
+            from the run's recipe: the length of the training, where it runs, and how often it reports. ``epochs`` may
+            not if a schedule is spread over them.
 
     Raises:
         InputError: something that was given does not fit; the message says what.

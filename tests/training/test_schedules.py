@@ -25,7 +25,7 @@ def test_a_plugin_file_adds_a_cyclic_beta(tmp_path: Path) -> None:
     betas = [line["beta"] for line in lines if line["split"] == "train"]
     assert betas == [0.5 * (step / len(betas) * 2 % 1) for step in range(len(betas))]
     longer = [*SHORT, "--set", "train.beta_schedule=saw", "--set", "train.epochs=3"]
-    refused(here("train", recipe, "--out", "run", *longer, cwd=tmp_path), "train.epochs")
+    refused(here("train", recipe, "--out", "run", *longer, cwd=tmp_path), "train.epochs cannot change when this run")
 
 
 def test_a_recipe_keeps_the_short_form_and_the_options(tmp_path: Path) -> None:
