@@ -1,4 +1,4 @@
-"""The site's home page is the README, so that what it says stands in one place."""
+"""The site's home page is the README, so that its text exists only once."""
 
 from pathlib import Path
 from typing import Any

@@ -115,7 +115,7 @@ class Writer:
     Attributes:
         z: `(rows, latent_dim)`.
         step: `(z, previous, state) -> (logits, state)`: for the tokens that came before, `(rows, steps)`, logits of
-            those that follow, `(rows, steps, vocabulary)`, and a state to go on from; the first state is None.
+            those that follow, `(rows, steps, vocabulary)`, and the state for the next call; the first state is None.
     """
 
     z: Tensor

@@ -100,7 +100,7 @@ def _load(group: str, entry: EntryPoint) -> Provided:
     provider = f"{entry.dist.name} {entry.dist.version}" if entry.dist else "?"
     try:
         plugin = entry.load()
-    except (Exception, SystemExit) as error:  # a stranger's module may do anything; the rest must still be usable
+    except (Exception, SystemExit) as error:  # a plugin's module may raise anything; the other plugins must stay usable
         return Provided(entry.name, provider, failure=f"{entry.value} raised {type(error).__name__}: {error}")
     problem = _CONTRACTS[group].problem(plugin)
     if not problem and _name_of(group, plugin) != entry.name:
@@ -201,7 +201,7 @@ def import_file(path: Path) -> ModuleType:
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
-    except (Exception, SystemExit) as error:  # a stranger's file may do anything, such as leave
+    except (Exception, SystemExit) as error:  # a plugin's file may do anything, such as exit
         del sys.modules[name]
         at = getattr(error, "lineno", None) or _last_line(error, path)
         raise InputError(f"{path}{f':{at}' if at else ''}: raised {type(error).__name__}: {error}") from error

@@ -92,7 +92,7 @@ def draw(options: SampleBitsOptions, part: slice) -> Rows:
 
 
 def build(options: SampleBitsOptions, out: Path) -> str:
-    """Build the dataset `out`, or go on with it where it stopped.
+    """Build the dataset `out`, or resume building it.
 
     Raises:
         InputError: `out` holds something else.

@@ -42,7 +42,7 @@ class Builder(Generic[SettingsT]):
         summary: one line for `modalkit list builders`.
         options: settings; each field becomes a command-line option, its description the help.
         build: `(options, out)` does the work. It may be killed at any time: run again with the same options
-            it goes on where it stopped, and it ends with the same bytes. It returns one line to print.
+            it resumes, and it ends with the same bytes. It returns one line to print.
         argument: the option that the command line takes without its name, such as ``"file"``. Optional.
         fill: `(dataset's folder, by modality what was filled, file)` writes a dataset's rows without gaps in the layout
             of what the dataset was built from, a table, and returns the files that it wrote. Optional.

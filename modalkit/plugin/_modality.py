@@ -71,9 +71,9 @@ class Modality(Generic[S]):
         likelihood: `(schema, raw) ->` p(x_m|z), a `torch.distributions.Distribution` whose `batch_shape` is
             `(batch,)` and whose `event_shape` is the schema's. Floating-point kinds must have a `mean`,
             integer kinds a `mode`: that is what a translation shows.
-        show: `(schema, value) ->` what a person sees of one sample: a uint8 picture `(height, width[, 3])` or
+        show: `(schema, value) ->` how users see one sample: a uint8 picture `(height, width[, 3])` or
             a short text.
-        read: `(schema, source) ->` one value `(*event_shape)` from a path or a text, as a person has it.
+        read: `(schema, source) ->` one value `(*event_shape)` from a path or a text, as users have it.
         outcome: what sort of value stands at each place of a sample.
         marginal: `(schema, values) ->` raw parameters, as `likelihood` takes them, of the best constant prediction for
             `values` `(rows, *event_shape)`, a batch of one: the baseline that translations are compared with, and

@@ -17,7 +17,7 @@ Stored: TypeAlias = Literal["uint8", "int64", "float32"]
 
 
 class Settings(BaseModel):
-    """Base of everything a person configures: frozen, and unknown keys are refused."""
+    """Base class of all settings that users write: frozen, and unknown keys are refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

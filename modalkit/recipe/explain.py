@@ -1,4 +1,4 @@
-"""What pydantic found wrong, in plain words and at the keys that a person wrote."""
+"""Explanations of pydantic's errors, in plain words and at the keys that the user wrote."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def explain(errors: Iterable[ErrorDetails], value: Any, models: Models) -> list[
 
     Args:
         errors: what validating `value` found.
-        value: plain data, as a person wrote it.
+        value: plain data, as the user wrote it.
         models: finds the pydantic models behind a key, whose fields are the names known there.
 
     Returns:
@@ -132,7 +132,7 @@ def _other(key: Key, detail: ErrorDetails, value: Any, models: Models) -> str:
 
 
 def _shown(value: Any) -> str:
-    """Return a value as a person wrote it, if it is short."""
+    """Return a value as the user wrote it, if it is short."""
     if value is None or isinstance(value, bool):
         return "null" if value is None else str(value).lower()
     if isinstance(value, (dict, list)):

@@ -163,7 +163,7 @@ def parse(text: str, start: Place) -> Document:
         start: place of its first line; line 0 stands for all of it.
 
     Raises:
-        InputError: a syntax error, or more nesting or aliases than a person would write.
+        InputError: a syntax error, or more nesting or aliases than anyone would write by hand.
     """
     walk = _Walk(start, _MAX_ALIASED + len(text))  # a node that is written out takes a character at least
     try:

@@ -38,7 +38,7 @@ class Entry:
         paper: the paper's number, if it has one.
         measured: ours, if there is one.
         error: its standard error over rows.
-        note: how it was come by.
+        note: how it was obtained.
     """
 
     quantity: str

@@ -175,7 +175,7 @@ def plan(options: CelebaOptions, out: Path) -> tuple[dict[str, Any], list[Task]]
 
 
 def build(options: CelebaOptions, out: Path) -> str:
-    """Build the dataset `out`, or go on with it where it stopped.
+    """Build the dataset `out`, or resume building it.
 
     Raises:
         InputError: no usable photos, malformed annotations, no landmark model, or `out` holds something else.

@@ -44,7 +44,7 @@ IRISES: tuple[Colour, ...] = (
 
 @dataclass(frozen=True)
 class Face:
-    """What a person keeps from one portrait to the next.
+    """The features that stay the same in all portraits of one person.
 
     Attributes:
         male: shifts most of what follows.
@@ -210,7 +210,7 @@ def _hair(rng: np.random.Generator, depth: float, age: float) -> tuple[Hair, Col
 
 
 def draw_face(rng: np.random.Generator) -> Face:
-    """Draw a person."""
+    """Choose the features of a person at random."""
     male = bool(rng.random() < 0.45)
     age = float(rng.beta(1.3, 1.7))
     pale = bool(rng.random() < 0.14)
@@ -268,7 +268,7 @@ def draw_view(rng: np.random.Generator) -> View:
 
 
 def draw_portrait(face: Face, rng: np.random.Generator) -> Portrait:
-    """Draw an occasion on which a person is portrayed."""
+    """Choose the circumstances of one portrait at random: hair length, clothes, pose, light."""
     male = face.male
     lengths: dict[Length, float] = (
         {"cropped": 0.35, "short": 0.55, "medium": 0.10} if male else {"short": 0.10, "medium": 0.35, "long": 0.55}

@@ -199,7 +199,7 @@ class Canvas:
         """Carry planes computed in face units onto the pixels of a stamp's box.
 
         Args:
-            planes: each `(rows, columns)`, one element a face unit; their rim goes on beyond them.
+            planes: each `(rows, columns)`, one element a face unit; beyond it, their edge values continue.
             left: x of the first column.
             top: y of the first row.
             stamp: its box is where.

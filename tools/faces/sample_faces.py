@@ -149,7 +149,7 @@ def _write_annotations(out: Path, entries: Iterable[Entry]) -> None:
 
 
 def build(options: SampleFacesOptions, out: Path) -> str:
-    """Draw portraits into `out`, or go on where that stopped.
+    """Paint portraits into `out`, or resume a build that stopped.
 
     Raises:
         InputError: `out` holds something else.

@@ -62,7 +62,7 @@ def _binary(rows: Rows, part: slice, seed: int) -> Rows:
 
 
 def build(options: BinaryMnistOptions, out: Path) -> str:
-    """Build the dataset `out`, or go on with it where it stopped.
+    """Build the dataset `out`, or resume building it.
 
     Raises:
         InputError: a file is missing or not MNIST's, the download failed, or `out` holds something else.

@@ -22,7 +22,7 @@ class FashionMnistOptions(IdxOptions):
 
 
 def build(options: FashionMnistOptions, out: Path) -> str:
-    """Build the dataset `out`, or go on with it where it stopped.
+    """Build the dataset `out`, or resume building it.
 
     Raises:
         InputError: a file is missing or not Fashion-MNIST's, the download failed, or `out` holds something else.

@@ -69,7 +69,7 @@ class Family:
     md5: Mapping[str, str]
 
     def folders(self, source: Path) -> tuple[Path, ...]:
-        """Return where its files may lie in what a person calls their folder."""
+        """Return where its files may lie below the folder that the user names."""
         return source, source / self.torchvision / "raw", source / "raw"
 
 
@@ -137,7 +137,7 @@ def locate(family: Family, source: Path) -> dict[str, Path]:
 
 
 def _found(family: Family, options: IdxOptions) -> dict[str, Path]:
-    """Find a family's files where a person says they are; else where MODALKIT_DATA says, else in `RAW`.
+    """Find a family's files in the folder that the user names; otherwise in that of MODALKIT_DATA, otherwise in `RAW`.
 
     Raises:
         InputError: they are not there, and may not be or could not be downloaded.

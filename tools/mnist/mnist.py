@@ -18,7 +18,7 @@ class MnistOptions(IdxOptions):
 
 
 def build(options: MnistOptions, out: Path) -> str:
-    """Build the dataset `out`, or go on with it where it stopped.
+    """Build the dataset `out`, or resume building it.
 
     Raises:
         InputError: a file is missing or not MNIST's, the download failed, or `out` holds something else.
