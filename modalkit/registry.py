@@ -146,7 +146,8 @@ def get(group: str, name: str) -> Any:
         return _from_files[group][name].plugin
     if not found:
         known = names(group)
-        raise InputError(f"unknown {word} '{name}'{did_you_mean(name, known)}; known: {', '.join(known)}")
+        where = "; one of your own needs --plugin FILE.py" if group == METRICS else ""
+        raise InputError(f"unknown {word} '{name}'{did_you_mean(name, known)}; known: {', '.join(known)}{where}")
     if len(found) > 1:
         who = " and ".join(sorted(e.dist.name if e.dist else "?" for e in found))
         raise InputError(f"{word} '{name}' is provided twice: by {who}; uninstall one of them")

@@ -67,16 +67,15 @@ def find_recipe(recipe: str) -> tuple[Path, Path]:
     return path, Path("runs") / path.stem
 
 
-def add_plugins(files: Iterable[Path]) -> None:
-    """Register the plugins of Python files, such as kinds and metrics.
+def add_plugins(files: Iterable[Path]) -> list[str]:
+    """Register the plugins of Python files, such as kinds and metrics, and return their names.
 
     Raises:
         InputError: a file cannot be used.
     """
     from modalkit import registry
 
-    for file in files:
-        registry.add_file(file)
+    return [name for file in files for name in registry.add_file(file)]
 
 
 def split_names(text: str | None) -> list[str] | None:

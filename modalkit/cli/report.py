@@ -29,7 +29,7 @@ def evaluate(
         str | None, typer.Option(metavar="SOURCE:TARGET", help="Generate SOURCE from TARGET and classify it.")
     ] = None,
     metrics: Annotated[
-        str | None, typer.Option(metavar="NAME,...", help="Also measure these (`modalkit list metrics`).")
+        str | None, typer.Option(metavar="NAME,...", help="Also measure these; by default those of --plugin.")
     ] = None,
     plugin: Plugins = [],  # noqa: B006
     data: OtherData = None,
@@ -44,16 +44,19 @@ def evaluate(
 
     Example: modalkit evaluate runs/mnist_mvae --given label --targets image
     """
+    from modalkit import registry
     from modalkit.evaluation.evaluate import evaluate as answer
     from modalkit.evaluation.evaluate import find_metrics
     from modalkit.evaluation.questions import Asking, parse, split_names
     from modalkit.runs.opened import load_run
 
     opened = load_run(run, data=data, device=device)
-    add_plugins(plugin)
+    own = add_plugins(plugin)
     asked = parse(opened.model, targets, given, proposal)
     asking = Asking(split, rows, particles, prior_particles, seed)
-    typer.echo(answer(opened, asked, asking, coherence, find_metrics(split_names(metrics))))
+    of_files = [name for name in own if name in registry.names(registry.METRICS)]
+    wanted = find_metrics(of_files if metrics is None else split_names(metrics))
+    typer.echo(answer(opened, asked, asking, coherence, wanted))
 
 
 def report(

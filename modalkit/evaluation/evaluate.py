@@ -83,8 +83,14 @@ def _measure(metric: Metric, run: Run, question: Question, asking: Asking) -> di
     if metric in _BUILT_IN:
         return dict(metric.measure(run, question, asking))
     with guard(f"metric '{metric.name}' of {question}"):
-        found = metric.measure(run, question, asking)
-        return {str(part): (float(mean), float(error)) for part, (mean, error) in found.items()}
+        return {str(part): _figure(str(part), figure) for part, figure in metric.measure(run, question, asking).items()}
+
+
+def _figure(part: str, figure: object) -> Figure:
+    """Return what an author's function says of a part, as two floats."""
+    if not isinstance(figure, Sequence) or len(figure) != 2:
+        raise TypeError(f"returned {figure!r} for '{part}'; return a pair: the figure and its standard error, or NaN")
+    return float(figure[0]), float(figure[1])
 
 
 def _unique(metrics: Iterable[Metric]) -> list[Metric]:

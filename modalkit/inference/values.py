@@ -41,7 +41,7 @@ def as_batch(schemas: Mapping[str, Schema], given: Given, rows: int = 1) -> Batc
     - a picture: a PIL image, or an array `(height, width[, 1, 3 or 4])` or `(1 or 3, height, width)` of any size,
       uint8 or floats in [0, 1];
     - numbers, arrays or tensors of one sample, `(*event_shape)`, or several, `(rows, *event_shape)`. Integers are
-      taken as they are stored, floats in the schema's own units (those of an image lie in [0, 1]);
+      taken as they are stored, floats in the user's units (those of an image lie in [0, 1]);
     - a list with any of these for each row; None means that the row does not have the modality.
 
     A single sample of one modality is repeated for every row of the others.

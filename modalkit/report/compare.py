@@ -91,7 +91,9 @@ def _with_best(row: Row) -> list[object]:
     if row.higher_is_better is None:
         return list(row.cells)
     sign = 1 if row.higher_is_better else -1
-    scores = [sign * float(text.replace(",", "")) if text != _NOTHING else float("-inf") for text in row.cells]
+    scores = [
+        sign * float(text.split(" ±")[0].replace(",", "")) if text != _NOTHING else float("-inf") for text in row.cells
+    ]
     highest = max(scores) if len(set(scores)) > 1 else None
     return [best(text) if score == highest else text for text, score in zip(row.cells, scores, strict=True)]
 
@@ -178,9 +180,9 @@ def _evaluation(runs: Mapping[str, Source]) -> tuple[str, list[Row]]:
 
 
 def _means(records: Iterable[Record]) -> dict[str, str]:
-    """Return each figure's mean as text, by its label."""
+    """Return each figure with its standard error as text, by its label."""
     return {
-        one.label(part): one.display.text((figure[0], None))
+        one.label(part): one.display.text(figure)
         for one in records
         for part, figure in one.figures.items()
         if figure[0] is not None

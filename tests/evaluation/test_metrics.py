@@ -50,51 +50,55 @@ ASKED = ("--targets", "position,counts", "--given", "class", "--particles", 5)
 
 def test_a_metric_in_one_file_appears_wherever_figures_are_shown(work: Path) -> None:
     for run in ("one", "two"):
-        done = here("evaluate", run, *ASKED, "--plugin", "mine.py", "--metrics", "within, squared,within", cwd=work)
+        named = ("--metrics", "within, median-error,within") if run == "one" else ()
+        done = here("evaluate", run, *ASKED, "--plugin", "mine.py", *named, cwd=work)
         assert done.returncode == 0, done.stderr
         assert "Predictions within 0.5 of the truth, per cent, p(position, counts | class):" in done.stdout
-        assert "Mean squared error of predictions, cm²" in done.stdout and "  position" in done.stdout
-    shown = {}
+        assert "Median absolute error of predictions, cm" in done.stdout and "  position" in done.stdout
+    shown, errors = {}, {}
     for run in ("one", "two"):
-        (kept,) = [one for one in read_records(work / run / "evaluation.json") if one.metric == "squared"]
+        (kept,) = [one for one in read_records(work / run / "evaluation.json") if one.metric == "median-error"]
         assert kept.question == "log p(position, counts | class)" and kept.figures.keys() == {"position"}
         assert kept.settings["split"] == "test" and kept.details["question"]["given"] == ["class"]
-        shown[run] = kept.figures["position"][0]
+        shown[run], errors[run] = kept.figures["position"]
         assert shown[run] is not None
-    label = "squared p(position, counts | class): position"
+    label = "median-error p(position, counts | class): position"
     compared = here("compare", "one", "two", cwd=work)
     (line,) = [line for line in compared.stdout.splitlines() if line.startswith(label)]
-    assert line.split()[-2:] == [f"{shown[run]:.4f}" for run in ("one", "two")]
+    assert (
+        line.removeprefix(label).split()
+        == " ".join(f"{shown[run]:.4f} ± {errors[run]:.4f}" for run in ("one", "two")).split()
+    )
     page = (work / "comparison.html").read_text()
     least = min(float(f"{value:.4f}") for value in shown.values())
     assert page.split(label)[1].split('best">')[1].startswith(f"{least:.4f}")  # the lower one stands out
     assert here("report", "one", "--rows", 10, cwd=work).returncode == 0
     page = (work / "one" / "report.html").read_text()
-    assert "Mean squared error of predictions, cm²" in page and f"{shown['one']:.3f} ±" in page
+    assert "Median absolute error of predictions, cm" in page and f"{shown['one']:.3f} ±" in page
     assert "Predictions within 0.5 of the truth, per cent" in page
     assert here("export", "one", "shared", cwd=work).returncode == 0
     card = (work / "shared" / "README.md").read_text()
     escaped = label.replace("|", "\\|")
-    assert "Mean squared error of predictions, cm²:" in card and f"| {escaped} | {shown['one']:.4g} |" in card
+    assert "Median absolute error of predictions, cm:" in card and f"| {escaped} | {shown['one']:.4g} |" in card
 
 
 def test_a_metric_of_an_installed_distribution_needs_no_file(work: Path, tmp_path: Path) -> None:
-    install(tmp_path, "their-metrics", {"squared": "their_metrics:SQUARED"}, {"their_metrics": FILE})
+    install(tmp_path, "their-metrics", {"median-error": "their_metrics:MEDIAN"}, {"their_metrics": FILE})
     points = tmp_path / "their-metrics-1.0.dist-info" / "entry_points.txt"
     points.write_text(points.read_text().replace("modalkit.modalities", "modalkit.metrics"))
     shutil.copytree(work / "two", tmp_path / "run")
-    done = in_a_process("evaluate", "run", *ASKED, "--metrics", "squared", cwd=tmp_path, path=tmp_path)
+    done = in_a_process("evaluate", "run", *ASKED, "--metrics", "median-error", cwd=tmp_path, path=tmp_path)
     assert done.returncode == 0, done.stderr
-    kept = json.loads((tmp_path / "run" / "evaluation.json").read_text())["metrics"]["squared"]
+    kept = json.loads((tmp_path / "run" / "evaluation.json").read_text())["metrics"]["median-error"]
     assert kept["display"] == {
-        "unit": "cm²",
+        "unit": "cm",
         "higher_is_better": False,
         "factor": 1.0,
         "digits": 4,
         "pages": ["report", "compare", "card"],
     }
     listing = in_a_process("list", "metrics", cwd=tmp_path, path=tmp_path).stdout
-    assert "accuracy" in listing and "squared" in listing and "[their-metrics 1.0]" in listing
+    assert "accuracy" in listing and "median-error" in listing and "[their-metrics 1.0]" in listing
 
 
 def test_figures_are_those_of_the_predictions(work: Path) -> None:
@@ -124,9 +128,9 @@ def test_the_model_keeps_its_mode(work: Path) -> None:
 def test_the_command_refuses_metrics_that_it_does_not_have(work: Path, tmp_path: Path) -> None:
     done = here("evaluate", "one", *ASKED, "--metrics", "acuracy", cwd=work)
     assert done.returncode == 2 and "unknown metric 'acuracy' (did you mean 'accuracy'?)" in done.stderr
-    (tmp_path / "broken.py").write_text(FILE.replace("(predicted - values).square()", "predicted.nothing()"))
+    (tmp_path / "broken.py").write_text(FILE.replace("schema.pack(predicted)", "predicted.nothing()"))
     shutil.copytree(work / "one", tmp_path / "run")
-    done = here("evaluate", "run", *ASKED, "--plugin", "broken.py", "--metrics", "squared", cwd=tmp_path)
+    done = here("evaluate", "run", *ASKED, "--plugin", "broken.py", "--metrics", "median-error", cwd=tmp_path)
     assert done.returncode == 2 and "modality 'position' (kind 'vector'): the score of its predictions" in done.stderr
 
 
@@ -144,7 +148,10 @@ RAISES = Metric("raises", "Nothing", lambda run, question, asking: question.noth
 """
 
 
-@pytest.mark.parametrize(("name", "why"), [("no-pair", "TypeError"), ("raises", "AttributeError")])
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [("no-pair", "TypeError: returned 1.0 for 'position'; return a pair"), ("raises", "AttributeError")],
+)
 def test_a_metric_that_fails_is_named_and_leaves_the_file_as_it_was(
     work: Path, tmp_path: Path, name: str, why: str
 ) -> None:

@@ -289,8 +289,8 @@ def test_runs_side_by_side(mixed: Path, tmp_path: Path) -> None:
     assert compared.returncode == 0, compared.stderr
     page = Page((tmp_path / "both.html").read_text())
     assert page.open == [] and page.titles == ["metrics", "curves", "recipes", "translations", "evaluation"]
-    lines = {line.split("  ")[0]: line.split()[-2:] for line in compared.stdout.splitlines()}
-    assert lines["model.latent_dim"] == ["3", "5"] and lines["joint"] == ["–", "-1.500"]
+    lines = {line.split("  ")[0]: re.split("  +", line.strip())[-2:] for line in compared.stdout.splitlines()}
+    assert lines["model.latent_dim"] == ["3", "5"] and lines["joint"] == ["–", "-1.500 ± 0.100"]
     best = [
         max(one["elbo"] for one in map(json.loads, (run / "metrics.jsonl").open()) if one["split"] == "valid")
         for run in (mixed / "run", tmp_path / "wide")

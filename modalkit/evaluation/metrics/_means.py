@@ -19,3 +19,25 @@ def mean_and_error(values: Tensor) -> Figure:
     kept = values[~values.isnan()]
     error = float(kept.std() / len(kept) ** 0.5) if len(kept) > 1 else math.nan
     return (float(kept.mean()) if len(kept) else math.nan), error
+
+
+def median_and_error(values: Tensor) -> Figure:
+    r"""Return the median and its standard error over the values that are not NaN; NaN where there are too few.
+
+    The standard error is half the distance between the order statistics at the ranks :math:`(n \pm \sqrt n) / 2`, each
+    one further out so that it is not too small for few values. They are the ends of a confidence interval of 68 % or
+    somewhat more for the median of any distribution.
+
+    >>> import torch
+    >>> median_and_error(torch.tensor([1.0, 2.0, 3.0, 4.0, torch.nan]))
+    (2.5, 1.5)
+    """
+    kept = values[~values.isnan()].double().sort().values
+    count = len(kept)
+    if not count:
+        return math.nan, math.nan
+    median = float(kept[(count - 1) // 2] + kept[count // 2]) / 2
+    if count < 3:
+        return median, math.nan
+    lower = max(0, math.floor((count - math.sqrt(count)) / 2) - 1)
+    return median, float(kept[count - 1 - lower] - kept[lower]) / 2

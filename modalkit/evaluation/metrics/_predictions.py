@@ -31,6 +31,7 @@ ROWS = 200
 """Rows at a time."""
 Score: TypeAlias = Callable[[Schema, Tensor, Tensor], Mapping[str, Tensor] | Tensor]
 Applies: TypeAlias = Callable[[Modality[Any]], bool]
+Summarize: TypeAlias = Callable[[Tensor], Figure]
 Figures: TypeAlias = dict[str, Figure]
 
 
@@ -40,8 +41,8 @@ def predictions(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Predict a modality from others, and yield predictions and true values batch by batch.
 
-    Both are `(batch, *event_shape)` on the CPU, as `Schema.unpack` returns values. The order is that of
-    the rows.
+    Both are `(batch, *event_shape)` on the CPU, as networks see values (`Schema.unpack`): real numbers are standardised
+    if the schema says so. `Schema.pack` returns them to the user's units. The order is that of the rows.
 
     Args:
         model: in eval mode while it predicts.
@@ -64,17 +65,21 @@ def predictions(
             progress.update(len(batch))
 
 
-def of_predictions(score: Score, applies: Applies = lambda kind: True) -> Callable[[Run, Question, Asking], Figures]:
+def of_predictions(
+    score: Score, applies: Applies = lambda kind: True, summarize: Summarize = mean_and_error
+) -> Callable[[Run, Question, Asking], Figures]:
     """Return a metric's `measure` from a function that scores the prediction of each row.
 
     Args:
-        score: `(schema, predicted, values) ->` a number a row, `(rows,)`, or by name several. Both arguments are
-            `(rows, *event_shape)`.
+        score: `(schema, predicted, values) ->` a number a row, `(rows,)`, or by name several. `predicted` and `values`
+            are `(rows, *event_shape)` as networks see values; `schema.pack` returns them to the user's units.
         applies: `kind ->` whether `score` applies to targets of this kind; other targets are left out.
+        summarize: `(rows,) ->` what the rows' numbers amount to, and its standard error (NaN if it is not known):
+            `mean_and_error`, `median_and_error` or a function of your own.
 
     Returns:
-        A function that predicts each target of a question from what is given and returns means and standard errors
-        over rows, by target: ``"position"``, or ``"position: x"`` where `score` names its numbers.
+        A function that predicts each target of a question from what is given and summarises the scores of its rows, by
+        target: ``"position"``, or ``"position: x"`` where `score` names its numbers.
 
     Example:
         >>> from modalkit.plugin import Outcome
@@ -92,7 +97,7 @@ def of_predictions(score: Score, applies: Applies = lambda kind: True) -> Callab
             if applies(registry.modality(run.model.schemas[target].kind)):
                 parts = scores(run.model, run.dataset, rows, target, question.given, SAMPLES, asking.seed, score)
                 for part, each in parts.items():
-                    found[f"{target}: {part}" if part else target] = mean_and_error(each.double())
+                    found[f"{target}: {part}" if part else target] = summarize(each.double())
         return found
 
     return measure
