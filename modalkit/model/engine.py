@@ -5,7 +5,8 @@
 3. It takes one reparameterised sample of z for each (term, row), or one for each component of a mixture.
 4. It runs each decoder only on the (term, row) pairs in ``targets``: in one call if the decoder's rows are independent,
    otherwise once a term. So a decoder with BatchNorm has statistics of its own in each term. Statistics pooled over
-   the terms would make another objective.
+   the terms would make another objective. Pairs that a decoder must not learn from are decoded in a call of their own,
+   with constant parameters, so that gradients reach only z.
 
 Because a modality is encoded once, the terms of a step share one dropout mask and one update of the running statistics.
 """
@@ -101,11 +102,14 @@ def evaluate_plan(model: MultimodalVAE, batch: Batch, plan: Plan, noise: Tensor,
     inputs = model.decoder_inputs(samples.z, observed, batch.present)
     weight = _on(plan.weight, noise)
     kl_weight = weight if plan.kl_weight is None else _on(plan.kl_weight, noise)
+    # Without gradients, as in validation, there is nothing to keep from a decoder.
+    trains = plan.trains_decoder if torch.is_grad_enabled() else None
     log_px: dict[str, Tensor] = {}
     elbo = -beta * kl_weight * samples.kl
     for group in model.groups:
         wanted = samples.pairs(targets[:, :, group.columns])
-        scores = samples.mean(group.log_px(inputs, observed, batch.present, wanted))
+        learns = None if trains is None else wanted & samples.of_terms(trains[:, :, group.columns])
+        scores = samples.mean(group.log_px(inputs, observed, batch.present, wanted, learns))
         elbo = elbo + group.weighted_sum(scores, weight)
         log_px |= zip(group.names, scores.unbind(-1), strict=True)
     if isinstance(posterior, Gaussian) and alone:
@@ -142,6 +146,10 @@ class _Samples:
             return targets
         there = (self.share > 0).cpu()  # (components, terms, batch)
         return (targets & there.unsqueeze(-1)).flatten(0, 1)
+
+    def of_terms(self, mask: Tensor) -> Tensor:
+        """Return a mask of terms for each sample, `(terms, batch, modalities) -> (components * terms, ...)`."""
+        return mask if self.share is None else mask.repeat(len(self.share), 1, 1)
 
     def mean(self, scores: Tensor) -> Tensor:
         """Return the weighted mean over components.

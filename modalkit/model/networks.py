@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
+from torch.func import functional_call
 from torch.utils._pytree import tree_leaves
 
 from modalkit import registry
@@ -248,40 +249,57 @@ class ModalityNetworks(nn.Module):
             output: Tensor = self.heads[name](self.encoders[name](value))
         return output
 
-    def likelihood(self, name: str, z: Tensor) -> Distribution:
-        """Return p(x_m|z) for samples of z, `(rows, latent_dim)`."""
+    def likelihood(self, name: str, z: Tensor, *, train: bool = True) -> Distribution:
+        """Return p(x_m|z).
+
+        Args:
+            name: the modality.
+            z: `(rows, latent_dim)`.
+            train: whether the decoder learns from these rows; otherwise gradients reach only z.
+        """
         with self.blame(name, "decoder"):
-            raw = self.decoders[name](z)
+            raw = self._decode(name, z, train)
         with self.blame(name, "likelihood"):
             return self.kinds[name].likelihood(self.schemas[name], full(raw) if isinstance(raw, Tensor) else raw)
 
-    def log_px(self, name: str, z: Tensor, value: Tensor) -> Tensor:
+    def _decode(self, name: str, z: Tensor, train: bool) -> Any:
+        """Return a decoder's output, from its parameters as constants unless it learns; see `likelihood`."""
+        decoder = self.decoders[name]
+        if train:
+            return decoder(z)
+        return functional_call(decoder, {n: p.detach() for n, p in decoder.named_parameters()}, (z,))
+
+    def log_px(self, name: str, z: Tensor, value: Tensor, *, train: bool = True) -> Tensor:
         """Return log p(x_m|z), one number per row, `(rows,)`.
 
         Args:
             name: the modality.
             z: `(rows, latent_dim)`.
             value: `(rows, *event_shape)`, unpacked.
+            train: whether the decoder learns from these rows; otherwise gradients reach only z.
         """
-        likelihood = self.likelihood(name, z)
+        likelihood = self.likelihood(name, z, train=train)
         with self.blame(name, "likelihood"):
             log_px = likelihood.log_prob(value)
             if log_px.shape != (len(z),):
                 raise ValueError(f"log_prob returned {tuple(log_px.shape)} for {len(z)} rows; it must be (rows,)")
             return log_px
 
-    def decode_no_rows(self, name: str, z: Tensor) -> Tensor:
+    def decode_no_rows(self, name: str, z: Tensor, *, train: bool = True) -> Tensor:
         """Run a decoder on no rows because another process must run it on its rows; see `must_run`.
 
         Args:
             name: the modality.
             z: `(0, latent_dim)`.
+            train: whether the decoder learns in this call; see `log_px`.
 
         Returns:
             The log-likelihoods of no rows, `(0,)`.
         """
+        if not train and not z.requires_grad:  # all processes must take part in the backward pass too
+            z = z.detach().requires_grad_()
         with self.blame(name, "decoder"):
-            return torch.cat([part.flatten() for part in tree_leaves(self.decoders[name](z))])
+            return torch.cat([part.flatten() for part in tree_leaves(self._decode(name, z, train))])
 
     def predict(self, name: str, z: Tensor) -> Tensor:
         """Return the value that stands for p(x_m|z), `(rows, *event_shape)`: its mean, or its mode if it is integer."""

@@ -274,7 +274,7 @@ def _subsets(count: int) -> Tensor:
 
 def _same(first: Plan, second: Plan) -> bool:
     """Tell whether two plans are equal."""
-    for name in ("given", "targets", "weight", "kl_weight", "references"):
+    for name in ("given", "targets", "weight", "kl_weight", "references", "trains_decoder"):
         a, b = getattr(first, name), getattr(second, name)
         if (a is None) is not (b is None) or (a is not None and not torch.equal(a, b)):
             return False
