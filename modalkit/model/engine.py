@@ -15,12 +15,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from modalkit.data import Batch
-from modalkit.distributions import Gaussian, Posterior
+from modalkit.distributions import Mixture, Posterior
 from modalkit.model.observed import Observed
 from modalkit.model.vae import MultimodalVAE
 from modalkit.plugin import Plan
@@ -112,7 +113,7 @@ def evaluate_plan(model: MultimodalVAE, batch: Batch, plan: Plan, noise: Tensor,
         scores = samples.mean(group.log_px(inputs, observed, batch.present, wanted, learns))
         elbo = elbo + group.weighted_sum(scores, weight)
         log_px |= zip(group.names, scores.unbind(-1), strict=True)
-    if isinstance(posterior, Gaussian) and alone:
+    if alone and not isinstance(posterior, Mixture):
         apart = torch.stack([posterior.kl_to(one) for one in alone], -1)  # (terms, batch, modalities)
         references = _on(plan.references, noise) * batch.present.to(noise.device)
         elbo = elbo - beta * (references * apart).sum(-1)
@@ -173,7 +174,7 @@ def _sample(posterior: Posterior, noise: Tensor) -> _Samples:
         posterior: `(terms, batch, latent_dim)`.
         noise: `(components * terms, batch, latent_dim)`.
     """
-    if isinstance(posterior, Gaussian):
+    if not isinstance(posterior, Mixture):
         return _Samples(posterior.rsample(noise), posterior.kl_to_prior())
     share = posterior.log_weight.exp()
     z = posterior.parts.rsample(noise.reshape(posterior.parts.loc.shape))  # -> (components, terms, batch, latent_dim)
@@ -183,7 +184,7 @@ def _sample(posterior: Posterior, noise: Tensor) -> _Samples:
 
 def _posteriors(
     model: MultimodalVAE, observed: Observed, present: Tensor, given: Tensor, references: bool
-) -> tuple[Posterior, list[Gaussian] | None]:
+) -> tuple[Posterior, list[Any] | None]:
     """Return the terms' posteriors and, if asked for, the posterior of each modality alone, from one encoding.
 
     Args:
@@ -197,12 +198,9 @@ def _posteriors(
         return model.posterior(observed, present, given), None
     singles = torch.eye(present.shape[1], dtype=torch.bool)[:, None] & present  # (modalities, batch, modalities)
     both = model.posterior(observed, present, torch.cat([given, singles]))
-    if not isinstance(both, Gaussian):
+    if isinstance(both, Mixture):
         raise TypeError("a plan with references needs posteriors that are Gaussian")
-    terms = len(given)
-    return Gaussian(both.loc[:terms], both.precision[:terms]), [
-        Gaussian(*one) for one in zip(both.loc[terms:], both.precision[terms:], strict=True)
-    ]
+    return both[: len(given)], [both[at] for at in range(len(given), len(both.loc))]
 
 
 def _on(weights: Tensor | None, like: Tensor) -> Tensor:

@@ -9,10 +9,9 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor, nn
 
-from modalkit.distributions import Gaussian
 from modalkit.model.networks import ModalityNetworks
 from modalkit.model.observed import Observed
-from modalkit.model.rows import full, gaussian, spread, take
+from modalkit.model.rows import full, spread, take
 from modalkit.nn.batch_norm import can_part, parted
 from modalkit.nn.stacked import Chosen, Stacked, can_stack, together
 
@@ -33,8 +32,10 @@ class NetworkGroup(ABC):
         self.columns = torch.tensor([networks.names.index(name) for name in names])
 
     @abstractmethod
-    def experts(self, observed: Observed, present: Tensor) -> list[Gaussian]:
-        """Return each modality's experts, `(batch, latent_dim)`; a precision of 0 means absent.
+    def experts(self, observed: Observed, present: Tensor) -> list[tuple[Tensor, ...]]:
+        """Return what describes each modality's experts, `(batch, ...)` as in `ModalityNetworks.expert`.
+
+        Where a modality is absent there are zeros; a precision of 0 means absent.
 
         Args:
             observed: the values of the batch.
@@ -78,21 +79,17 @@ class SingleGroup(NetworkGroup):
         super().__init__(networks, [name])
         self.name, self.column = name, networks.names.index(name)
 
-    def experts(self, observed: Observed, present: Tensor) -> list[Gaussian]:
+    def experts(self, observed: Observed, present: Tensor) -> list[tuple[Tensor, ...]]:
         """Encode the rows that have the modality; see `NetworkGroup.experts`."""
         networks, name, found = self.networks, self.name, None
         if name in networks.heads:
 
-            def encode() -> tuple[Tensor, Tensor]:
-                expert = networks.encode(name, observed[name])
-                return expert.loc, expert.precision
+            def encode() -> tuple[Tensor, ...]:
+                return networks.encode(name, observed[name])
 
             rows = present[:, self.column].nonzero().squeeze(1)
             found = networks.run_on_rows(name, "encoder", networks.encoders[name], rows, len(present), encode)
-        if found is None:
-            shape = (2, len(present), networks.latent_dim)
-            found = torch.zeros(shape, device=networks.device, dtype=networks.dtype).unbind()
-        return [Gaussian(*found)]
+        return [networks.no_experts(name, len(present)) if found is None else found]
 
     def log_px(
         self, z: Tensor, observed: Observed, present: Tensor, targets: Tensor, trains: Tensor | None = None
@@ -152,20 +149,18 @@ class StackedGroup(NetworkGroup):
         super().__init__(networks, names)
         self._experts, self._decoders = Stacked(experts), Stacked(decoders)
 
-    def experts(self, observed: Observed, present: Tensor) -> list[Gaussian]:
+    def experts(self, observed: Observed, present: Tensor) -> list[tuple[Tensor, ...]]:
         """Encode the modalities of which any row is present; see `NetworkGroup.experts`."""
         networks, name = self.networks, self.names[0]
         present = present[:, self.columns]  # (batch, members)
         chosen = Chosen.of(present)
-        if len(chosen.members):
-            with networks.blame(name, "encoder"):
-                values = chosen.take(observed.all_rows(self.names))
-                expert = gaussian(self._experts(chosen.members.tolist(), values))
-            parts = [chosen.spread(part, present.shape) for part in (expert.loc, expert.precision)]
-        else:
-            shape = (len(self.names), len(present), networks.latent_dim)
-            parts = [torch.zeros(shape, device=networks.device, dtype=networks.dtype)] * 2
-        return [Gaussian(*one) for one in zip(*map(torch.unbind, parts), strict=True)]
+        if not len(chosen.members):
+            return [networks.no_experts(name, len(present))] * len(self.names)
+        with networks.blame(name, "encoder"):
+            values = chosen.take(observed.all_rows(self.names))
+            expert = networks.expert(self._experts(chosen.members.tolist(), values))
+        parts = [chosen.spread(part, present.shape) for part in expert]
+        return list(zip(*map(torch.unbind, parts), strict=True))
 
     def log_px(
         self, z: Tensor, observed: Observed, present: Tensor, targets: Tensor, trains: Tensor | None = None

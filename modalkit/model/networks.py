@@ -13,7 +13,6 @@ from torch.func import functional_call
 from torch.utils._pytree import tree_leaves
 
 from modalkit import registry
-from modalkit.distributions import Gaussian
 from modalkit.errors import guard
 from modalkit.model.rows import full, gaussian, spread
 from modalkit.nn import NetworkDict, evaluating
@@ -36,6 +35,7 @@ class ModalityNetworks(nn.Module):
         processes: the processes that share the statistics of batch normalisation with this one; None if none do.
         mixes_rows: by name, whether a decoder's rows depend on each other in training, through batch normalisation.
             Such a decoder must normalise each ELBO term separately.
+        measurements: by name, the `Measurement` of experts with a precision matrix; empty if experts are diagonal.
 
     Raises:
         InputError: a plugin raised or returned a wrong shape; names the modality, its kind and what was expected.
@@ -47,6 +47,7 @@ class ModalityNetworks(nn.Module):
         self.schemas, self.names, self.latent_dim = dict(schemas), tuple(schemas), latent_dim
         self.kinds: dict[str, Modality[Any]] = {n: registry.modality(s.kind) for n, s in schemas.items()}
         self.encoders, self.decoders, self.heads = NetworkDict(), NetworkDict(), NetworkDict()
+        self.measurements = NetworkDict()
         self._decoder_widths: dict[str, int] = {}
         for name, schema in self.schemas.items():
             self.add_networks(name, schema)
@@ -136,7 +137,7 @@ class ModalityNetworks(nn.Module):
         parts: dict[str, int] = {}
         for name, parameter in self.named_parameters():
             part, _, rest = name.partition(".")
-            of = f".{rest.split('.')[0]}" if part in ("encoders", "heads", "decoders") else ""
+            of = f".{rest.split('.')[0]}" if part in ("encoders", "heads", "measurements", "decoders") else ""
             key = f"{'decoder' if part == 'decoders' else 'expert' if of else part}{of}"
             parts[key] = parts.get(key, 0) + parameter.numel()
         return parts
@@ -224,17 +225,32 @@ class ModalityNetworks(nn.Module):
             value = self.schemas[name].unpack(stored)
         return value.to(self.dtype) if value.is_floating_point() else value
 
-    def encode(self, name: str, value: Tensor) -> Gaussian:
-        """Return the experts q(z|x_m) of one modality.
+    def encode(self, name: str, value: Tensor) -> tuple[Tensor, ...]:
+        """Return the experts q(z|x_m) of one modality; see `expert`.
 
         Args:
             name: the modality.
             value: `(rows, *event_shape)`, unpacked.
+        """
+        return self.expert(self.head_output(name, value))
+
+    def expert(self, head: Tensor) -> tuple[Tensor, ...]:
+        """Return what describes the experts, from a head's output `(rows, ...)`.
 
         Returns:
-            `(rows, latent_dim)`.
+            Mean and precision, `(rows, latent_dim)` each. Of experts with a precision matrix, what they measured,
+            `(rows, rank)`.
         """
-        return gaussian(self.head_output(name, value))
+        if len(self.measurements):
+            return (full(head),)
+        made = gaussian(head)
+        return made.loc, made.precision
+
+    def no_experts(self, name: str, rows: int) -> tuple[Tensor, ...]:
+        """Return zeros in the form of `expert`, for rows in which a modality is absent."""
+        rank = getattr(self.measurements[name], "rank", 0) if len(self.measurements) else 0
+        shape = (1, rows, rank) if rank else (2, rows, self.latent_dim)
+        return torch.zeros(shape, device=self.device, dtype=self.dtype).unbind()
 
     def head_output(self, name: str, value: Tensor) -> Tensor:
         """Return the output of a modality's head, which describes its experts, `(rows, ...)`.

@@ -114,6 +114,8 @@ class Objective(Generic[OptionsT]):
             then refused.
         frozen: `(options, epoch) ->` the networks, as prefixes of parameters' names, that stay as they are in this
             epoch, a whole number counted from 0. None by default.
+        correlated_experts: whether its `model` also works if `model.experts` is `low_rank` or `full`. It does if all
+            posteriors come from `MultimodalVAE.products`. An objective without a `model` always works.
     """
 
     name: str
@@ -124,3 +126,4 @@ class Objective(Generic[OptionsT]):
     model: Callable[[OptionsT, Mapping[str, Schema], int], nn.Module] | None = None
     complete_rows: bool = False
     frozen: Callable[[OptionsT, int], tuple[str, ...]] = lambda options, epoch: ()
+    correlated_experts: bool = False
