@@ -1,18 +1,20 @@
-"""Diagonal Gaussians, their products, mixtures and KL divergences; Bernoulli distributions of pictures and bits."""
+"""Gaussians, their products, mixtures and KL divergences; Bernoulli distributions of pictures and bits."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 from torch.distributions import Bernoulli, Independent
 
 from modalkit.nn.fast import bernoulli_log_prob
+from modalkit.nn.patterns import Patterns
 
 __all__ = [
     "Bernoullis",
+    "CorrelatedGaussian",
     "Gaussian",
     "Mixture",
     "Posterior",
@@ -55,6 +57,28 @@ class Gaussian:
         """Standard deviation, `(*batch_shape, latent_dim)`."""
         return self.precision.rsqrt()
 
+    @property
+    def variance(self) -> Tensor:
+        """Variance, `(*batch_shape, latent_dim)`."""
+        return self.precision.reciprocal()
+
+    def __getitem__(self, index: int | slice) -> Gaussian:
+        """Return a part of the first batch dimension."""
+        return Gaussian(self.loc[index], self.precision[index])
+
+    def unflatten(self, shape: tuple[int, ...]) -> Gaussian:
+        """Return the same Gaussians with the first batch dimension expanded to `shape`."""
+        return Gaussian(torch.unflatten(self.loc, 0, shape), torch.unflatten(self.precision, 0, shape))
+
+    def pick(self, index: Tensor) -> Gaussian:
+        """Return one of several Gaussians for each sample.
+
+        Args:
+            index: index of the first batch dimension, int64 `(samples, *batch_shape[1:])`.
+        """
+        index = index.unsqueeze(-1).expand(*index.shape, self.loc.shape[-1])
+        return Gaussian(self.loc.gather(0, index), self.precision.gather(0, index))
+
     def rsample(self, noise: Tensor) -> Tensor:
         r"""Return the reparameterised sample :math:`loc + scale \cdot noise`.
 
@@ -95,8 +119,127 @@ class Gaussian:
 
 
 @dataclass(frozen=True)
+class CorrelatedGaussian:
+    r"""A Gaussian :math:`N(loc, \Lambda^{-1})` with any precision matrix, of which many rows share a few.
+
+    It has the methods of `Gaussian`. Each distinct matrix is factorised once. It has no `precision`: `variance` and
+    `scale` describe each dimension alone, and `factors` the matrices.
+
+    Attributes:
+        loc: mean, `(*batch_shape, latent_dim)`.
+        factors: Cholesky factors L of the distinct precision matrices, :math:`\Lambda = L L^\top`, lower triangular,
+            `(patterns, latent_dim, latent_dim)`.
+        inverses: their inverses, the same shape.
+        pattern: which of the matrices each row has, `(*batch_shape,)`.
+    """
+
+    loc: Tensor
+    factors: Tensor
+    inverses: Tensor
+    pattern: Patterns
+
+    @classmethod
+    def from_natural(cls, weighted: Tensor, precision: Tensor, pattern: Patterns) -> CorrelatedGaussian:
+        r"""Return the Gaussians whose log-densities are :math:`\eta^\top z - \frac12 z^\top \Lambda z` + const.
+
+        Args:
+            weighted: :math:`\eta = \Lambda \mu`, `(*batch_shape, latent_dim)`.
+            precision: the distinct :math:`\Lambda`, symmetric and positive definite, `(patterns, latent_dim,
+                latent_dim)`. A matrix that is not gives NaN.
+            pattern: which of the matrices each row has.
+
+        Example:
+            >>> one = Patterns(torch.zeros(1, dtype=torch.long))
+            >>> made = CorrelatedGaussian.from_natural(torch.ones(1, 2), torch.tensor([[[2.0, 1.0], [1.0, 2.0]]]), one)
+            >>> made.loc.tolist(), made.variance.tolist()
+            ([[0.3333..., 0.3333...]], [[0.6666..., 0.6666...]])
+        """
+        factors, failed = torch.linalg.cholesky_ex(precision)
+        factors = factors.masked_fill((failed > 0)[:, None, None], math.nan)
+        eye = torch.eye(precision.shape[-1], dtype=precision.dtype, device=precision.device)
+        inverses = torch.linalg.solve_triangular(factors, eye.expand_as(factors), upper=False)
+        loc = pattern.multiply(pattern.multiply(weighted, inverses.mT), inverses)
+        return cls(loc, factors, inverses, pattern)
+
+    @property
+    def variance(self) -> Tensor:
+        """Variance of each dimension, over the values of all others, `(*batch_shape, latent_dim)`."""
+        return self.pattern.gather(self.inverses.square().sum(-2))
+
+    @property
+    def scale(self) -> Tensor:
+        """Standard deviation of each dimension, over the values of all others, `(*batch_shape, latent_dim)`."""
+        return self.variance.sqrt()
+
+    def __getitem__(self, index: int | slice) -> CorrelatedGaussian:
+        """Return a part of the first batch dimension."""
+        return replace(self, loc=self.loc[index], pattern=Patterns(self.pattern.index[index]))
+
+    def unflatten(self, shape: tuple[int, ...]) -> CorrelatedGaussian:
+        """Return the same Gaussians with the first batch dimension expanded to `shape`."""
+        index = torch.unflatten(self.pattern.index, 0, shape)
+        return replace(self, loc=torch.unflatten(self.loc, 0, shape), pattern=Patterns(index))
+
+    def pick(self, index: Tensor) -> CorrelatedGaussian:
+        """Return one of several Gaussians for each sample; see `Gaussian.pick`."""
+        pattern = self.pattern.index.gather(0, index.cpu())
+        loc = self.loc.gather(0, index.unsqueeze(-1).expand(*index.shape, self.loc.shape[-1]))
+        return replace(self, loc=loc, pattern=Patterns(pattern))
+
+    def rsample(self, noise: Tensor) -> Tensor:
+        r"""Return the reparameterised sample :math:`loc + L^{-\top} noise`.
+
+        Args:
+            noise: standard normal, broadcastable to `(*samples, *batch_shape, latent_dim)`.
+        """
+        return self.loc + self.pattern.multiply(noise, self.inverses)
+
+    def sample(self, noise: Tensor, choice: Tensor) -> Tensor:
+        """Return `rsample` of the noise; only a `Mixture` uses `choice`."""
+        return self.rsample(noise)
+
+    def kl_to_prior(self) -> Tensor:
+        r"""Return :math:`KL(N(loc, \Lambda^{-1}) \| N(0, I))`, `(*batch_shape,)`.
+
+        It is :math:`\frac12 (|loc|^2 + tr \Lambda^{-1} - n + \log \det \Lambda)` for n latent dimensions.
+        """
+        trace = self.inverses.square().sum((-2, -1))
+        return 0.5 * (self.loc.square().sum(-1) + self.pattern.gather(trace - self.loc.shape[-1] + self._log_det()))
+
+    def kl_to(self, other: CorrelatedGaussian) -> Tensor:
+        r"""Return :math:`KL(N(\mu, \Lambda^{-1}) \| N(\nu, S^{-1}))`.
+
+        It is :math:`\frac12 ((\mu - \nu)^\top S (\mu - \nu) + tr(S \Lambda^{-1}) - n + \log \det \Lambda
+        - \log \det S)`.
+
+        Args:
+            other: with a `batch_shape` that broadcasts with this one's.
+
+        Returns:
+            `(*batch_shape,)`.
+        """
+        square = other.pattern.multiply(self.loc - other.loc, other.factors).square().sum(-1)
+        both = self.pattern.index * len(other.factors) + other.pattern.index
+        pairs, which = torch.unique(both, return_inverse=True)
+        one, two = (part.to(self.loc.device) for part in (pairs // len(other.factors), pairs % len(other.factors)))
+        trace = (self.inverses[one] @ other.factors[two]).square().sum((-2, -1))  # (pairs,)
+        rest = trace - self.loc.shape[-1] + self._log_det()[one] - other._log_det()[two]
+        return 0.5 * (square + Patterns(which).gather(rest))
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """Return the log-density at `z`, broadcast with `(*batch_shape, latent_dim)`, without the last dimension."""
+        square = self.pattern.multiply(z - self.loc, self.factors).square().sum(-1)
+        constant = self.loc.shape[-1] * math.log(2 * math.pi)
+        return -0.5 * (square - self.pattern.gather(self._log_det()) + constant)
+
+    def _log_det(self) -> Tensor:
+        """Return the log-determinants of the distinct precision matrices, `(patterns,)`."""
+        return 2 * self.factors.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+
+
+@dataclass(frozen=True)
 class Mixture:
-    r"""A mixture of diagonal Gaussians, :math:`q(z) = \sum_k w_k N(z; loc_k, 1 / precision_k)`.
+    r"""A mixture of Gaussians, :math:`q(z) = \sum_k w_k q_k(z)`.
 
     Attributes:
         log_weight: log of the weights, `(components, *batch_shape)`; minus infinity leaves a component out. The weights
@@ -106,13 +249,12 @@ class Mixture:
     """
 
     log_weight: Tensor
-    parts: Gaussian
+    parts: Gaussian | CorrelatedGaussian
     convex: bool = False
 
     def log_prob(self, z: Tensor) -> Tensor:
         """Return the log-density at `z`, broadcast with `(*batch_shape, latent_dim)`, without the last dimension."""
-        parts = zip(self.log_weight, self.parts.loc, self.parts.precision, strict=True)
-        return torch.stack([w + Gaussian(loc, t).log_prob(z) for w, loc, t in parts]).logsumexp(0)
+        return torch.stack([w + self.parts[k].log_prob(z) for k, w in enumerate(self.log_weight)]).logsumexp(0)
 
     def kl_to_prior(self, z: Tensor) -> Tensor:
         r"""Return the terms of :math:`KL(q \| p) = \sum_k w_k E_{q_k} \log q(z) / p(z)`, without their weights.
@@ -137,11 +279,10 @@ class Mixture:
         """
         upper = self.log_weight.exp().cumsum(0)  # (components, *batch_shape)
         index = (choice.unsqueeze(1) * upper[-1] >= upper).sum(1).clamp(max=len(upper) - 1)  # (samples, *batch_shape)
-        index = index.unsqueeze(-1).expand(noise.shape)
-        return Gaussian(self.parts.loc.gather(0, index), self.parts.precision.gather(0, index)).rsample(noise)
+        return self.parts.pick(index).rsample(noise)
 
 
-Posterior = Gaussian | Mixture
+Posterior = Gaussian | CorrelatedGaussian | Mixture
 """What a posterior q(z|x) may be."""
 
 

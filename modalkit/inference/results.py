@@ -82,7 +82,7 @@ def moments(posterior: Posterior) -> Embedding:
         return Embedding(posterior.loc[0].cpu(), posterior.scale[0].cpu())
     weight, parts = posterior.log_weight.exp().unsqueeze(-1), posterior.parts  # (components, 1, rows, 1)
     loc = (weight * parts.loc).sum(0)
-    variance = (weight * (parts.precision.reciprocal() + (parts.loc - loc).square())).sum(0)
+    variance = (weight * (parts.variance + (parts.loc - loc).square())).sum(0)
     return Embedding(loc[0].cpu(), variance.sqrt()[0].cpu())
 
 

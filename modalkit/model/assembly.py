@@ -8,6 +8,7 @@ import torch
 
 from modalkit import registry
 from modalkit.errors import guard
+from modalkit.model.correlated import correlate_experts
 from modalkit.model.vae import MultimodalVAE
 from modalkit.plugin import Objective
 from modalkit.recipe.sections import Recipe
@@ -32,6 +33,9 @@ def assemble(recipe: Recipe) -> MultimodalVAE:
             if not isinstance(made, MultimodalVAE):
                 raise TypeError(f"is a {type(made).__name__}, not a modalkit.model.MultimodalVAE")
             model = made
+    if recipe.model.experts != "diagonal":
+        settings = recipe.model
+        correlate_experts(model, settings.rank, full=settings.experts == "full", base=not model.prior_expert)
     if recipe.model.centered:
         model.center()
     return model

@@ -5,7 +5,8 @@
 3. It takes one reparameterised sample of z for each (term, row), or one for each component of a mixture.
 4. It runs each decoder only on the (term, row) pairs in ``targets``: in one call if the decoder's rows are independent,
    otherwise once a term. So a decoder with BatchNorm has statistics of its own in each term. Statistics pooled over
-   the terms would make another objective.
+   the terms would make another objective. Pairs that a decoder must not learn from are decoded in a call of their own,
+   with constant parameters, so that gradients reach only z.
 
 Because a modality is encoded once, the terms of a step share one dropout mask and one update of the running statistics.
 """
@@ -14,12 +15,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from modalkit.data import Batch
-from modalkit.distributions import Gaussian, Posterior
+from modalkit.distributions import Mixture, Posterior
 from modalkit.model.observed import Observed
 from modalkit.model.vae import MultimodalVAE
 from modalkit.plugin import Plan
@@ -101,14 +103,17 @@ def evaluate_plan(model: MultimodalVAE, batch: Batch, plan: Plan, noise: Tensor,
     inputs = model.decoder_inputs(samples.z, observed, batch.present)
     weight = _on(plan.weight, noise)
     kl_weight = weight if plan.kl_weight is None else _on(plan.kl_weight, noise)
+    # Without gradients, as in validation, there is nothing to keep from a decoder.
+    trains = plan.trains_decoder if torch.is_grad_enabled() else None
     log_px: dict[str, Tensor] = {}
     elbo = -beta * kl_weight * samples.kl
     for group in model.groups:
         wanted = samples.pairs(targets[:, :, group.columns])
-        scores = samples.mean(group.log_px(inputs, observed, batch.present, wanted))
+        learns = None if trains is None else wanted & samples.of_terms(trains[:, :, group.columns])
+        scores = samples.mean(group.log_px(inputs, observed, batch.present, wanted, learns))
         elbo = elbo + group.weighted_sum(scores, weight)
         log_px |= zip(group.names, scores.unbind(-1), strict=True)
-    if isinstance(posterior, Gaussian) and alone:
+    if alone and not isinstance(posterior, Mixture):
         apart = torch.stack([posterior.kl_to(one) for one in alone], -1)  # (terms, batch, modalities)
         references = _on(plan.references, noise) * batch.present.to(noise.device)
         elbo = elbo - beta * (references * apart).sum(-1)
@@ -143,6 +148,10 @@ class _Samples:
         there = (self.share > 0).cpu()  # (components, terms, batch)
         return (targets & there.unsqueeze(-1)).flatten(0, 1)
 
+    def of_terms(self, mask: Tensor) -> Tensor:
+        """Return a mask of terms for each sample, `(terms, batch, modalities) -> (components * terms, ...)`."""
+        return mask if self.share is None else mask.repeat(len(self.share), 1, 1)
+
     def mean(self, scores: Tensor) -> Tensor:
         """Return the weighted mean over components.
 
@@ -165,7 +174,7 @@ def _sample(posterior: Posterior, noise: Tensor) -> _Samples:
         posterior: `(terms, batch, latent_dim)`.
         noise: `(components * terms, batch, latent_dim)`.
     """
-    if isinstance(posterior, Gaussian):
+    if not isinstance(posterior, Mixture):
         return _Samples(posterior.rsample(noise), posterior.kl_to_prior())
     share = posterior.log_weight.exp()
     z = posterior.parts.rsample(noise.reshape(posterior.parts.loc.shape))  # -> (components, terms, batch, latent_dim)
@@ -175,7 +184,7 @@ def _sample(posterior: Posterior, noise: Tensor) -> _Samples:
 
 def _posteriors(
     model: MultimodalVAE, observed: Observed, present: Tensor, given: Tensor, references: bool
-) -> tuple[Posterior, list[Gaussian] | None]:
+) -> tuple[Posterior, list[Any] | None]:
     """Return the terms' posteriors and, if asked for, the posterior of each modality alone, from one encoding.
 
     Args:
@@ -189,12 +198,9 @@ def _posteriors(
         return model.posterior(observed, present, given), None
     singles = torch.eye(present.shape[1], dtype=torch.bool)[:, None] & present  # (modalities, batch, modalities)
     both = model.posterior(observed, present, torch.cat([given, singles]))
-    if not isinstance(both, Gaussian):
+    if isinstance(both, Mixture):
         raise TypeError("a plan with references needs posteriors that are Gaussian")
-    terms = len(given)
-    return Gaussian(both.loc[:terms], both.precision[:terms]), [
-        Gaussian(*one) for one in zip(both.loc[terms:], both.precision[terms:], strict=True)
-    ]
+    return both[: len(given)], [both[at] for at in range(len(given), len(both.loc))]
 
 
 def _on(weights: Tensor | None, like: Tensor) -> Tensor:

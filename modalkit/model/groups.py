@@ -9,10 +9,9 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor, nn
 
-from modalkit.distributions import Gaussian
 from modalkit.model.networks import ModalityNetworks
 from modalkit.model.observed import Observed
-from modalkit.model.rows import full, gaussian, spread, take
+from modalkit.model.rows import full, spread, take
 from modalkit.nn.batch_norm import can_part, parted
 from modalkit.nn.stacked import Chosen, Stacked, can_stack, together
 
@@ -33,8 +32,10 @@ class NetworkGroup(ABC):
         self.columns = torch.tensor([networks.names.index(name) for name in names])
 
     @abstractmethod
-    def experts(self, observed: Observed, present: Tensor) -> list[Gaussian]:
-        """Return each modality's experts, `(batch, latent_dim)`; a precision of 0 means absent.
+    def experts(self, observed: Observed, present: Tensor) -> list[tuple[Tensor, ...]]:
+        """Return what describes each modality's experts, `(batch, ...)` as in `ModalityNetworks.expert`.
+
+        Where a modality is absent there are zeros; a precision of 0 means absent.
 
         Args:
             observed: the values of the batch.
@@ -42,7 +43,9 @@ class NetworkGroup(ABC):
         """
 
     @abstractmethod
-    def log_px(self, z: Tensor, observed: Observed, present: Tensor, targets: Tensor) -> Tensor:
+    def log_px(
+        self, z: Tensor, observed: Observed, present: Tensor, targets: Tensor, trains: Tensor | None = None
+    ) -> Tensor:
         """Return log p(x_m|z) of the (term, row) pairs in `targets`, and zeros elsewhere, `(terms, batch, members)`.
 
         Args:
@@ -50,6 +53,8 @@ class NetworkGroup(ABC):
             observed: the values of the batch.
             present: bool `(batch, all modalities)`, on the CPU.
             targets: bool `(terms, batch, members)`, on the CPU.
+            trains: the targets that a decoder learns from, of the same shape; None for all. The others are decoded in a
+                call of their own with constant parameters, which batch normalisation handles as another part.
         """
 
     @abstractmethod
@@ -74,24 +79,29 @@ class SingleGroup(NetworkGroup):
         super().__init__(networks, [name])
         self.name, self.column = name, networks.names.index(name)
 
-    def experts(self, observed: Observed, present: Tensor) -> list[Gaussian]:
+    def experts(self, observed: Observed, present: Tensor) -> list[tuple[Tensor, ...]]:
         """Encode the rows that have the modality; see `NetworkGroup.experts`."""
         networks, name, found = self.networks, self.name, None
         if name in networks.heads:
 
-            def encode() -> tuple[Tensor, Tensor]:
-                expert = networks.encode(name, observed[name])
-                return expert.loc, expert.precision
+            def encode() -> tuple[Tensor, ...]:
+                return networks.encode(name, observed[name])
 
             rows = present[:, self.column].nonzero().squeeze(1)
             found = networks.run_on_rows(name, "encoder", networks.encoders[name], rows, len(present), encode)
-        if found is None:
-            shape = (2, len(present), networks.latent_dim)
-            found = torch.zeros(shape, device=networks.device, dtype=networks.dtype).unbind()
-        return [Gaussian(*found)]
+        return [networks.no_experts(name, len(present)) if found is None else found]
 
-    def log_px(self, z: Tensor, observed: Observed, present: Tensor, targets: Tensor) -> Tensor:
+    def log_px(
+        self, z: Tensor, observed: Observed, present: Tensor, targets: Tensor, trains: Tensor | None = None
+    ) -> Tensor:
         """Decode in one call, or once a term if the decoder cannot keep the terms apart; see `NetworkGroup.log_px`."""
+        if trains is None:
+            return self._log_px(z, observed, present, targets)
+        learned = self._log_px(z, observed, present, trains)
+        return learned + self._log_px(z, observed, present, targets & ~trains, train=False)
+
+    def _log_px(self, z: Tensor, observed: Observed, present: Tensor, targets: Tensor, *, train: bool = True) -> Tensor:
+        """Decode pairs from all of which the decoder learns, or from none; see `NetworkGroup.log_px`."""
         networks, name, targets = self.networks, self.name, targets.squeeze(-1)
         terms, batch = targets.shape
         place = present[:, self.column].long().cumsum(0) - 1  # a row's place among the rows that have the modality
@@ -108,9 +118,9 @@ class SingleGroup(NetworkGroup):
             if len(pairs):
                 values = _take_any(observed[name], place[pairs % max(1, batch)])
                 with nullcontext() if parts is None or once_a_term else parted(networks.decoders[name], parts):
-                    log_px = networks.log_px(name, take(sample, pairs), values)
+                    log_px = networks.log_px(name, take(sample, pairs), values, train=train)
             else:
-                log_px = networks.decode_no_rows(name, sample[:0]) if run else z.new_zeros(0)
+                log_px = networks.decode_no_rows(name, sample[:0], train=train) if run else z.new_zeros(0)
             scores.append(spread(log_px, pairs, len(sample)))
         return torch.stack(scores).reshape(terms, batch, 1)
 
@@ -139,44 +149,51 @@ class StackedGroup(NetworkGroup):
         super().__init__(networks, names)
         self._experts, self._decoders = Stacked(experts), Stacked(decoders)
 
-    def experts(self, observed: Observed, present: Tensor) -> list[Gaussian]:
+    def experts(self, observed: Observed, present: Tensor) -> list[tuple[Tensor, ...]]:
         """Encode the modalities of which any row is present; see `NetworkGroup.experts`."""
         networks, name = self.networks, self.names[0]
         present = present[:, self.columns]  # (batch, members)
         chosen = Chosen.of(present)
-        if len(chosen.members):
-            with networks.blame(name, "encoder"):
-                values = chosen.take(observed.all_rows(self.names))
-                expert = gaussian(self._experts(chosen.members.tolist(), values))
-            parts = [chosen.spread(part, present.shape) for part in (expert.loc, expert.precision)]
-        else:
-            shape = (len(self.names), len(present), networks.latent_dim)
-            parts = [torch.zeros(shape, device=networks.device, dtype=networks.dtype)] * 2
-        return [Gaussian(*one) for one in zip(*map(torch.unbind, parts), strict=True)]
+        if not len(chosen.members):
+            return [networks.no_experts(name, len(present))] * len(self.names)
+        with networks.blame(name, "encoder"):
+            values = chosen.take(observed.all_rows(self.names))
+            expert = networks.expert(self._experts(chosen.members.tolist(), values))
+        parts = [chosen.spread(part, present.shape) for part in expert]
+        return list(zip(*map(torch.unbind, parts), strict=True))
 
-    def log_px(self, z: Tensor, observed: Observed, present: Tensor, targets: Tensor) -> Tensor:
+    def log_px(
+        self, z: Tensor, observed: Observed, present: Tensor, targets: Tensor, trains: Tensor | None = None
+    ) -> Tensor:
         """Decode the modalities that any pair asks for; see `NetworkGroup.log_px`."""
+        if trains is None:
+            return self._log_px(z, observed, targets)
+        return self._log_px(z, observed, trains) + self._log_px(z, observed, targets & ~trains, train=False)
+
+    def _log_px(self, z: Tensor, observed: Observed, targets: Tensor, *, train: bool = True) -> Tensor:
+        """Decode pairs from all of which the decoders learn, or from none; see `NetworkGroup.log_px`."""
         terms, batch, members = targets.shape
         chosen = Chosen.of(targets.flatten(0, 1))  # rows are (term, row) pairs
         if not len(chosen.members):
             return z.new_zeros(targets.shape)
         pairs = chosen.rows.to(z.device)
         values = observed.all_rows(self.names)[chosen.members.to(z.device)[:, None], pairs % max(1, batch)]
-        log_px = self._score(chosen.members.tolist(), z.flatten(0, 1)[pairs], values)
+        log_px = self._score(chosen.members.tolist(), z.flatten(0, 1)[pairs], values, train)
         spread_out = chosen.spread(log_px, torch.Size((terms * batch, members)))
         return spread_out.reshape(members, terms, batch).permute(1, 2, 0)
 
-    def _score(self, members: list[int], z: Tensor, values: Tensor) -> Tensor:
+    def _score(self, members: list[int], z: Tensor, values: Tensor, train: bool) -> Tensor:
         """Return log p(x_m|z) of some members, `(members, rows)`.
 
         Args:
             members: indices of the members.
             z: `(members, rows, latent_dim)`.
             values: `(members, rows, *event_shape)`, unpacked.
+            train: whether the decoders learn from these rows.
         """
         networks, name = self.networks, self.names[0]
         with networks.blame(name, "decoder"):
-            raw = full(self._decoders(members, z))
+            raw = full(self._decoders(members, z, train=train))
         with networks.blame(name, "likelihood"):
             # (members, rows, ...) -> (members * rows, ...) and back
             likelihood = networks.kinds[name].likelihood(networks.schemas[name], raw.flatten(0, 1))

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
+from torch.func import functional_call
 from torch.utils._pytree import tree_leaves
 
 from modalkit import registry
-from modalkit.distributions import Gaussian
 from modalkit.errors import guard
 from modalkit.model.rows import full, gaussian, spread
 from modalkit.nn import NetworkDict, evaluating
@@ -35,6 +35,7 @@ class ModalityNetworks(nn.Module):
         processes: the processes that share the statistics of batch normalisation with this one; None if none do.
         mixes_rows: by name, whether a decoder's rows depend on each other in training, through batch normalisation.
             Such a decoder must normalise each ELBO term separately.
+        measurements: by name, the `Measurement` of experts with a precision matrix; empty if experts are diagonal.
 
     Raises:
         InputError: a plugin raised or returned a wrong shape; names the modality, its kind and what was expected.
@@ -46,6 +47,7 @@ class ModalityNetworks(nn.Module):
         self.schemas, self.names, self.latent_dim = dict(schemas), tuple(schemas), latent_dim
         self.kinds: dict[str, Modality[Any]] = {n: registry.modality(s.kind) for n, s in schemas.items()}
         self.encoders, self.decoders, self.heads = NetworkDict(), NetworkDict(), NetworkDict()
+        self.measurements = NetworkDict()
         self._decoder_widths: dict[str, int] = {}
         for name, schema in self.schemas.items():
             self.add_networks(name, schema)
@@ -135,7 +137,7 @@ class ModalityNetworks(nn.Module):
         parts: dict[str, int] = {}
         for name, parameter in self.named_parameters():
             part, _, rest = name.partition(".")
-            of = f".{rest.split('.')[0]}" if part in ("encoders", "heads", "decoders") else ""
+            of = f".{rest.split('.')[0]}" if part in ("encoders", "heads", "measurements", "decoders") else ""
             key = f"{'decoder' if part == 'decoders' else 'expert' if of else part}{of}"
             parts[key] = parts.get(key, 0) + parameter.numel()
         return parts
@@ -223,17 +225,32 @@ class ModalityNetworks(nn.Module):
             value = self.schemas[name].unpack(stored)
         return value.to(self.dtype) if value.is_floating_point() else value
 
-    def encode(self, name: str, value: Tensor) -> Gaussian:
-        """Return the experts q(z|x_m) of one modality.
+    def encode(self, name: str, value: Tensor) -> tuple[Tensor, ...]:
+        """Return the experts q(z|x_m) of one modality; see `expert`.
 
         Args:
             name: the modality.
             value: `(rows, *event_shape)`, unpacked.
+        """
+        return self.expert(self.head_output(name, value))
+
+    def expert(self, head: Tensor) -> tuple[Tensor, ...]:
+        """Return what describes the experts, from a head's output `(rows, ...)`.
 
         Returns:
-            `(rows, latent_dim)`.
+            Mean and precision, `(rows, latent_dim)` each. Of experts with a precision matrix, what they measured,
+            `(rows, rank)`.
         """
-        return gaussian(self.head_output(name, value))
+        if len(self.measurements):
+            return (full(head),)
+        made = gaussian(head)
+        return made.loc, made.precision
+
+    def no_experts(self, name: str, rows: int) -> tuple[Tensor, ...]:
+        """Return zeros in the form of `expert`, for rows in which a modality is absent."""
+        rank = getattr(self.measurements[name], "rank", 0) if len(self.measurements) else 0
+        shape = (1, rows, rank) if rank else (2, rows, self.latent_dim)
+        return torch.zeros(shape, device=self.device, dtype=self.dtype).unbind()
 
     def head_output(self, name: str, value: Tensor) -> Tensor:
         """Return the output of a modality's head, which describes its experts, `(rows, ...)`.
@@ -248,40 +265,57 @@ class ModalityNetworks(nn.Module):
             output: Tensor = self.heads[name](self.encoders[name](value))
         return output
 
-    def likelihood(self, name: str, z: Tensor) -> Distribution:
-        """Return p(x_m|z) for samples of z, `(rows, latent_dim)`."""
+    def likelihood(self, name: str, z: Tensor, *, train: bool = True) -> Distribution:
+        """Return p(x_m|z).
+
+        Args:
+            name: the modality.
+            z: `(rows, latent_dim)`.
+            train: whether the decoder learns from these rows; otherwise gradients reach only z.
+        """
         with self.blame(name, "decoder"):
-            raw = self.decoders[name](z)
+            raw = self._decode(name, z, train)
         with self.blame(name, "likelihood"):
             return self.kinds[name].likelihood(self.schemas[name], full(raw) if isinstance(raw, Tensor) else raw)
 
-    def log_px(self, name: str, z: Tensor, value: Tensor) -> Tensor:
+    def _decode(self, name: str, z: Tensor, train: bool) -> Any:
+        """Return a decoder's output, from its parameters as constants unless it learns; see `likelihood`."""
+        decoder = self.decoders[name]
+        if train:
+            return decoder(z)
+        return functional_call(decoder, {n: p.detach() for n, p in decoder.named_parameters()}, (z,))
+
+    def log_px(self, name: str, z: Tensor, value: Tensor, *, train: bool = True) -> Tensor:
         """Return log p(x_m|z), one number per row, `(rows,)`.
 
         Args:
             name: the modality.
             z: `(rows, latent_dim)`.
             value: `(rows, *event_shape)`, unpacked.
+            train: whether the decoder learns from these rows; otherwise gradients reach only z.
         """
-        likelihood = self.likelihood(name, z)
+        likelihood = self.likelihood(name, z, train=train)
         with self.blame(name, "likelihood"):
             log_px = likelihood.log_prob(value)
             if log_px.shape != (len(z),):
                 raise ValueError(f"log_prob returned {tuple(log_px.shape)} for {len(z)} rows; it must be (rows,)")
             return log_px
 
-    def decode_no_rows(self, name: str, z: Tensor) -> Tensor:
+    def decode_no_rows(self, name: str, z: Tensor, *, train: bool = True) -> Tensor:
         """Run a decoder on no rows because another process must run it on its rows; see `must_run`.
 
         Args:
             name: the modality.
             z: `(0, latent_dim)`.
+            train: whether the decoder learns in this call; see `log_px`.
 
         Returns:
             The log-likelihoods of no rows, `(0,)`.
         """
+        if not train and not z.requires_grad:  # all processes must take part in the backward pass too
+            z = z.detach().requires_grad_()
         with self.blame(name, "decoder"):
-            return torch.cat([part.flatten() for part in tree_leaves(self.decoders[name](z))])
+            return torch.cat([part.flatten() for part in tree_leaves(self._decode(name, z, train))])
 
     def predict(self, name: str, z: Tensor) -> Tensor:
         """Return the value that stands for p(x_m|z), `(rows, *event_shape)`: its mean, or its mode if it is integer."""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cached_property
+from typing import cast
 
 import torch
 from torch import Tensor
 
 from modalkit.data import Batch
-from modalkit.distributions import Gaussian, Posterior, product_of_experts
+from modalkit.distributions import CorrelatedGaussian, Gaussian, Posterior, product_of_experts
+from modalkit.model.correlated import Measurement, product_of_measurements
 from modalkit.model.groups import NetworkGroup, fastest_groups
 from modalkit.model.networks import ModalityNetworks
 from modalkit.model.observed import Observed
@@ -52,8 +54,15 @@ class MultimodalVAE(ModalityNetworks):
         """
         return Observed(self, batch, [group.names for group in self.groups if len(group.names) > 1])
 
+    def _each_expert(self, observed: Observed, present: Tensor) -> list[tuple[Tensor, ...]]:
+        """Return what describes each modality's experts, encoding each once; see `ModalityNetworks.expert`."""
+        found: dict[str, tuple[Tensor, ...]] = {}
+        for group in self.groups:
+            found |= zip(group.names, group.experts(observed, present), strict=True)
+        return [found[name] for name in self.names]
+
     def experts(self, observed: Observed, present: Tensor) -> Gaussian:
-        """Return every row's experts, encoding each modality once; a precision of 0 means absent.
+        """Return every row's diagonal experts, encoding each modality once; a precision of 0 means absent.
 
         Args:
             observed: what `observed` returned.
@@ -62,11 +71,19 @@ class MultimodalVAE(ModalityNetworks):
         Returns:
             `(batch, modalities, latent_dim)`.
         """
-        found: dict[str, Gaussian] = {}
-        for group in self.groups:
-            found |= zip(group.names, group.experts(observed, present), strict=True)
-        ordered = [found[name] for name in self.names]
-        return Gaussian(torch.stack([e.loc for e in ordered], 1), torch.stack([e.precision for e in ordered], 1))
+        locs, precisions = zip(*self._each_expert(observed, present), strict=True)
+        return Gaussian(torch.stack(locs, 1), torch.stack(precisions, 1))
+
+    def products(self, observed: Observed, present: Tensor, given: Tensor) -> Gaussian | CorrelatedGaussian:
+        """Return products of experts for several subsets of each row's modalities; see `posterior`."""
+        if len(self.measurements):
+            measured = [one for (one,) in self._each_expert(observed, present)]
+            with torch.autocast(self.device.type, enabled=False):
+                parts = [cast(Measurement, part) for part in self.measurements.values()]
+                return product_of_measurements(parts, measured, given, prior_expert=self.prior_expert)
+        experts = self.experts(observed, present)
+        with torch.autocast(self.device.type, enabled=False):  # products of many small numbers
+            return product_of_experts(experts, given.to(self.device, non_blocking=True), prior_expert=self.prior_expert)
 
     def posterior(self, observed: Observed, present: Tensor, given: Tensor) -> Posterior:
         """Return q(z|X) for several subsets X of each row's modalities, encoding each modality once.
@@ -80,9 +97,7 @@ class MultimodalVAE(ModalityNetworks):
         Returns:
             `(terms, batch, latent_dim)`, of `components` components.
         """
-        experts = self.experts(observed, present)
-        with torch.autocast(self.device.type, enabled=False):  # products of many small numbers
-            return product_of_experts(experts, given.to(self.device, non_blocking=True), prior_expert=self.prior_expert)
+        return self.products(observed, present, given)
 
     def allows(self, given: Tensor) -> Tensor:
         """Tell for which subsets of modalities the model has posteriors, bool `(..., modalities) -> (...)`."""

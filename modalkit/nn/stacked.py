@@ -37,12 +37,13 @@ class Stacked:
             for name, tensor in chain(network.named_parameters(), network.named_buffers()):
                 self.tensors[name].append(tensor)
 
-    def __call__(self, members: Sequence[int], inputs: Tensor) -> Tensor:
+    def __call__(self, members: Sequence[int], inputs: Tensor, *, train: bool = True) -> Tensor:
         """Call some of the networks.
 
         Args:
             members: indices of these networks.
             inputs: `(members, rows, ...)`.
+            train: whether the networks learn from these rows; otherwise gradients reach only the inputs.
 
         Returns:
             `(members, rows, ...)`.
@@ -53,6 +54,8 @@ class Stacked:
             return result
 
         stacked = {name: torch.stack([own[m] for m in members]) for name, own in self.tensors.items()}
+        if not train:
+            stacked = {name: tensor.detach() for name, tensor in stacked.items()}
         result: Tensor = vmap(call, randomness="different")(stacked, inputs)
         return result
 

@@ -79,6 +79,7 @@ VAE = Objective(
     plan=plan_vae,
     check=check_vae,
     model=lambda options, schemas, latent_dim: OwnPosteriors(schemas, latent_dim),
+    correlated_experts=True,
 )
 BIVCCA = Objective(
     name="bivcca",
@@ -87,4 +88,5 @@ BIVCCA = Objective(
     plan=plan_bivcca,
     check=check_bivcca,
     model=lambda options, schemas, latent_dim: OwnPosteriors(schemas, latent_dim),
+    correlated_experts=True,
 )

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from modalkit.distributions import Gaussian, Mixture, product_of_experts
+from modalkit.distributions import Mixture
 from modalkit.model.observed import Observed
 from modalkit.model.vae import MultimodalVAE
 from modalkit.plugin import Draws, Objective, ObjectiveOptions, Plan, Schema
@@ -34,13 +34,10 @@ class MixtureOfProducts(MultimodalVAE):
         members = self.subsets[:, None, None]  # (components, 1, 1, modalities)
         there = (given | ~members).all(-1)  # (components, terms, batch)
         there[0] |= ~given.any(-1)  # given nothing, the first part is the prior
-        experts = self.experts(observed, present)
-        with torch.autocast(self.device.type, enabled=False):
-            factors = (members & given & there.unsqueeze(-1)).flatten(0, 1)  # (components * terms, batch, modalities)
-            parts = product_of_experts(experts, factors.to(self.device), prior_expert=False)
-        loc, precision = (torch.unflatten(part, 0, there.shape[:2]) for part in (parts.loc, parts.precision))
-        log_weight = torch.where(there, -there.sum(0).to(loc.dtype).cpu().log(), -torch.inf)
-        return Mixture(log_weight.to(loc), Gaussian(loc, precision), convex=self.convex)
+        factors = (members & given & there.unsqueeze(-1)).flatten(0, 1)  # (components * terms, batch, modalities)
+        parts = self.products(observed, present, factors).unflatten(there.shape[:2])
+        log_weight = torch.where(there, -there.sum(0).to(parts.loc.dtype).cpu().log(), -torch.inf)
+        return Mixture(log_weight.to(parts.loc), parts, convex=self.convex)
 
 
 def plan_all(options: ObjectiveOptions, names: tuple[str, ...], present: Tensor, draws: Draws) -> Plan:
@@ -70,6 +67,7 @@ MMVAE = Objective(
     model=lambda options, schemas, latent_dim: MixtureOfProducts(
         schemas, latent_dim, torch.eye(len(schemas), dtype=torch.bool), convex=False
     ),
+    correlated_experts=True,
 )
 r"""Shi et al. 2019, the ELBO of MMVAE.
 
@@ -86,6 +84,7 @@ MOPOE = Objective(
     model=lambda options, schemas, latent_dim: MixtureOfProducts(
         schemas, latent_dim, all_subsets(len(schemas)), convex=True
     ),
+    correlated_experts=True,
 )
 r"""Sutter et al. 2021, the objective of MoPoE.
 

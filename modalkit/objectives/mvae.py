@@ -29,6 +29,11 @@ class MvaeOptions(ObjectiveOptions):
         "subset",
         description="What a term must explain: the modalities that are given (eq. 4), or all that are present.",
     )
+    decoder_gradients: Literal["all", "given"] = Field(
+        "all",
+        description="The terms that a modality's decoder learns from: all, or only those that are given the modality. "
+        "Experts learn from all terms.",
+    )
 
 
 def plan_mvae(options: MvaeOptions, names: tuple[str, ...], present: Tensor, draws: Draws) -> Plan:
@@ -41,6 +46,8 @@ def plan_mvae(options: MvaeOptions, names: tuple[str, ...], present: Tensor, dra
 
     If `singles` n is below the number M of modalities, n single terms stand for all M. They are sampled uniformly and
     without replacement, and each is weighted M/n, so that the expectation of a row's sum is the sum of all its terms.
+
+    With `decoder_gradients: given`, a decoder learns only from the terms that are given its modality.
 
     Args:
         options: see `MvaeOptions`.
@@ -69,7 +76,9 @@ def plan_mvae(options: MvaeOptions, names: tuple[str, ...], present: Tensor, dra
             weight = torch.ones(given.shape[:2])  # (terms, batch)
             weight[1 : 1 + some] = count / some
     targets = given if options.targets == "subset" else present & given.any(-1, keepdim=True)
-    return Plan(terms, given, targets, weight)
+    # Where only what is given is explained, the two choices are the same.
+    apart = options.decoder_gradients == "given" and options.targets == "present"
+    return Plan(terms, given, targets, weight, trains_decoder=given if apart else None)
 
 
 def _random_subset(present: Tensor, generator: torch.Generator) -> Tensor:

@@ -55,4 +55,5 @@ MVTCAE = Objective(
     plan=plan_mvtcae,
     check=check_mvtcae,
     model=lambda options, schemas, latent_dim: MultimodalVAE(schemas, latent_dim, prior_expert=False),
+    correlated_experts=True,
 )

@@ -40,6 +40,8 @@ class Plan:
         kl_weight: of each term's KL(q || p), beside beta, `(T, B)`; the same as `weight` by default.
         references: weights of KL(q || q(z|x_m)), the term's posterior against each modality's own, beside beta,
             `(T, B, M)`; none by default.
+        trains_decoder: which targets a modality's decoder learns from, bool `(T, B, M)`; all by default. The experts
+            learn from the others too.
 
     A row takes part in a term if it has a given or a target there; elsewhere it contributes nothing.
     """
@@ -50,12 +52,14 @@ class Plan:
     weight: torch.Tensor | None = None
     kl_weight: torch.Tensor | None = None
     references: torch.Tensor | None = None
+    trains_decoder: torch.Tensor | None = None
 
     def check(self, present: Tensor) -> None:
         """Raise `ValueError` if a mask or weight is not what these terms need over a batch with `present`."""
         terms = (len(self.terms), len(present))
         shapes = {"given": (*terms, present.shape[1]), "targets": (*terms, present.shape[1]), "weight": terms}
         shapes |= {"kl_weight": terms, "references": (*terms, present.shape[1])}
+        shapes |= {"trains_decoder": (*terms, present.shape[1])}
         if not self.terms:
             raise ValueError("there are no terms")
         for name, shape in shapes.items():
@@ -64,13 +68,14 @@ class Plan:
                 raise ValueError(f"{name} has shape {tuple(value.shape)}, not {shape}")
             if value is not None and value.device.type != "cpu":
                 raise ValueError(f"{name} is on {value.device}; a plan is made on the CPU")
-        for name in ("given", "targets"):
-            if (dtype := getattr(self, name).dtype) is not present.dtype:
-                raise ValueError(f"{name} is {dtype}, not {present.dtype}")
+        for name in ("given", "targets", "trains_decoder"):
+            value = getattr(self, name)
+            if value is not None and value.dtype is not present.dtype:
+                raise ValueError(f"{name} is {value.dtype}, not {present.dtype}")
 
     def rows(self, rows: slice) -> Plan:
         """Return the plan of some of the rows."""
-        optional = (self.weight, self.kl_weight, self.references)
+        optional = (self.weight, self.kl_weight, self.references, self.trains_decoder)
         parts = (None if one is None else one[:, rows] for one in optional)
         return Plan(self.terms, self.given[:, rows], self.targets[:, rows], *parts)
 
@@ -109,6 +114,8 @@ class Objective(Generic[OptionsT]):
             then refused.
         frozen: `(options, epoch) ->` the networks, as prefixes of parameters' names, that stay as they are in this
             epoch, a whole number counted from 0. None by default.
+        correlated_experts: whether its `model` also works if `model.experts` is `low_rank` or `full`. It does if all
+            posteriors come from `MultimodalVAE.products`. An objective without a `model` always works.
     """
 
     name: str
@@ -119,3 +126,4 @@ class Objective(Generic[OptionsT]):
     model: Callable[[OptionsT, Mapping[str, Schema], int], nn.Module] | None = None
     complete_rows: bool = False
     frozen: Callable[[OptionsT, int], tuple[str, ...]] = lambda options, epoch: ()
+    correlated_experts: bool = False

@@ -88,6 +88,10 @@ def onnx_graph(model: TrainedModel, given: Sequence[str], want: str) -> Callable
             f"--onnx: this run's objective ({model.recipe.objective.name}) has posteriors of another form; "
             f"graphs support products of experts only (mvae, mvtcae)"
         )
+    if model.recipe.model.experts != "diagonal":
+        raise InputError(
+            f"--onnx: this run has model.experts: {model.recipe.model.experts}; graphs support diagonal experts only"
+        )
     if not given:
         raise InputError("--onnx: name what is given, --given NAME,NAME")
     given = tuple(dict.fromkeys(given))

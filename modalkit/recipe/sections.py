@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import (
     AfterValidator,
@@ -25,6 +25,9 @@ from modalkit.recipe.templates import fold, modality_name
 from modalkit.recipe.train_section import TrainSettings
 from modalkit.recipe.yaml import Key, dump
 
+_MOST_CORRELATED = 2048
+"""Latent dimensions of experts with precision matrices. A matrix then has 17 MB, and a step dozens of them."""
+
 
 class ModelSettings(Settings):
     """What the modalities share."""
@@ -34,6 +37,14 @@ class ModelSettings(Settings):
         False,
         description="Start every decoder at the best constant prediction of its modality's training rows, so that z "
         "only has to encode how a row differs from it.",
+    )
+    experts: Literal["diagonal", "low_rank", "full"] = Field(
+        "diagonal",
+        description="Precision of each modality's expert. diagonal: one number a latent dimension, for each row. "
+        "low_rank: a matrix that all rows share, of a rank of at most the numbers of a sample. full: of full rank.",
+    )
+    rank: int | None = Field(
+        None, ge=1, description="Largest rank of the matrices of experts: low_rank; null: numbers of a sample."
     )
 
 
@@ -85,6 +96,25 @@ class Recipe(Settings):
                 raise invalid(key, f"there is no modality '{name}'{did_you_mean(name, self.modalities)}")
             if names.count(name) > 1:
                 raise invalid(key, f"'{name}' is listed twice")
+
+    @model_validator(mode="after")
+    def _experts_fit(self) -> Recipe:
+        chosen, rank, size = self.model.experts, self.model.rank, self.model.latent_dim
+        if rank is not None and chosen != "low_rank":
+            raise invalid(("model", "rank"), f"is for experts: low_rank, and experts is {chosen}; remove rank")
+        if chosen == "diagonal":
+            return self
+        objective = registry.get(registry.OBJECTIVES, self.objective.name)
+        if objective.model is not None and not objective.correlated_experts:
+            raise invalid(("model", "experts"), f"the objective {objective.name} needs experts: diagonal, not {chosen}")
+        if size > _MOST_CORRELATED:
+            raise invalid(
+                ("model", "experts"),
+                f"{chosen} needs several matrices of latent_dim x latent_dim numbers for each subset of modalities, "
+                f"{4 * size**2 / 1e6:,.0f} MB each with latent_dim: {size}; use at most {_MOST_CORRELATED:,} latent "
+                f"dimensions, or diagonal",
+            )
+        return self
 
     @model_validator(mode="after")
     def _pictures_to_augment(self) -> Recipe:

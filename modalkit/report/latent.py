@@ -89,6 +89,11 @@ def dimensions(source: Source, latent: Latent | None) -> Section | None:
         "The KL of a dimension measures how much the posterior given all modalities differs from the prior. The matrix "
         "shows the precision (inverse variance) of the posterior given each modality alone; the prior's is 1."
     )
+    if source.recipe.model.experts != "diagonal":
+        lead += (
+            " Dimensions are correlated in this run's posteriors. Both figures describe each dimension alone, so the "
+            "KLs of the dimensions add up to less than the KL of the posterior."
+        )
     return Section("Who tells what", lead, parts)
 
 

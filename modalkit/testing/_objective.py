@@ -12,8 +12,9 @@ from torch import Tensor
 
 from modalkit import registry
 from modalkit.data import Batch
-from modalkit.distributions import Gaussian, Mixture, Posterior
+from modalkit.distributions import CorrelatedGaussian, Gaussian, Mixture, Posterior
 from modalkit.model import MultimodalVAE
+from modalkit.model.correlated import correlate_experts
 from modalkit.model.engine import evaluate_plan
 from modalkit.plugin import Draws, Objective, ObjectiveOptions, Plan, Schema
 from modalkit.testing._examination import Examination
@@ -87,6 +88,11 @@ class _Check(Examination):
         self.check_allows(model)
         self.check_posteriors(model)
         self.check_gradients(model)
+        if self.objective.model is None or self.objective.correlated_experts:
+            model = self.check_model()
+            correlate_experts(model, None, full=False, base=not model.prior_expert)
+            self.check_posteriors(model)
+            self.check_gradients(model)
 
     def check_options(self, options: Mapping[str, Any]) -> ObjectiveOptions:
         """Check that options are validated, and can be read back from a run folder's recipe."""
@@ -230,18 +236,20 @@ class _Check(Examination):
         with self.using("model.posterior", f"given {known or 'nothing'}"), torch.no_grad():
             posterior = model.posterior(model.observed(batch), batch.present, given)
         part, shape = "model.posterior", (*given.shape[:2], self.latent_dim)
-        known_kind = isinstance(posterior, (Gaussian, Mixture))
-        self.expect(part, known_kind, f"expected a Gaussian or a Mixture, got a {type(posterior).__name__}")
+        known_kind = isinstance(posterior, (Gaussian, CorrelatedGaussian, Mixture))
+        expected = "a Gaussian, a CorrelatedGaussian or a Mixture"
+        self.expect(part, known_kind, f"expected {expected}, got a {type(posterior).__name__}")
         gaussian = posterior.parts if isinstance(posterior, Mixture) else posterior
         if isinstance(posterior, Mixture):
             shape = (model.components, *shape)
             weights = posterior.log_weight.exp().sum(0)
             self.expect(part, torch.allclose(weights, torch.ones_like(weights)), "has weights that do not add up to 1")
-        for name in ("loc", "precision"):
+        spread = "precision" if isinstance(gaussian, Gaussian) else "variance"
+        for name in ("loc", spread):
             got = tuple(getattr(gaussian, name).shape)
             self.expect(part, got == shape, f"expected {name} of shape {shape} given {known or 'nothing'}, got {got}")
-        finite = bool(gaussian.loc.isfinite().all()) and bool((gaussian.precision > 0).all())
-        self.expect(part, finite, f"given {known or 'nothing'}: loc must be finite, precision above 0")
+        finite = bool(gaussian.loc.isfinite().all()) and bool((getattr(gaussian, spread) > 0).all())
+        self.expect(part, finite, f"given {known or 'nothing'}: loc must be finite, {spread} above 0")
         return posterior
 
     def check_gradients(self, model: MultimodalVAE) -> None:
@@ -274,7 +282,7 @@ def _subsets(count: int) -> Tensor:
 
 def _same(first: Plan, second: Plan) -> bool:
     """Tell whether two plans are equal."""
-    for name in ("given", "targets", "weight", "kl_weight", "references"):
+    for name in ("given", "targets", "weight", "kl_weight", "references", "trains_decoder"):
         a, b = getattr(first, name), getattr(second, name)
         if (a is None) is not (b is None) or (a is not None and not torch.equal(a, b)):
             return False
@@ -283,8 +291,8 @@ def _same(first: Plan, second: Plan) -> bool:
 
 def _parts(posterior: Posterior) -> list[Tensor]:
     """Return the tensors that describe a posterior; of a mixture's absent components nothing."""
-    if isinstance(posterior, Gaussian):
-        return [posterior.loc, posterior.precision]
+    if not isinstance(posterior, Mixture):
+        return [posterior.loc, posterior.variance]
     weight = posterior.log_weight.exp()
     there = (weight > 0).unsqueeze(-1)
-    return [weight, posterior.parts.loc * there, posterior.parts.precision * there]
+    return [weight, posterior.parts.loc * there, posterior.parts.variance * there]

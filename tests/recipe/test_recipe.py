@@ -153,7 +153,18 @@ def test_anchors_and_merge_keys(write):
 MISTAKES = {
     "train: {learning_rte: 1}": "r.yaml:5: train.learning_rte: unknown key (did you mean 'learning_rate'?)",
     "trian: {}": "r.yaml:5: trian: unknown key (did you mean 'train'?)",
-    "model: {qqq: 1}": "r.yaml:5: model.qqq: unknown key; known here: centered, latent_dim",
+    "model: {qqq: 1}": "r.yaml:5: model.qqq: unknown key; known here: centered, experts, latent_dim, rank",
+    "model: {rank: 3}": "r.yaml:5: model.rank: is for experts: low_rank, and experts is diagonal; remove rank",
+    "model: {experts: lowrank}": (
+        "r.yaml:5: model.experts: should be 'diagonal', 'low_rank' or 'full', got 'lowrank' (did you mean 'low_rank'?)"
+    ),
+    "model: {experts: full}\nobjective: {name: jmvae}": (
+        "r.yaml:5: model.experts: the objective jmvae needs experts: diagonal, not full"
+    ),
+    "model: {experts: full, latent_dim: 5000}": (
+        "r.yaml:5: model.experts: full needs several matrices of latent_dim x latent_dim numbers for each subset of "
+        "modalities, 100 MB each with latent_dim: 5000; use at most 2,048 latent dimensions, or diagonal"
+    ),
     "train:\n  epochs: 5\n  epochs: 6": "r.yaml:7: train.epochs: given twice, in line 6 already",
     "train: {learning_rate: -1}": "r.yaml:5: train.learning_rate: should be a number above 0, got -1",
     "train: {learning_rate: .inf}": "r.yaml:5: train.learning_rate: should be a finite number, got .inf",

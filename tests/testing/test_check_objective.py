@@ -208,7 +208,10 @@ BROKEN: dict[str, tuple[dict[str, Any], str]] = {
     "allows shape": (wrong("allows shape"), r"model.allows: expected bool of shape \(1, 8\)"),
     "allows few": (wrong("allows few"), r"model.allows: refuses \['x', 'y', 'z'\], which the term 'all' is given"),
     "posterior raises": (wrong("raises"), "model.posterior: raised RuntimeError given"),
-    "posterior tensor": (wrong("tensor"), "model.posterior: expected a Gaussian or a Mixture, got a Tensor"),
+    "posterior tensor": (
+        wrong("tensor"),
+        "model.posterior: expected a Gaussian, a CorrelatedGaussian or a Mixture, got a Tensor",
+    ),
     "posterior shape": (wrong("shape"), r"model.posterior: expected loc of shape \(1, 4, 3\) given .*got \(4, 3\)"),
     "posterior precision": (wrong("precision"), "model.posterior: .*precision above 0"),
     "posterior of others": (wrong("all"), "model.posterior: given .* depends on modalities that are not given"),

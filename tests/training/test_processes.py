@@ -49,6 +49,11 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     # Most steps lack a modality on one process, many on both; then nothing of that modality may change.
     "rare": ("{name: mvae, warmup_epochs: 1}", {"data.weak.keep": 0.25, "train.batch_size": 9, "train.clip_norm": 5}),
     "present": ("{name: mvae, targets: present, k: 2}", {"data.weak.keep": 0.6, "train.batch_size": 7}),
+    # Decoders run twice, and each process has rows for any of the two calls or none.
+    "given": (
+        "{name: mvae, targets: present, decoder_gradients: given}",
+        {"data.weak.keep": 0.4, "train.batch_size": 7},
+    ),
     "few-pairs": (
         "{name: mvae}",
         {
