@@ -7,6 +7,7 @@ adds the Gaussian head.
 from modalkit.nn.batch_norm import BatchNorm1d, BatchNorm2d
 from modalkit.nn.dcgan import DcganDecoder, DcganEncoder, Stage, stages
 from modalkit.nn.dense import CategoryEncoder, Reshape, category_encoder, mlp
+from modalkit.nn.linear import EmbeddedFeatures, LinearDecoder, LinearFeatures
 from modalkit.nn.modes import evaluating
 from modalkit.nn.network_dict import NetworkDict
 from modalkit.nn.networks import decoder, encoder
@@ -20,7 +21,10 @@ __all__ = [
     "DcganDecoder",
     "DcganEncoder",
     "DenseNetwork",
+    "EmbeddedFeatures",
     "ImageNetwork",
+    "LinearDecoder",
+    "LinearFeatures",
     "Mlp",
     "NetworkDict",
     "Reshape",

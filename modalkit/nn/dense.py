@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from modalkit.nn.batch_norm import BatchNorm1d, PartedBatchNorm, can_part
+from modalkit.nn.linear import EmbeddedFeatures
 from modalkit.nn.settings import Mlp, built_in
 from modalkit.plugin import CustomNetwork
 
@@ -97,4 +98,10 @@ def category_encoder(network: Mlp | CustomNetwork, categories: int) -> CategoryE
     first, *rest = network.hidden
     tail = mlp(first, rest, batch_norm=network.batch_norm, dropout=network.dropout)
     embedding = nn.Embedding(categories, first)
-    return CategoryEncoder(categories, embedding, *_activation(first, network.batch_norm, network.dropout), *tail)
+    layers = [embedding, *_activation(first, network.batch_norm, network.dropout), *tail]
+    if not network.linear:
+        return CategoryEncoder(categories, *layers)
+    beside = EmbeddedFeatures(nn.Sequential(*layers), categories, network.linear_features)
+    whole = CategoryEncoder(categories, beside)
+    whole.apart = bool(network.batch_norm or network.dropout)  # the parts of `beside` cannot count categories
+    return whole

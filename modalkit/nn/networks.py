@@ -10,6 +10,7 @@ from torch import nn
 
 from modalkit.nn.dcgan import DcganDecoder, DcganEncoder
 from modalkit.nn.dense import Reshape, mlp
+from modalkit.nn.linear import LinearDecoder, LinearFeatures
 from modalkit.nn.settings import Dcgan, Mlp, built_in
 from modalkit.plugin import CustomNetwork, Schema
 
@@ -27,7 +28,8 @@ def encoder(network: Mlp | Dcgan | CustomNetwork, shape: Sequence[int]) -> nn.Mo
         return DcganEncoder(shape, network)
     network, width = built_in(network), math.prod(shape)
     layers = mlp(width, network.hidden, batch_norm=network.batch_norm, dropout=network.dropout)
-    return layers if len(shape) == 1 else nn.Sequential(Reshape((width,)), *layers)
+    whole = layers if len(shape) == 1 else nn.Sequential(Reshape((width,)), *layers)
+    return LinearFeatures(whole, width, network.linear_features) if network.linear else whole
 
 
 def decoder(network: Mlp | Dcgan | CustomNetwork, latent_dim: int, shape: Sequence[int]) -> nn.Module:
@@ -36,7 +38,8 @@ def decoder(network: Mlp | Dcgan | CustomNetwork, latent_dim: int, shape: Sequen
         return DcganDecoder(latent_dim, shape, network)
     network = built_in(network)
     layers = mlp(latent_dim, network.decoder_hidden, math.prod(shape), batch_norm=network.batch_norm)
-    return layers if len(shape) == 1 else nn.Sequential(*layers, Reshape(shape))
+    whole = layers if len(shape) == 1 else nn.Sequential(*layers, Reshape(shape))
+    return LinearDecoder(whole, latent_dim, shape) if network.linear else whole
 
 
 def trunk(schema: SchemaT) -> SchemaT:

@@ -14,6 +14,10 @@ Widths = Annotated[tuple[PositiveInt, ...], BeforeValidator(as_tuple)]
 """Widths of layers; a recipe writes a list."""
 
 
+LINEAR_FEATURES = 64
+"""How many linear features ``linear: true`` gives an encoder: as many as `latent_dim` has by default."""
+
+
 class Mlp(Settings):
     """Fully connected networks."""
 
@@ -22,6 +26,16 @@ class Mlp(Settings):
     decoder_hidden: Widths = Field((512, 512, 512), description="Widths of the decoder's layers.")
     batch_norm: bool = Field(False, description="Batch normalisation after every hidden layer.")
     dropout: float = Field(0.0, ge=0, lt=1, description="Dropout after each of the encoder's hidden layers.")
+    linear: bool | PositiveInt = Field(
+        False,
+        description="Add a linear path beside the hidden layers of both networks. A number says how many linear "
+        f"features the encoder gets; `true` is {LINEAR_FEATURES}. Give at least `latent_dim`.",
+    )
+
+    @property
+    def linear_features(self) -> int:
+        """Number of linear features that the encoder gets, before it is limited by its inputs; 0 without the path."""
+        return LINEAR_FEATURES if self.linear is True else int(self.linear)
 
 
 class Dcgan(Settings):

@@ -93,9 +93,12 @@ def test_loss_and_gradients_equal_the_plain_loop(targets: str, subsets: str, mis
 
 
 @pytest.mark.parametrize("centered", [False, True])
+@pytest.mark.parametrize("linear", [False, 3])
 @pytest.mark.parametrize("missing", [0.0, 0.6])
-def test_modalities_that_are_alike_run_as_one_and_equal_the_plain_loop(missing: float, centered: bool) -> None:
-    small = {"type": "mlp", "hidden": [6, 5], "decoder_hidden": [7]}
+def test_modalities_that_are_alike_run_as_one_and_equal_the_plain_loop(
+    missing: float, linear: bool | int, centered: bool
+) -> None:
+    small = {"type": "mlp", "hidden": [6, 5], "decoder_hidden": [7], "linear": linear}
     made = {f"bit{i}": modalkit.schema("bit", network=small, weight=1 + i) for i in range(9)}
     made["odd"] = modalkit.schema("bit", network={"type": "mlp", "hidden": [4]})
     made |= {f"class{i}": modalkit.schema("label", classes=3, network=small) for i in range(8)}

@@ -21,6 +21,7 @@ from modalkit.nn import (
     DcganEncoder,
     DenseNetwork,
     ImageNetwork,
+    LinearDecoder,
     Mlp,
     category_encoder,
     decoder,
@@ -215,3 +216,45 @@ def test_channels_last_passes_through() -> None:
 
 def test_an_mlp_without_hidden_layers() -> None:
     assert linears(mlp(3, [], 2)) == [(3, 2)]
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields", "features"),
+    [
+        ("image", {"size": 8, "channels": 1}, 20 + 5),
+        ("vector", {"size": 3}, 20 + 3),  # never more linear features than inputs
+        ("attributes", {"names": ["a", "b"]}, 20 + 2),
+        ("label", {"classes": 4}, 20 + 5),
+        ("bit", {}, 20 + 5),
+    ],
+)
+def test_a_linear_path_lies_beside_the_hidden_layers(kind: str, fields: dict[str, Any], features: int) -> None:
+    plain = {"type": "mlp", "hidden": [30, 20], "decoder_hidden": [10], "batch_norm": True}
+    schema = registry.schema(kind, **fields, network=plain | {"linear": 5})
+    encode, decode = registry.modality(kind).encoder(schema).eval(), registry.modality(kind).decoder(schema, 6).eval()
+    value = schema.unpack(schema.zeros(3))
+    assert encode(value).shape == (3, features)
+    path = next(part for part in decode.modules() if isinstance(part, LinearDecoder))
+    for parameter in path.network.parameters():
+        nn.init.zeros_(parameter)
+    z = torch.randn(3, 6)
+    torch.testing.assert_close(decode(z).reshape(3, -1), path.linear(z))  # (rows, *raw) -> (rows, numbers)
+    bare = registry.schema(kind, **fields, network=plain)
+    assert set(registry.modality(kind).encoder(bare).state_dict()).isdisjoint(
+        name for name in encode.state_dict() if "linear" in name
+    )
+
+
+def test_true_gives_as_many_linear_features_as_z_has_dimensions_by_default() -> None:
+    assert [Mlp(linear=value).linear_features for value in (False, True, 7)] == [0, 64, 7]
+    with pytest.raises(ValidationError):
+        Mlp(linear=-1)
+
+
+def test_categories_are_encoded_as_their_one_hot_vectors() -> None:
+    network = Mlp(hidden=(6,), linear=2)
+    encode = category_encoder(network, 3).eval()
+    value = torch.tensor([2, 0, 1, 1, 2])
+    torch.testing.assert_close(encode(value)[:, 6:], encode[0].linear.weight[value])  # type: ignore[union-attr,index]
+    each = torch.cat([encode(v[None]) for v in value])
+    torch.testing.assert_close(encode(value), each)

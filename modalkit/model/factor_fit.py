@@ -1,0 +1,251 @@
+"""The fit of a factor analysis: expectation maximisation over batches of rows."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from modalkit.model.factor_analysis import FactorAnalysis, Grams, Patterns, log_density, posterior_of
+
+_log = logging.getLogger(__name__)
+
+Batches = Callable[[], Iterable[tuple[Tensor, Tensor]]]
+"""Returns the rows anew at each call, as batches of values and of which of them are known, `(rows, columns)` each."""
+
+_SMALL = 200_000  # loadings up to which double precision costs little
+_EXTRA = 10  # directions beyond the factors that the randomised SVD follows
+_SVD_PASSES = 3
+_FLOOR, _LEAST = 1e-3, 1e-6  # least noise: of a column's variance, of the mean variance of its block
+
+
+def fit_factors(
+    batches: Batches,
+    sizes: Sequence[int],
+    factors: int,
+    *,
+    iterations: int = 50,
+    tolerance: float = 1e-4,
+    seed: int = 0,
+    progress: Callable[[], object] = lambda: None,
+) -> FactorAnalysis:
+    """Fit a factor analysis to rows with missing entries, by expectation maximisation.
+
+    The log-likelihood of the known values never falls. Values must be missing at random. The rows are read once for
+    the means, three times for a start by randomised SVD, and once an iteration. Memory beyond a batch is a few times
+    columns x factors. Noise variances stay above a thousandth of the column's variance.
+
+    A block is a range of columns that are mostly known or missing together, such as a modality. Whole blocks that are
+    missing cost nothing; single missing cells cost cells x factors².
+
+    Args:
+        batches: returns the rows anew at each call, as batches `(values, known)`, both `(rows, columns)`, on the CPU.
+        sizes: numbers of columns of the blocks, in order.
+        factors: how many factors; fewer if there are not more rows or columns, which the log says.
+        iterations: at most so many.
+        tolerance: stop once the log-likelihood improves by less than this, relative to its size or to the number of
+            known values, whichever is larger.
+        seed: decides the directions where the randomised SVD starts.
+        progress: called after each pass over the rows.
+
+    Returns:
+        The model: double precision up to 200,000 loadings, else single precision. A column without any value gets mean
+        0, no loadings, and noise 1.
+
+    Raises:
+        ValueError: there is no row with a known value.
+
+    Source:
+        Rubin & Thayer 1982; Ghahramani & Jordan 1994 for missing values.
+    """
+    moments = _moments(batches, sum(sizes))
+    progress()
+    if not moments.rows:
+        raise ValueError("a factor analysis needs a row with a known value")
+    most = max(1, min(factors, moments.rows - 1, sum(sizes)))
+    if most < factors:
+        _log.info("%d rows of %d columns allow %d factors, not %d", moments.rows, sum(sizes), most, factors)
+    fit = _Fit(batches, sizes, moments, most, progress)
+    fit.begin(seed)
+    found: list[float] = []
+    for _ in range(iterations):
+        sums = fit.expect()
+        found.append(sums.log_likelihood)
+        if len(found) > 1 and found[-1] - found[-2] <= tolerance * max(abs(found[-2]), moments.values):
+            break
+        fit.maximise(sums)
+    return FactorAnalysis(fit.loadings, (fit.center + fit.offset).to(fit.dtype), fit.noise, tuple(found))
+
+
+@dataclass(frozen=True)
+class _Moments:
+    """What one pass tells: rows with any value, known values, and each column's count, mean and variance."""
+
+    rows: int
+    values: int
+    count: Tensor
+    mean: Tensor
+    variance: Tensor
+
+
+def _moments(batches: Batches, columns: int) -> _Moments:
+    rows, count, total, square = 0, *torch.zeros(3, columns, dtype=torch.float64)
+    for values, known in batches():
+        there = values.double().where(known, 0)
+        rows += int(known.any(1).sum())
+        count = count + known.sum(0)
+        total = total + there.sum(0)
+        square = square + there.square().sum(0)
+    mean = total / count.clamp(min=1)
+    return _Moments(rows, int(count.sum()), count, mean, (square / count.clamp(min=1) - mean.square()).clamp(min=0))
+
+
+@dataclass
+class _Sums:
+    """Expected sums over the rows, in double precision. z here ends with a constant 1.
+
+    Attributes:
+        rows: rows in which a block has any value, `(blocks,)`.
+        zz: of z z', over those rows, `(blocks, factors + 1, factors + 1)`.
+        xz: of x z', over those rows, `(columns, factors + 1)`.
+        xx: of x², over those rows, `(columns,)`.
+        log_likelihood: of all known values.
+    """
+
+    rows: Tensor
+    zz: Tensor
+    xz: Tensor
+    xx: Tensor
+    log_likelihood: float = 0.0
+
+
+class _Fit:
+    """The parameters while they are fitted, of values from which `center` is subtracted."""
+
+    def __init__(
+        self,
+        batches: Batches,
+        sizes: Sequence[int],
+        moments: _Moments,
+        factors: int,
+        progress: Callable[[], object],
+    ) -> None:
+        self.batches, self.sizes, self.factors, self.progress = batches, list(sizes), factors, progress
+        self.center, self.columns = moments.mean, sum(sizes)
+        self.dtype = torch.float64 if self.columns * factors <= _SMALL else torch.float32
+        self.block = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(self.sizes))  # of each column
+        spread = torch.stack([part.mean() for part in torch.split(moments.variance, self.sizes)])
+        self.spread = spread.where(spread > 0, 1.0)  # (blocks,)
+        self.variance = moments.variance
+        least = torch.maximum(_FLOOR * moments.variance, _LEAST * self.spread[self.block])
+        self.floor = least.where(moments.count > 0, 1.0)
+        self.loadings = torch.zeros(self.columns, factors, dtype=self.dtype)
+        self.offset = torch.zeros(self.columns, dtype=torch.float64)
+        self.noise = self.floor.to(self.dtype)
+
+    def _rows(self) -> Iterable[tuple[Tensor, Tensor]]:
+        """Yield each batch's offsets from the centre, zeros where not known, and which values are known."""
+        center = self.center.to(self.dtype)
+        for values, known in self.batches():
+            yield (values.to(self.dtype) - center).where(known, 0), known
+        self.progress()
+
+    def begin(self, seed: int) -> None:
+        """Start at the main directions of the values, blocks scaled to equal variance, by randomised SVD."""
+        scale = self.spread.sqrt()[self.block].to(self.dtype)
+        width = min(self.factors + _EXTRA, self.columns)
+        source = torch.Generator().manual_seed(seed)
+        basis = torch.linalg.qr(torch.randn(self.columns, width, generator=source).to(self.dtype))[0]
+        for _ in range(_SVD_PASSES):
+            mapped, rows = torch.zeros_like(basis), 0
+            for offset, _known in self._rows():
+                scaled = offset / scale
+                mapped += scaled.T @ (scaled @ basis)
+                rows += len(offset)
+            small = basis.T @ mapped
+            values, vectors = torch.linalg.eigh((small + small.T) / 2)
+            directions = basis @ vectors.flip(1)[:, : self.factors]
+            basis = torch.linalg.qr(mapped)[0]
+        strength = (values.flip(0)[: self.factors] / rows).clamp(min=0)
+        rest = max(0.0, self.columns - float(strength.sum())) / max(1, self.columns - self.factors)
+        lengths = (strength - rest).clamp(min=1e-3 * max(float(strength[0]), 1e-6)).sqrt()
+        there = self.variance.to(self.dtype)[:, None] > 0  # a constant column has no loadings
+        self.loadings = (directions * lengths * scale[:, None]).where(there, 0)
+        left = self.variance - self.loadings.double().square().sum(1)
+        self.noise = torch.maximum(left, self.floor).to(self.dtype)
+
+    def expect(self) -> _Sums:
+        """Return the expected sums over all rows under the present parameters."""
+        size = self.factors + 1
+        sums = _Sums(
+            torch.zeros(len(self.sizes), dtype=torch.float64),
+            torch.zeros(len(self.sizes), size, size, dtype=torch.float64),
+            torch.zeros(self.columns, size, dtype=torch.float64),
+            torch.zeros(self.columns, dtype=torch.float64),
+        )
+        grams = Grams(self.loadings, self.noise, self.sizes)
+        shift = self.offset.to(self.dtype)
+        for offset, known in self._rows():
+            moved = (offset - shift).where(known, 0)
+            eta, patterns = moved @ grams.weighted, grams.patterns(known)
+            loc, factor = self._posterior(eta, patterns)
+            own = factor if len(factor) == 1 else factor[patterns.index]
+            density = log_density(moved, known, self.noise, eta, loc, own)
+            sums.log_likelihood += float(density.double().sum())
+            self._add(sums, offset, known, loc, torch.cholesky_inverse(factor), patterns)
+        return sums
+
+    def _posterior(self, eta: Tensor, patterns: Patterns) -> tuple[Tensor, Tensor]:
+        """Return the posteriors' means, and the Cholesky factor of each pattern's precision."""
+        if torch.equal(patterns.index, torch.arange(len(patterns.precision))):  # each row has its own
+            return posterior_of(eta, patterns.precision)
+        loc = torch.empty_like(eta)
+        factors = []
+        for number, precision in enumerate(patterns.precision):
+            rows = patterns.index == number
+            loc[rows], factor = posterior_of(eta[rows], precision[None])
+            factors.append(factor)
+        return loc, torch.cat(factors)
+
+    def _add(
+        self, sums: _Sums, offset: Tensor, known: Tensor, loc: Tensor, covariance: Tensor, patterns: Patterns
+    ) -> None:
+        """Add a batch to the sums; a value missing from a block that is known in part counts as expected."""
+        z = torch.cat([loc, torch.ones_like(loc[:, :1])], 1)
+        held = patterns.held.to(loc)
+        sums.rows += held.double().sum(0)
+        of_pattern = torch.zeros(len(covariance), held.shape[1], dtype=held.dtype).index_add(0, patterns.index, held)
+        sums.zz[:, :-1, :-1] += torch.einsum("pb,pkl->bkl", of_pattern, covariance)
+        if len(covariance) == 1:
+            sums.zz += patterns.held[0].double()[:, None, None] * (z.T @ z)
+        else:
+            outer = (z[:, :, None] * z[:, None, :]).flatten(1)  # (rows, (factors + 1)²)
+            sums.zz += (held.T @ outer).reshape(sums.zz.shape)  # (blocks, (factors + 1)²) -> (blocks, ., .)
+        sums.xz += offset.T @ z
+        sums.xx += offset.double().square().sum(0)
+        for row in patterns.partial.any(1).nonzero().squeeze(1).tolist():
+            missing = (patterns.partial[row][self.block] & ~known[row]).nonzero().squeeze(1)
+            second = z[row][:, None] * z[row][None, :]
+            second[:-1, :-1] += covariance[patterns.index[row]]
+            weights = torch.cat([self.loadings[missing], self.offset[missing, None].to(self.dtype)], 1)
+            expected = weights @ second
+            sums.xz[missing] += expected
+            sums.xx[missing] += (expected * weights).sum(1) + self.noise[missing]
+
+    def maximise(self, sums: _Sums) -> None:
+        """Set the parameters that maximise the expected log-likelihood."""
+        first = 0
+        for block, size in enumerate(self.sizes):
+            columns = slice(first, first + size)
+            first += size
+            rows = float(sums.rows[block])
+            if not rows:
+                continue
+            factor = torch.linalg.cholesky(sums.zz[block])
+            weights = torch.cholesky_solve(sums.xz[columns].T, factor).T  # (size, factors + 1)
+            left = (sums.xx[columns] - (weights * sums.xz[columns]).sum(1)) / rows
+            self.loadings[columns], self.offset[columns] = weights[:, :-1].to(self.dtype), weights[:, -1]
+            self.noise[columns] = torch.maximum(left, self.floor[columns]).to(self.dtype)
