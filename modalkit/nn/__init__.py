@@ -10,6 +10,7 @@ from modalkit.nn.dense import CategoryEncoder, Reshape, category_encoder, mlp
 from modalkit.nn.modes import evaluating
 from modalkit.nn.network_dict import NetworkDict
 from modalkit.nn.networks import decoder, encoder
+from modalkit.nn.scaled import Scaled, join_scale, split_scale
 from modalkit.nn.settings import Dcgan, DenseNetwork, ImageNetwork, Mlp, Widths, built_in, by_name
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "Mlp",
     "NetworkDict",
     "Reshape",
+    "Scaled",
     "Stage",
     "Widths",
     "built_in",
@@ -32,6 +34,8 @@ __all__ = [
     "decoder",
     "encoder",
     "evaluating",
+    "join_scale",
     "mlp",
+    "split_scale",
     "stages",
 ]
