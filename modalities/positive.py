@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar
 
 import torch
 from pydantic import Field
@@ -10,12 +10,11 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, LogNormal
 
 from modalkit.errors import InputError
-from modalkit.likelihoods import LearnedScale
 from modalkit.nn import encoder as make_encoder
 from modalkit.plugin import Cells, Columns, Modality, Required
 
 from .vector import MODALITY as VECTOR
-from .vector import VectorSchema, loc_scale, size_and_names
+from .vector import RealScale, VectorSchema, loc_scale, size_and_names
 from .vector import marginal as gaussian_marginal
 
 _LOG_MEDIAN, _MOST_SCALE = 60.0, 5.0
@@ -25,7 +24,7 @@ _LOG_MEDIAN, _MOST_SCALE = 60.0, 5.0
 class PositiveSchema(VectorSchema):
     """A vector of positive reals; zeros and negative numbers are refused. A prediction is the likelihood's mean."""
 
-    scale: Annotated[float, Field(gt=0, le=_MOST_SCALE)] | LearnedScale | Literal["learned"] = Field(
+    scale: Annotated[float, Field(gt=0, le=_MOST_SCALE)] | RealScale = Field(
         "learned",
         description="Standard deviation of log x in the likelihood: a number of at most 5; `shared`: one is learned; "
         "`per_dimension`: one is learned for each value; `predicted` or `learned`: by the decoder.",

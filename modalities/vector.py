@@ -15,7 +15,7 @@ from torch.nn.functional import softplus
 
 from modalkit.distributions import inverse_softplus
 from modalkit.errors import InputError
-from modalkit.likelihoods import FixedScale, LearnedScale, best_constant
+from modalkit.likelihoods import FixedScale, best_constant
 from modalkit.nn import DenseNetwork, Mlp, Scaled, join_scale, split_scale
 from modalkit.nn import decoder as make_decoder
 from modalkit.nn import encoder as make_encoder
@@ -25,6 +25,9 @@ _SHOWN = 16
 _FAR = 5.0  # standard deviations
 _LEAST_ABOVE = 1e-6  # of a scale above the least one: raw parameters stay finite where values never vary
 
+
+RealScale = Literal["shared", "per_dimension", "predicted", "learned"]
+"""How the scale of real values is learned; `learned` is the older name of `predicted`."""
 
 Names = Annotated[tuple[str, ...], BeforeValidator(as_tuple)]
 
@@ -46,7 +49,7 @@ class GaussianSchema(Schema):
     likelihood: Literal["gaussian", "laplace"] = Field(
         "gaussian", description="`laplace` minds outliers less: its error is the absolute one, not the squared one."
     )
-    scale: FixedScale | LearnedScale | Literal["learned"] = Field(
+    scale: FixedScale | RealScale = Field(
         "learned",
         description="Scale of the likelihood, in the unit that networks see: a number; `shared`: one is learned; "
         "`per_dimension`: one is learned for each value; `predicted` or `learned`: by the decoder.",

@@ -26,9 +26,10 @@ class Scaled(nn.Module):
     Attributes:
         log_scale: the parameter, a tenth of the raw scales.
 
-    >>> decoder = Scaled(nn.Linear(2, 5), (5,), shared=True)
-    >>> decoder(torch.zeros(3, 2)).shape
-    torch.Size([3, 6])
+    Example:
+        >>> decoder = Scaled(nn.Linear(2, 5), (5,), shared=True)
+        >>> decoder(torch.zeros(3, 2)).shape
+        torch.Size([3, 6])
     """
 
     def __init__(
