@@ -1,4 +1,4 @@
-"""Sound as a log-mel spectrogram: convolutions over time and frequency, Gaussian likelihood."""
+"""Sound as a log-mel spectrogram: convolutions over time and frequency, Gaussian or Laplace likelihood."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from modalkit.nn import decoder as make_decoder
 from modalkit.nn import encoder as make_encoder
 from modalkit.plugin import Modality, Proposal
 
-from .vector import GaussianSchema, likelihood, marginal
+from .vector import GaussianSchema, likelihood, marginal, with_scale
 
 if TYPE_CHECKING:
     from modalkit.plugin import Picture
@@ -109,10 +109,11 @@ def encoder(schema: AudioSchema) -> nn.Module:
 
 
 def decoder(schema: AudioSchema, latent_dim: int) -> nn.Module:
-    """Return the decoder that the schema's network asks for; raw: `(rows, *raw_shape)`."""
-    outputs = 2 if schema.scale == "learned" else 1
+    """Return the decoder of the schema's network; raw: `(rows, *raw_shape)`, or what `nn.Scaled` makes of it."""
+    outputs = 2 if schema.predicts_scale else 1
     layers = make_decoder(schema.network, latent_dim, (outputs, *schema.event_shape[1:]))
-    return nn.Sequential(layers, Reshape(schema.raw_shape))  # (rows, 2, mels, frames) -> (rows, 2, 1, mels, frames)
+    # (rows, 2, mels, frames) -> (rows, 2, 1, mels, frames)
+    return with_scale(schema, nn.Sequential(layers, Reshape(schema.raw_shape)))
 
 
 def show(schema: AudioSchema, value: Tensor) -> Picture:
@@ -169,7 +170,7 @@ def _from_files(paths: Sequence[str], size: int) -> dict[str, Any]:
 
 MODALITY = Modality(
     kind="audio",
-    summary="sound as a log-mel spectrogram; Gaussian likelihood with fixed or learned scale",
+    summary="sound as a log-mel spectrogram; Gaussian or Laplace likelihood with fixed or learned scale",
     schema=AudioSchema,
     encoder=encoder,
     decoder=decoder,

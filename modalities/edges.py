@@ -18,7 +18,7 @@ class EdgesSchema(ImageSchema):
 MODALITY = replace(
     IMAGE,
     kind="edges",
-    summary="outlines of a picture, one channel; Bernoulli likelihood",
+    summary="outlines of a picture, one channel; the likelihoods of an image",
     proposal=None,
     schema=EdgesSchema,
 )

@@ -1,10 +1,11 @@
-"""Pictures: Bernoulli likelihood on intensities, after MLPs or convolutions."""
+"""Pictures: a choice of likelihoods for intensities, after MLPs or convolutions."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -15,15 +16,27 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 from torch.nn import functional
 
-from modalkit.distributions import Bernoullis
+from modalkit.distributions import Bernoullis, inverse_softplus
 from modalkit.errors import InputError, unreadable
-from modalkit.nn import Dcgan, ImageNetwork, stages
+from modalkit.likelihoods import (
+    DiscretizedLogistics,
+    FixedScale,
+    Gaussians,
+    Laplaces,
+    LearnedScale,
+    best_constant,
+)
+from modalkit.nn import Dcgan, ImageNetwork, Scaled, join_scale, split_scale, stages
 from modalkit.nn import decoder as make_decoder
 from modalkit.nn import encoder as make_encoder
 from modalkit.plugin import Modality, Outcome, Proposal, Schema, Stored, as_tuple
 
 if TYPE_CHECKING:
     from modalkit.plugin import Picture
+
+_START = 0.2  # of learned scales: the standard deviation of intensities is seldom far from it
+_OFFSET = math.log(math.expm1(_START))  # softplus of it is _START
+_FAMILIES = {"gaussian": Gaussians, "laplace": Laplaces, "discretized_logistic": DiscretizedLogistics}
 
 Size = Annotated[
     tuple[PositiveInt, PositiveInt],
@@ -41,11 +54,21 @@ class ImageSchema(Schema):
     size: Size
     channels: PositiveInt = Field(3, description="1 for gray, 3 for colour.")
     network: ImageNetwork = Dcgan()
+    likelihood: Literal["bernoulli", "gaussian", "laplace", "discretized_logistic"] = Field(
+        "bernoulli",
+        description="How a picture is scored. `bernoulli` is meant for black and white; `gaussian` and `laplace` are "
+        "densities; `discretized_logistic` gives the probability of the 8-bit picture.",
+    )
+    scale: FixedScale | LearnedScale | None = Field(
+        None,
+        description="Scale of the likelihood, in intensities: a number; `shared`: one is learned; `per_dimension`: one "
+        "is learned for each value; `predicted`: by the decoder. By default `shared`; `bernoulli` has none.",
+    )
     binarize: bool = Field(
         False, description="Draw every pixel as black or white, its intensity the probability of white, at every step."
     )
 
-    model_only: ClassVar[frozenset[str]] = Schema.model_only | {"binarize"}
+    model_only: ClassVar[frozenset[str]] = Schema.model_only | {"binarize", "likelihood", "scale"}
     dtype: ClassVar[Stored] = "uint8"
 
     @model_validator(mode="after")
@@ -53,6 +76,34 @@ class ImageSchema(Schema):
         if isinstance(self.network, Dcgan):
             stages(self.size, self.network.widths)
         return self
+
+    @model_validator(mode="after")
+    def _likelihood_fits(self) -> ImageSchema:
+        if self.likelihood == "bernoulli":
+            if self.scale is not None:
+                raise ValueError(
+                    "a Bernoulli likelihood has no 'scale'; remove it, or choose 'likelihood: gaussian', 'laplace' or "
+                    "'discretized_logistic'"
+                )
+        elif self.binarize:
+            raise ValueError(
+                f"'binarize' makes pixels black or white, which needs 'likelihood: bernoulli', not '{self.likelihood}'"
+            )
+        return self
+
+    @property
+    def scale_choice(self) -> float | LearnedScale | None:
+        """The scale, or how it is learned; None if the likelihood has none."""
+        return "shared" if self.scale is None and self.likelihood != "bernoulli" else self.scale
+
+    @property
+    def least_scale(self) -> float:
+        """Of learned scales, so that pixels that never vary have no density without bound.
+
+        It is the step between two neighbouring intensities, 1/255. Probabilities are bounded anyway, so that those of
+        `discretized_logistic` may be sharper: 0.001.
+        """
+        return 1e-3 if self.likelihood == "discretized_logistic" else 1 / 255
 
     @property
     def event_shape(self) -> tuple[int, ...]:
@@ -100,6 +151,10 @@ class ImageSchema(Schema):
             )
         return (value * 255).round().to(torch.uint8)
 
+    def storable(self, value: Tensor) -> Tensor:
+        """Return intensities within [0, 1]; Gaussian predictions may lie outside."""
+        return value.clamp(0, 1)
+
 
 def encoder(schema: ImageSchema) -> nn.Module:
     """Return the encoder that the schema's network asks for."""
@@ -107,18 +162,51 @@ def encoder(schema: ImageSchema) -> nn.Module:
 
 
 def decoder(schema: ImageSchema, latent_dim: int) -> nn.Module:
-    """Return the decoder that the schema's network asks for; raw: logits `(rows, *event_shape)`."""
-    return make_decoder(schema.network, latent_dim, schema.event_shape)
+    """Return the decoder that the schema's network asks for.
+
+    Raw: logits, or locations, `(rows, *event_shape)`. Learned scales stand after them along the channels, as
+    `modalkit.nn.join_scale` has it; those that z does not determine are parameters of a `modalkit.nn.Scaled`.
+    """
+    scale, shape = schema.scale_choice, schema.event_shape
+    if scale == "predicted":
+        return make_decoder(schema.network, latent_dim, (2 * schema.channels, *schema.size))
+    layers = make_decoder(schema.network, latent_dim, shape)
+    if scale not in ("shared", "per_dimension"):
+        return layers
+    return Scaled(layers, shape, shared=scale == "shared", start=math.log(_START))
 
 
-def likelihood(schema: ImageSchema, logits: Tensor) -> Distribution:
-    """Return independent Bernoullis, which take any intensity."""
-    return Bernoullis(logits, len(schema.event_shape))
+def likelihood(schema: ImageSchema, raw: Tensor) -> Distribution:
+    """Return independent Bernoullis, which take any intensity, or what `schema.likelihood` names.
+
+    A scale is the least one plus `exp(raw)` if it is a parameter, and plus `softplus(raw + c)` if it is predicted;
+    the constant c makes it 0.2 above the least one where a decoder returns 0.
+    """
+    dims = len(schema.event_shape)
+    if schema.likelihood == "bernoulli":
+        return Bernoullis(raw, dims)
+    scale, family = schema.scale_choice, _FAMILIES[schema.likelihood]
+    if isinstance(scale, float):
+        return family(raw, raw.new_full((1,) * raw.ndim, scale), dims)
+    loc, raw_scale = split_scale(raw, schema.event_shape, shared=scale == "shared")
+    above = functional.softplus(raw_scale + _OFFSET) if scale == "predicted" else raw_scale.exp()
+    return family(loc, above + schema.least_scale, dims)
 
 
 def marginal(schema: ImageSchema, values: Tensor) -> Tensor:
-    """Return logits of each pixel's mean over the rows, half a white and half a black one added to stay off 0 and 1."""
-    return ((values.sum(0, keepdim=True) + 0.5) / (len(values) + 1)).logit()  # (1, *event_shape)
+    """Return the raw form of the best constant picture and of its scale.
+
+    For Bernoullis these are logits of each pixel's mean over the rows, half a white and half a black one added to stay
+    off 0 and 1.
+    """
+    if schema.likelihood == "bernoulli":
+        return ((values.sum(0, keepdim=True) + 0.5) / (len(values) + 1)).logit()  # (1, *event_shape)
+    choice = schema.scale_choice
+    loc, scale = best_constant(values, schema.likelihood, shared=choice == "shared")
+    if isinstance(choice, float):
+        return loc
+    above = (scale - schema.least_scale).clamp(min=schema.least_scale / 10)  # lower, it would take long to rise again
+    return join_scale(loc, inverse_softplus(above) - _OFFSET if choice == "predicted" else above.log())
 
 
 def show(schema: ImageSchema, value: Tensor) -> Picture:
@@ -173,7 +261,7 @@ def _from_files(paths: Sequence[str], size: int) -> dict[str, Any]:
 
 MODALITY: Modality[Any] = Modality(
     kind="image",
-    summary="picture of any size, gray or colour; Bernoulli likelihood on intensities",
+    summary="picture of any size, gray or colour; Bernoulli, Gaussian, Laplace or discretised logistic likelihood",
     schema=ImageSchema,
     encoder=encoder,
     decoder=decoder,

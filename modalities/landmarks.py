@@ -18,7 +18,7 @@ class LandmarksSchema(ImageSchema):
 MODALITY = replace(
     IMAGE,
     kind="landmarks",
-    summary="regions of a face drawn from its landmarks, one channel; Bernoulli likelihood",
+    summary="regions of a face drawn from its landmarks, one channel; the likelihoods of an image",
     proposal=None,
     schema=LandmarksSchema,
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar
 
 import torch
 from pydantic import Field
@@ -14,7 +14,7 @@ from modalkit.nn import encoder as make_encoder
 from modalkit.plugin import Cells, Columns, Modality, Required
 
 from .vector import MODALITY as VECTOR
-from .vector import VectorSchema, loc_scale, size_and_names
+from .vector import RealScale, VectorSchema, loc_scale, size_and_names
 from .vector import marginal as gaussian_marginal
 
 _LOG_MEDIAN, _MOST_SCALE = 60.0, 5.0
@@ -24,9 +24,12 @@ _LOG_MEDIAN, _MOST_SCALE = 60.0, 5.0
 class PositiveSchema(VectorSchema):
     """A vector of positive reals; zeros and negative numbers are refused. A prediction is the likelihood's mean."""
 
-    scale: Annotated[float, Field(gt=0, le=_MOST_SCALE)] | Literal["learned"] = Field(
-        "learned", description="Standard deviation of log x in the likelihood, at most 5; `learned`: by the decoder."
+    scale: Annotated[float, Field(gt=0, le=_MOST_SCALE)] | RealScale = Field(
+        "learned",
+        description="Standard deviation of log x in the likelihood: a number of at most 5; `shared`: one is learned; "
+        "`per_dimension`: one is learned for each value; `predicted` or `learned`: by the decoder.",
     )
+    likelihood: ClassVar[str] = "gaussian"  # type: ignore[misc]  # of log x, and no choice here
 
     def valid(self, stored: Tensor) -> Tensor:
         """Tell which samples are positive and finite."""

@@ -1,4 +1,4 @@
-"""Time series of one or several channels: 1-d convolutions, Gaussian likelihood."""
+"""Time series of one or several channels: 1-d convolutions, Gaussian or Laplace likelihood."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from modalkit.nn import decoder as make_decoder
 from modalkit.nn import encoder as make_encoder
 from modalkit.plugin import CustomNetwork, Modality, Settings
 
-from .vector import GaussianSchema, likelihood, marginal
+from .vector import GaussianSchema, likelihood, marginal, with_scale
 
 if TYPE_CHECKING:
     from modalkit.plugin import Picture
@@ -88,10 +88,15 @@ def encoder(schema: SeriesSchema) -> nn.Module:
 
 
 def decoder(schema: SeriesSchema, latent_dim: int) -> nn.Module:
-    """Return the encoder's mirror; raw: `(rows, *raw_shape)`."""
+    """Return the encoder's mirror; raw: `(rows, *raw_shape)`, or what `modalkit.nn.Scaled` makes of it."""
+    return with_scale(schema, _mirror(schema, latent_dim))
+
+
+def _mirror(schema: SeriesSchema, latent_dim: int) -> nn.Module:
+    """Return a network `(rows, latent_dim) -> (rows, *raw_shape)`."""
     if not isinstance(schema.network, Conv1d):
         return make_decoder(schema.network, latent_dim, schema.raw_shape)
-    outputs = schema.channels * (2 if schema.scale == "learned" else 1)
+    outputs = schema.channels * (2 if schema.predicts_scale else 1)
     shapes = layout(outputs, schema.length, schema.network.widths)[::-1]
     channels, length = shapes[0]
     layers = mlp(latent_dim, [schema.network.hidden], channels * length).append(Reshape((channels, length)))
@@ -165,7 +170,7 @@ def _read_csv(path: Path, channels: int) -> np.ndarray[tuple[int, ...], np.dtype
 
 MODALITY = Modality(
     kind="series",
-    summary="time series of one or several channels; Gaussian likelihood with fixed or learned scale",
+    summary="time series of one or several channels; Gaussian or Laplace likelihood with fixed or learned scale",
     schema=SeriesSchema,
     encoder=encoder,
     decoder=decoder,

@@ -1,4 +1,4 @@
-"""Real numbers of one's own: Gaussian likelihood with a fixed or a learned scale."""
+"""Real numbers of one's own: Gaussian or Laplace likelihood with a fixed or a learned scale."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ import numpy.typing as npt
 import torch
 from pydantic import BeforeValidator, Field, PositiveInt, model_validator
 from torch import Tensor, nn
-from torch.distributions import Distribution, Independent, Normal
+from torch.distributions import Distribution, Independent, Laplace, Normal
 from torch.nn.functional import softplus
 
 from modalkit.distributions import inverse_softplus
 from modalkit.errors import InputError
-from modalkit.nn import DenseNetwork, Mlp
+from modalkit.likelihoods import FixedScale, best_constant
+from modalkit.nn import DenseNetwork, Mlp, Scaled, join_scale, split_scale
 from modalkit.nn import decoder as make_decoder
 from modalkit.nn import encoder as make_encoder
 from modalkit.plugin import Cells, Column, Columns, Modality, Proposal, Schema, Settings, as_tuple
@@ -24,6 +25,9 @@ _SHOWN = 16
 _FAR = 5.0  # standard deviations
 _LEAST_ABOVE = 1e-6  # of a scale above the least one: raw parameters stay finite where values never vary
 
+
+RealScale = Literal["shared", "per_dimension", "predicted", "learned"]
+"""How the scale of real values is learned; `learned` is the older name of `predicted`."""
 
 Names = Annotated[tuple[str, ...], BeforeValidator(as_tuple)]
 
@@ -40,21 +44,37 @@ class Standardize(Settings):
 
 
 class GaussianSchema(Schema):
-    """Real numbers of any shape with a Gaussian likelihood: what such kinds share."""
+    """Real numbers of any shape with a Gaussian or a Laplace likelihood: what such kinds share."""
 
-    scale: Annotated[float, Field(gt=0, allow_inf_nan=False)] | Literal["learned"] = Field(
+    likelihood: Literal["gaussian", "laplace"] = Field(
+        "gaussian", description="`laplace` minds outliers less: its error is the absolute one, not the squared one."
+    )
+    scale: FixedScale | RealScale = Field(
         "learned",
-        description="Standard deviation of the likelihood, in the unit that networks see; `learned`: by the decoder.",
+        description="Scale of the likelihood, in the unit that networks see: a number; `shared`: one is learned; "
+        "`per_dimension`: one is learned for each value; `predicted` or `learned`: by the decoder.",
     )
 
-    model_only: ClassVar[frozenset[str]] = Schema.model_only | {"scale"}
+    model_only: ClassVar[frozenset[str]] = Schema.model_only | {"likelihood", "scale"}
     least_scale: ClassVar[float] = 1e-3
     """Of learned scales, so that values that never vary have no density without bound."""
 
     @property
+    def predicts_scale(self) -> bool:
+        """Whether the decoder's network returns the scales."""
+        return self.scale in ("learned", "predicted")
+
+    @property
     def raw_shape(self) -> tuple[int, ...]:
-        """What a decoder gives for a row: means `event_shape`, or with unbounded scales `(2, *event_shape)`."""
-        return (2, *self.event_shape) if self.scale == "learned" else self.event_shape
+        """What a decoder's network gives for a row: locations `event_shape`, or with raw scales `(2, *event_shape)`."""
+        return (2, *self.event_shape) if self.predicts_scale else self.event_shape
+
+
+def with_scale(schema: GaussianSchema, layers: nn.Module) -> nn.Module:
+    """Return a network `(rows, latent_dim) -> (rows, *raw_shape)` with the scales that z does not determine."""
+    if schema.scale not in ("shared", "per_dimension"):
+        return layers
+    return Scaled(layers, schema.event_shape, shared=schema.scale == "shared")
 
 
 class VectorSchema(GaussianSchema):
@@ -123,30 +143,42 @@ def encoder(schema: VectorSchema) -> nn.Module:
 
 
 def decoder(schema: VectorSchema, latent_dim: int) -> nn.Module:
-    """Return dense layers; raw: `(rows, *raw_shape)`."""
-    return make_decoder(schema.network, latent_dim, schema.raw_shape)
+    """Return dense layers; raw: `(rows, *raw_shape)`, or what `modalkit.nn.Scaled` makes of it."""
+    return with_scale(schema, make_decoder(schema.network, latent_dim, schema.raw_shape))
 
 
 def loc_scale(schema: GaussianSchema, raw: Tensor) -> tuple[Tensor, Tensor]:
-    """Return means and standard deviations `(rows, *event_shape)`; a learned one is `softplus(raw) + least_scale`."""
-    if schema.scale == "learned":
+    """Return locations `(rows, *event_shape)` and scales, the same shape or 1 in its dimensions.
+
+    A predicted scale is `softplus(raw) + least_scale`, one that is a parameter is `exp(raw) + least_scale`.
+    """
+    if schema.predicts_scale:
         return raw[:, 0], softplus(raw[:, 1]) + schema.least_scale  # (rows, 2, *event_shape) -> two of them
-    return raw, torch.full_like(raw, schema.scale)
+    if isinstance(schema.scale, float):
+        return raw, torch.full_like(raw, schema.scale)
+    loc, raw_scale = split_scale(raw, schema.event_shape, shared=schema.scale == "shared")
+    return loc, raw_scale.exp() + schema.least_scale
 
 
 def likelihood(schema: GaussianSchema, raw: Tensor) -> Distribution:
-    """Return independent Gaussians, one an entry, whose parameters are `loc_scale`'s."""
+    """Return independent Gaussians or Laplace distributions, one an entry, whose parameters are `loc_scale`'s."""
     loc, scale = loc_scale(schema, raw)
-    return Independent(Normal(loc, scale, validate_args=False), len(schema.event_shape), validate_args=False)
+    family = Laplace if schema.likelihood == "laplace" else Normal
+    return Independent(family(loc, scale, validate_args=False), len(schema.event_shape), validate_args=False)
 
 
 def marginal(schema: GaussianSchema, values: Tensor) -> Tensor:
-    """Return the raw form of each entry's mean over the rows and, where scales are learned, its standard deviation."""
-    loc = values.mean(0, keepdim=True)
-    if schema.scale != "learned":
+    """Return the raw form of the best constant location of each entry and, where scales are learned, of its scale.
+
+    They are means and standard deviations over the rows, or for `laplace` medians and mean absolute deviations.
+    """
+    loc, scale = best_constant(values, schema.likelihood, shared=schema.scale == "shared")
+    if isinstance(schema.scale, float):
         return loc
-    above = values.std(0, keepdim=True, correction=0) - schema.least_scale
-    return torch.stack([loc, inverse_softplus(above.clamp(min=_LEAST_ABOVE))], 1)  # (1, 2, *event_shape)
+    above = scale - schema.least_scale
+    if schema.predicts_scale:
+        return torch.stack([loc, inverse_softplus(above.clamp(min=_LEAST_ABOVE))], 1)  # (1, 2, *event_shape)
+    return join_scale(loc, above.clamp(min=schema.least_scale / 10).log())  # lower, it would take long to rise again
 
 
 def show(schema: VectorSchema, value: Tensor) -> str:
@@ -209,7 +241,7 @@ def from_texts(texts: Sequence[str]) -> dict[str, Any] | None:
 
 MODALITY = Modality(
     kind="vector",
-    summary="real numbers; Gaussian likelihood with fixed or learned scale",
+    summary="real numbers; Gaussian or Laplace likelihood with fixed or learned scale",
     schema=VectorSchema,
     encoder=encoder,
     decoder=decoder,

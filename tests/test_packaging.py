@@ -21,7 +21,7 @@ GROUPS = PROJECT["project"]["entry-points"]
 ORDER = [
     ["errors", "util"],
     ["plugin"],
-    ["nn", "distributions"],
+    ["nn", "distributions", "likelihoods"],
     ["registry"],
     ["pictures", "data"],
     ["recipe", "scaffold"],
@@ -34,7 +34,7 @@ ORDER = [
     ["__main__"],
 ]
 ROOMS = {
-    "modalities": {"plugin", "nn", "distributions", "errors"},
+    "modalities": {"plugin", "nn", "distributions", "likelihoods", "errors"},
     "tools": {"plugin", "data", "registry", "errors", "util", "recipe"},
 }
 

@@ -21,6 +21,7 @@ PUBLIC = [
     "modalkit.errors",
     "modalkit.evaluation",
     "modalkit.inference",
+    "modalkit.likelihoods",
     "modalkit.model",
     "modalkit.nn",
     "modalkit.plugin",

@@ -10,6 +10,7 @@ from modalkit.data.reading import evenly
 from modalkit.errors import guard
 from modalkit.model.vae import MultimodalVAE
 from modalkit.nn.centered import Centered
+from modalkit.nn.scaled import Scaled
 from modalkit.plugin import Schema
 
 _MOST_ROWS = 4096
@@ -48,5 +49,18 @@ def center(model: MultimodalVAE, dataset: Dataset) -> None:
     for name, decoder in model.decoders.items():
         schema = model.schemas[name]
         if isinstance(decoder, Centered) and (raw := marginal(dataset, name, schema)) is not None:
+            with guard(f"modality '{name}' (kind '{schema.kind}'): its marginal"):
+                decoder.start_at(raw)
+
+
+def start_scales(model: MultimodalVAE, dataset: Dataset) -> None:
+    """Make the scales that `Scaled` decoders learn start at those of the best constant predictions, before training.
+
+    Raises:
+        InputError: a plugin raised.
+    """
+    for name, decoder in model.decoders.items():
+        schema = model.schemas[name]
+        if isinstance(decoder, Scaled) and (raw := marginal(dataset, name, schema)) is not None:
             with guard(f"modality '{name}' (kind '{schema.kind}'): its marginal"):
                 decoder.start_at(raw)

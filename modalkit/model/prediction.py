@@ -87,8 +87,10 @@ def in_units(schema: Schema, values: Tensor) -> Tensor:
 def as_stored(schema: Schema, value: Tensor) -> Tensor:
     """Return predictions, `(rows, *event_shape)`, as a schema stores them.
 
-    Means of bits are rounded to the more probable bit, because only 0 and 1 can be stored.
+    Means of bits are rounded to the more probable bit, because only 0 and 1 can be stored. Means of intensities are
+    cut to [0, 1], which a Gaussian may leave.
     """
+    value = schema.storable(value)
     try:
         return torch.from_numpy(packed(schema, value))
     except ValueError:

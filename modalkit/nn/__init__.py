@@ -11,6 +11,7 @@ from modalkit.nn.linear import EmbeddedFeatures, LinearDecoder, LinearFeatures
 from modalkit.nn.modes import evaluating
 from modalkit.nn.network_dict import NetworkDict
 from modalkit.nn.networks import decoder, encoder
+from modalkit.nn.scaled import Scaled, join_scale, split_scale
 from modalkit.nn.settings import Dcgan, DenseNetwork, ImageNetwork, Mlp, Widths, built_in, by_name
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "Mlp",
     "NetworkDict",
     "Reshape",
+    "Scaled",
     "Stage",
     "Widths",
     "built_in",
@@ -36,6 +38,8 @@ __all__ = [
     "decoder",
     "encoder",
     "evaluating",
+    "join_scale",
     "mlp",
+    "split_scale",
     "stages",
 ]

@@ -14,6 +14,7 @@ from torch.func import functional_call, vmap
 
 from modalkit.nn.centered import Centered
 from modalkit.nn.modes import evaluating
+from modalkit.nn.scaled import Scaled
 
 _FEWEST = 8
 """Fewer networks run one by one. On two cores, stacking 18 networks of width 512 gained nothing, and stacking 100
@@ -72,7 +73,7 @@ def can_stack(networks: Sequence[nn.Module], example: Tensor) -> bool:
         example: rows that each network accepts, `(rows, ...)`.
     """
     plain = all(
-        isinstance(part, (nn.Linear, nn.Embedding, Centered))
+        isinstance(part, (nn.Linear, nn.Embedding, Centered, Scaled))
         or not [*part.parameters(recurse=False), *part.buffers(recurse=False)]
         for part in networks[0].modules()
     )

@@ -121,6 +121,14 @@ class Schema(Settings):
             raise ValueError(f"{wrong:g} is no whole number of the range of {self.dtype}, in which this kind is stored")
         return stored
 
+    def storable(self, value: Tensor) -> Tensor:
+        """Return the nearest values, `(batch, *event_shape)`, that `pack` accepts.
+
+        It is called before predictions and samples of a likelihood are packed. Override it where they can leave the
+        range of what is stored.
+        """
+        return value
+
     def valid(self, stored: Tensor) -> Tensor:
         """Tell, as booleans of shape `(batch,)`, which stored samples can be what this schema describes."""
         import torch

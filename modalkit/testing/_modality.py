@@ -144,7 +144,7 @@ class _Check(Examination):
         shape, schema = (self.rows, *self.event_shape), self.schema
         self.expect("likelihood.sample", sampled.shape == shape, f"expected {shape}, got {tuple(sampled.shape)}")
         with self.using("schema.pack", "on samples of the likelihood"):
-            stored = schema.pack(sampled)
+            stored = schema.pack(schema.storable(sampled))
         wanted, got = (getattr(torch, schema.dtype), shape), (stored.dtype, tuple(stored.shape))
         self.expect("schema.pack", got == wanted, f"expected {wanted}, got {got}")
         with self.using("schema.valid"):

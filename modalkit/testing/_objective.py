@@ -194,7 +194,7 @@ class _Check(Examination):
         with torch.no_grad():
             for name, schema in self.schemas.items():
                 sampled = model.likelihood(name, 3 * torch.randn(len(present), self.latent_dim)).sample()
-                values[name] = schema.pack(sampled)
+                values[name] = schema.pack(schema.storable(sampled))
                 values[name][~present[:, self.names.index(name)]] = 0
         return Batch(values, present)
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from modalkit.errors import InputError
-from modalkit.model.marginals import center
+from modalkit.model.marginals import center, start_scales
 from modalkit.runs.checkpoint import load_state, save_state
 from modalkit.runs.folder import RunFolder
 from modalkit.runs.progress import Progress
@@ -43,8 +43,10 @@ class TrainingState:
         """
         host = self.learner.host
         begun = host.first and self.folder.state.exists()
-        if centered and not begun:
-            center(self.learner.model, self.data.dataset)
+        if not begun:
+            start_scales(self.learner.model, self.data.dataset)
+            if centered:
+                center(self.learner.model, self.data.dataset)
         state = load_state(self.folder.state, torch.device("cpu")) if begun else self._state()
         self.learner.move_to_device()
         self._restore(host.processes.of_first(state))

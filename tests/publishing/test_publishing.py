@@ -123,6 +123,19 @@ def test_plugins_and_own_networks_travel_with_the_model(tmp_path: Path) -> None:
 # Graphs
 
 
+def test_a_graph_of_a_picture_with_a_learned_scale(tmp_path: Path) -> None:
+    dense = "network: {type: mlp, hidden: [8], decoder_hidden: [8]}"
+    run = untrained(
+        tmp_path,
+        "data: {path: data/x}\nmodalities:\n"
+        f"  image: {{kind: image, size: 6, likelihood: discretized_logistic, scale: shared, {dense}}}\n"
+        f"  at: {{kind: vector, size: 2, likelihood: laplace, scale: per_dimension, {dense}}}\n"
+        "model: {latent_dim: 2}\n",
+    )
+    done = here("export", run, "shared", "--onnx", "--given", "at", "--want", "image", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr  # it compares the graph's results with the library's
+
+
 @pytest.mark.parametrize(("given", "want"), [("image,class", "image"), ("position", "class")])
 def test_a_graph_says_what_the_library_says(work: Path, tmp_path: Path, given: str, want: str) -> None:
     done = here("export", work / "run", "shared", "--onnx", "--given", given, "--want", want, cwd=tmp_path)

@@ -223,7 +223,8 @@ MODALITY_MISTAKES = {
     "m: {kind: label, classes: ten}": "m.classes: should be a whole number, got 'ten'",
     "m: {kind: vector}": "m.size: is missing",
     "m: {kind: vector, size: 2, weight: -0.5}": "m.weight: should be a number of at least 0, got -0.5",
-    "m: {kind: vector, size: 2, scale: no}": "m.scale: should be a number or 'learned', got 'no'",
+    "m: {kind: vector, size: 2, scale: no}": "m.scale: should be a number or 'shared', 'per_dimension', 'predicted' or "
+    "'learned', got 'no'",
     "m: {kind: vector, size: 2, network: mpl}": "m.network: unknown type 'mpl' (did you mean 'mlp'?); known: mlp,",
     "m: {kind: vector, size: 2, network: {type: mlp, hiden: [3]}}": (
         "m.network.hiden: unknown key (did you mean 'hidden'?)"
