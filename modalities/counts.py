@@ -74,7 +74,7 @@ class Counts(Independent):  # type: ignore[type-arg]  # not generic in every tor
 
     @property
     def mode(self) -> Tensor:
-        """The likeliest counts."""
+        """The likeliest counts; 0 for a negative binomial with a total count of at most 1, whatever its mean."""
         return super().mode.long()
 
 

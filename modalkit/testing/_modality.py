@@ -182,7 +182,7 @@ class _Check(Examination):
 
     def check_prediction(self, likelihood: Distribution, values: Tensor) -> None:
         """Check predictions, how they are shown, and how a shown value is read."""
-        name = "mean" if values.is_floating_point() else "mode"
+        name = "mean" if values.is_floating_point() or self.modality.outcome is Outcome.COUNT else "mode"
         with self.using(f"likelihood.{name}", f"(a kind of {values.dtype} values needs it to show a translation)"):
             predicted = getattr(likelihood, name)
         good = predicted.shape == values.shape and bool(predicted.isfinite().all())
