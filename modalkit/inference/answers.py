@@ -42,8 +42,8 @@ def answer(
     Returns:
         The content of each file by its name, and the figures by modality. A picture's files are ``NAME-mean.png`` and
         ``NAME-0.png`` … for each sample; those of other kinds end in ``.txt``, with ``mode`` instead of ``mean`` for
-        integers that are no counts, and numbers are also in ``.npy``. If there are pictures, ``sheet.png`` shows everything. Figures are
-        the value, its uncertainty and the samples; for pictures only their mean spread.
+        integers that are no counts, and numbers are also in ``.npy``. If there are pictures, ``sheet.png`` shows
+        everything. Figures are the value, its uncertainty and the samples; for pictures only their mean spread.
     """
     files: dict[str, bytes] = {}
     figures: dict[str, Any] = {}

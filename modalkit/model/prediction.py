@@ -27,8 +27,8 @@ class Prediction:
     Attributes:
         schema: the modality's schema.
         value: `(rows, *event_shape)`, in the networks' units (see `in_units`). Reals: the mean. Pictures: the mean
-            intensities. Bits: the probability of 1. Classes and levels: the most probable one. Counts: the mean, rounded
-            to whole numbers. Texts: at each place the most frequent mode of the likelihoods.
+            intensities. Bits: the probability of 1. Classes and levels: the most probable one. Counts: the mean,
+            rounded to whole numbers. Texts: at each place the most frequent mode of the likelihoods.
         samples: `(samples, rows, *event_shape)`; the first samples of z, decoded. All modalities decode the same
             samples of z, so that the samples of a row belong together.
         scale: standard deviation of x_m, `(rows, *event_shape)`. It combines that of the likelihood and that of the
@@ -103,8 +103,8 @@ def predict(model: MultimodalVAE, name: str, inputs: Tensor, samples: int, *, no
         name: the modality.
         inputs: what its decoder sees, `(draws, rows, …)`, for instance from `modalkit.model.sampling.sample_posterior`.
         samples: how many of the draws to keep as samples, at most `draws`.
-        noise: whether samples are sampled from the likelihoods, or are their means (of counts, rounded; of other integer
-            kinds, their modes).
+        noise: whether samples are sampled from the likelihoods, or are their means (of counts, rounded; of other
+            integer kinds, their modes).
 
     Returns:
         The prediction, averaged over the draws, on the CPU.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
+from modalkit.data.standardizing import standardization
 from modalkit.errors import InputError
 from modalkit.plugin import NO, YES, Cells, Modality, Required
 from modalkit.registry import modality, schema
@@ -12,7 +13,7 @@ from modalkit.registry import modality, schema
 from .cells import Table, TableColumn
 from .grouping import Group
 from .kinds import together
-from .numbers import standardization, whole_rows
+from .numbers import whole_rows
 from .samples import Samples
 
 if TYPE_CHECKING:
