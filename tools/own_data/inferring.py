@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
@@ -16,7 +17,7 @@ from .grouping import Group, Grouping, free_name, kind_of
 from .kinds import Proposals, columns_of
 from .options import SPLITS
 
-_MOST_CLASSES = 50
+_FEW_CLASSES, _MOST_CLASSES = 50, 1000
 _IDS = re.compile(r"(.*[_ -])?(id|ids|key|uuid|index|row)|", re.IGNORECASE)
 _NUMBERED = re.compile(r"(.*?)([_.\- ]?)[0-9]+")
 _LOST = 0.2
@@ -122,8 +123,18 @@ def _useless(column: TableColumn) -> str:
 
 def _too_varied(column: TableColumn) -> bool:
     """Tell whether a column has so many different texts that they are hardly categories."""
-    filled = int((~column.empty).sum())
-    return len({text.casefold() for text in column.distinct}) > min(_MOST_CLASSES, max(2, filled // 2))
+    return len({text.casefold() for text in column.distinct}) > most_classes(int((~column.empty).sum()))
+
+
+def most_classes(filled: int) -> int:
+    """Return how many different texts a column of categories may have: the root of its filled cells, 50 to 1000.
+
+    There are never more than half of the cells.
+
+    >>> most_classes(30), most_classes(900), most_classes(40_000), most_classes(10**9)
+    (15, 50, 200, 1000)
+    """
+    return min(max(_FEW_CLASSES, min(_MOST_CLASSES, math.isqrt(filled))), max(2, filled // 2))
 
 
 def _filled_together(columns: Sequence[TableColumn]) -> bool:
