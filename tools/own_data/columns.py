@@ -55,6 +55,8 @@ def make(name: str, group: Group, table: Table, train: npt.NDArray[np.bool_], in
             _report_unseen(name, columns[0], train)
         group = group.model_copy(update=found)
         fields = takes.from_names(group.columns) | group.own
+        if takes.cells is Cells.NUMBERS:
+            columns = [column.plain for column in columns]
         if takes.cells is Cells.TEXTS:
             return _from_texts(kind, fields, table, columns[0]), group
         return _from_values(name, kind, fields, table, columns, train, incomplete), group

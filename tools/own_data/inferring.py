@@ -15,6 +15,7 @@ from modalkit.registry import modality
 from .cells import Table, TableColumn
 from .grouping import Group, Grouping, free_name, kind_of
 from .kinds import Proposals, columns_of
+from .looks import codes, dates, doubt, row_number
 from .options import SPLITS
 
 _FEW_CLASSES, _MOST_CLASSES = 50, 1000
@@ -44,19 +45,19 @@ def infer(table: Table, ids: str | None = None, split: str | None = None) -> tup
     if table.rows == 1:
         raise InputError(f"{table.path}: has one row below its header, which is too few to learn from")
     first, proposals = next(iter(table.columns.values())), Proposals.installed()
-    named = [c for c in table.columns.values() if _IDS.fullmatch(c.name)] + ([] if first.numeric else [first])
+    named = [c for c in table.columns.values() if _IDS.fullmatch(c.name)] + ([] if first.plain.numeric else [first])
     ids = ids or next((c.name for c in named if _tells_rows_apart(c)), None)
     split = split or next((c.name for c in table.columns.values() if _names_splits(c)), None)
     kinds, left = {}, {}
     for column in table.columns.values():
         if column.name in (ids, split):
             continue
-        if reason := _useless(column):
+        if reason := _useless(column) or dates(column) or row_number(column.plain):
             left[column.name] = reason
             continue
         kind = kind_of(table, [column], proposals)
         if modality(kind).outcome.is_one_of_several and _too_varied(column):
-            left[column.name] = f"{len(column.distinct)} different texts; to use them, give a kind such as tokens"
+            left[column.name] = _why_too_varied(column)
         else:
             kinds[column.name] = kind
     modalities: dict[str, Group] = {}
@@ -106,8 +107,28 @@ def shown(grouping: Grouping, table: Table, left: Mapping[str, str]) -> str:
         lines.append(
             f"  {name}: {{kind: {group.kind}, columns: {columns}}}  # {many}in {100 * whole.mean():.0f} % of rows"
         )
+    if notes := _notes(grouping, table):
+        lines += ["# Please check:", *(f"#   {name}: {note}" for name, note in notes.items())]
     lines += ["# Left out:", *(f"#   {name}: {why}" for name, why in left.items())] if left else []
     return "\n".join(lines) + "\n"
+
+
+def _notes(grouping: Grouping, table: Table) -> dict[str, str]:
+    """Return by column how unusual numbers are read, and which numbers may be something else."""
+    notes = {}
+    for group in grouping.modalities.values():
+        if columns_of(str(group.kind)).cells is not Cells.NUMBERS:
+            continue
+        for column in (table.columns[name] for name in group.columns):
+            parts = [doubt(column.plain)]
+            if (form := column.form) is not None:
+                example = next(text for text in column.texts if text)
+                parts.insert(0, f"numbers with {form.described()}: '{example}' is {form.plain(example)}")
+                if form.guessed:
+                    parts[0] += f"; if not, add --decimal '{'.' if form.decimal == ',' else ','}'"
+            if said := "; ".join(filter(None, parts)):
+                notes[column.name] = said
+    return notes
 
 
 def _useless(column: TableColumn) -> str:
@@ -119,6 +140,16 @@ def _useless(column: TableColumn) -> str:
     if len(column.distinct) == 1:
         return f"'{column.distinct[0]}' in every row{' that has it' if column.empty.any() else ''}"
     return ""
+
+
+def _why_too_varied(column: TableColumn) -> str:
+    """Return why a column of texts is left out, and what to do to use it."""
+    if code := codes(column):
+        return (
+            f"{len(column.distinct)} different codes such as '{code}', whose zeros count, look like ids; to use them, "
+            f"give a kind, such as tokens, or vector if they are numbers"
+        )
+    return f"{len(column.distinct)} different texts; to use them, give a kind such as tokens"
 
 
 def _too_varied(column: TableColumn) -> bool:
