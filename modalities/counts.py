@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
@@ -23,6 +24,15 @@ from .vector import Names, fits_columns, from_array, size_and_names
 
 _LOG_RATE = 20.0  # bounds |log mean|: beyond, exp overflows single precision in the sums that follow
 _LOG_COUNT = 7.0  # bounds |log total_count|: beyond, lgamma(x + r) - lgamma(r) cancels, and it is Poisson anyway
+
+_CELLS = 20_000
+"""At most this many cells of a column are looked at."""
+_SLACK, _LIMIT_SLACK = 0.05, 0.02
+"""Nats a cell by which a Gaussian, or a distribution with an upper limit, may predict better than counts."""
+_LEAST_SCALE = 0.3
+_LEAST_LOG_SCALE = 0.05
+_FEW = 50
+"""With fewer cells distributions cannot be compared."""
 
 
 class CountsSchema(Schema):
@@ -74,7 +84,7 @@ class Counts(Independent):  # type: ignore[type-arg]  # not generic in every tor
 
     @property
     def mode(self) -> Tensor:
-        """The likeliest counts."""
+        """The likeliest counts; 0 for a negative binomial with a total count of at most 1, whatever its mean."""
         return super().mode.long()
 
 
@@ -135,20 +145,102 @@ def read(schema: CountsSchema, source: str) -> Tensor:
 
 
 def _whole(numbers: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
-    whole: npt.NDArray[np.bool_] = (numbers >= 0) & (numbers % 1 == 0)
+    whole: npt.NDArray[np.bool_] = np.isfinite(numbers) & (numbers >= 0) & (np.floor(numbers) == numbers)
     return whole
 
 
 def _looks_like_counts(columns: Sequence[Column]) -> bool:
-    """Tell whether columns hold whole numbers that begin at 0."""
+    """Tell whether columns hold whole numbers that begin at 0 and are distributed as counts are."""
     if not fits_columns(columns):
         return False
-    numbers = {float(text) for column in columns for text in column.distinct}
-    return 0 in numbers and all(n >= 0 and n.is_integer() for n in numbers)
+    numbers = [column.numbers[~column.empty] for column in columns]
+    held = np.concatenate([*numbers, np.empty(0)])
+    return 0 in held and bool(_whole(held).all()) and _counted(numbers)
+
+
+def _counted(columns: Sequence[npt.NDArray[np.float64]]) -> bool:
+    """Tell whether columns of whole numbers from 0 are distributed as counts are.
+
+    Every other cell of a column is used to fit distributions by their moments: Poisson, or negative binomial if the
+    variance exceeds the mean; a Gaussian of the numbers and of `log(1 + x)`, both rounded to whole numbers; and a
+    beta-binomial up to the largest number of all columns, which fits pixels, hours and ratings. They are compared by
+    the log-probability of the other cells. If there are few cells, some number must be there twice.
+
+    Args:
+        columns: whole numbers from 0, `(cells,)` each.
+
+    >>> _counted([np.random.default_rng(0).poisson(3.0, 500).astype(float)])
+    True
+    >>> _counted([np.arange(500.0) % 24])
+    False
+    """
+    used = [column[:_CELLS] for column in columns if len(column) > 1 and column.max() > column.min()]
+    if not used:
+        return False
+    if sum(map(len, used)) < _FEW:
+        return any(len(np.unique(column)) < len(column) for column in used)
+    if any(np.gcd.reduce(column.astype(np.int64)) > 1 and column.max() > 20 for column in used):
+        return False
+    limit = max(2.0, max(float(column.max()) for column in used))
+    found = torch.stack([_log_probabilities(torch.from_numpy(column), limit) for column in used]).sum(0)
+    as_counts, gaussian, log_gaussian, limited = map(float, found / sum(len(column) // 2 for column in used))
+    return as_counts >= max(gaussian, log_gaussian) - _SLACK and as_counts >= limited - _LIMIT_SLACK
+
+
+def _log_probabilities(column: Tensor, limit: float) -> Tensor:
+    """Return the summed log-probability of held-out cells under each of the four distributions, `(4,)`."""
+    fitted, held = column[::2], column[1::2]
+    mean, variance = float(fitted.mean()) + 1e-3, float(fitted.var(correction=0)) + 1e-3
+    logs = fitted.log1p()
+    each = (
+        _of_counts(held, mean, variance),
+        _of_gaussian(held - 0.5, held + 0.5, mean, max(math.sqrt(variance), _LEAST_SCALE)),
+        # The cell of 0 has no lower end: log(1 + x) of anything below 0.5 is rounded to 0.
+        _of_gaussian(
+            torch.where(held > 0, (held + 0.5).log(), -math.inf),
+            (held + 1.5).log(),
+            float(logs.mean()),
+            max(float(logs.std(correction=0)), _LEAST_LOG_SCALE),
+        ),
+        _of_limited(held, mean, variance, limit),
+    )
+    return torch.stack([one.sum() for one in each])
+
+
+def _of_counts(x: Tensor, mean: float, variance: float) -> Tensor:
+    """Return log-probabilities under a Poisson, or under a negative binomial of a larger variance."""
+    if variance <= mean * (1 + 1e-6):
+        return x * math.log(mean) - mean - (x + 1).lgamma()
+    count = mean**2 / (variance - mean)
+    total = x.new_tensor(count)
+    binomial = (x + total).lgamma() - total.lgamma() - (x + 1).lgamma()
+    return binomial + count * math.log(count / (count + mean)) + x * math.log(mean / (count + mean))
+
+
+def _of_gaussian(low: Tensor, high: Tensor, mean: float, scale: float) -> Tensor:
+    """Return the log of a Gaussian's probability of lying between two numbers."""
+    below, above = (torch.special.ndtr((end - mean) / scale) for end in (low, high))
+    between: Tensor = above - below
+    return between.clamp(min=1e-12).log()
+
+
+def _of_limited(x: Tensor, mean: float, variance: float, limit: float) -> Tensor:
+    """Return log-probabilities under a beta-binomial on 0 to `limit`."""
+    share = min(mean / limit, 1 - 1e-6)
+    excess = (variance / (limit * share * (1 - share)) - 1) / (limit - 1)  # 0: binomial; 1: all at the two ends
+    excess = min(max(excess, 1e-6), 1 - 1e-6)
+    a, b = (x.new_tensor(part * (1 - excess) / excess) for part in (share, 1 - share))
+    n = x.new_tensor(limit)
+    choose = (n + 1).lgamma() - (x + 1).lgamma() - (n - x + 1).lgamma()
+    ends = (a + b).lgamma() - a.lgamma() - b.lgamma()
+    return choose + (x + a).lgamma() + (n - x + b).lgamma() - (n + a + b).lgamma() + ends
 
 
 def _from_array(array: npt.NDArray[Any]) -> dict[str, Any] | None:
-    return from_array(array) if array.dtype.kind in "iu" and array.min(initial=0) >= 0 else None
+    fields = from_array(array) if array.dtype.kind in "iu" and array.size and array.min() >= 0 else None
+    if fields is None or not _counted(list(array.reshape(len(array), -1).T.astype(np.float64))):
+        return None
+    return fields
 
 
 MODALITY = Modality(

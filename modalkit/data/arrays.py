@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from modalkit.data.manifest import SPLITS, Manifest, read_json
+from modalkit.data.standardizing import standardized
 from modalkit.data.writing import Array, DatasetWriter, Rows, check_values, write_shard
 from modalkit.errors import InputError
 from modalkit.plugin import Schema
@@ -29,6 +30,7 @@ def write_dataset(
     shard_rows: int = 1000,
     seed: int = 0,
     overwrite: bool = False,
+    standardize: bool | None = None,
 ) -> Manifest:
     """Write a dataset from arrays and return its manifest.
 
@@ -45,6 +47,10 @@ def write_dataset(
         shard_rows: rows per shard.
         seed: seed of the random split.
         overwrite: replace a dataset that `write_dataset` wrote in `out`.
+        standardize: whether networks see numbers minus their mean, divided by their standard deviation over the
+            training rows, in kinds that support it (`vector`). The dataset keeps both; what is stored keeps its unit.
+            By default only if a mean lies more than 5 from 0, or a standard deviation is above 10 or below 0.1. A
+            schema that states `standardize` keeps its own.
 
     Raises:
         InputError: lengths, shapes or values do not fit; the message names the modality and row.
@@ -65,7 +71,11 @@ def write_dataset(
     if shard_rows < 1:
         raise InputError(f"shard_rows: {shard_rows} is too small; it must be at least 1")
     rows = _collect(schemas, values, present or {}, split, keys, seed)
-    return _write(Path(out), schemas, rows, shard_rows, overwrite)
+    train = rows.split == SPLITS.index("train")
+    described = {
+        n: standardized(n, s, rows.values[n][train & rows.present[n]], standardize) for n, s in schemas.items()
+    }
+    return _write(Path(out), described, rows, shard_rows, overwrite)
 
 
 def _collect(

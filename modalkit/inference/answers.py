@@ -20,7 +20,7 @@ from modalkit.errors import InputError
 from modalkit.inference.results import Inference
 from modalkit.model.prediction import Prediction, in_units
 from modalkit.pictures import Cell, row_cells, sheet, show
-from modalkit.plugin import Picture, Schema
+from modalkit.plugin import Outcome, Picture, Schema
 from modalkit.util.files import remove_leftovers, write_bytes, write_json
 
 _ACCOUNT, _SHEET = "answer.json", "sheet.png"
@@ -42,8 +42,8 @@ def answer(
     Returns:
         The content of each file by its name, and the figures by modality. A picture's files are ``NAME-mean.png`` and
         ``NAME-0.png`` … for each sample; those of other kinds end in ``.txt``, with ``mode`` instead of ``mean`` for
-        integers, and numbers are also in ``.npy``. If there are pictures, ``sheet.png`` shows everything. Figures are
-        the value, its uncertainty and the samples; for pictures only their mean spread.
+        integers that are no counts, and numbers are also in ``.npy``. If there are pictures, ``sheet.png`` shows
+        everything. Figures are the value, its uncertainty and the samples; for pictures only their mean spread.
     """
     files: dict[str, bytes] = {}
     figures: dict[str, Any] = {}
@@ -52,7 +52,7 @@ def answer(
         if there or name in inference:
             lines[name] = row_cells(schemas, batch, 0, [name]) if there else [""]
     for name, prediction in inference.items():
-        point = "mean" if prediction.value.is_floating_point() else "mode"
+        point = "mean" if prediction.value.is_floating_point() or prediction.outcome is Outcome.COUNT else "mode"
         values = {point: prediction.value[0]} | {str(i): one[0] for i, one in enumerate(prediction.samples)}
         files |= _files(name, prediction.schema, values)
         lines[name] += (prediction.show(0, i) for i in (None, *range(len(prediction.samples))))

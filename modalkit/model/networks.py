@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_leaves
 
 from modalkit import registry
 from modalkit.errors import guard
+from modalkit.model.moments import point
 from modalkit.model.rows import full, gaussian, spread
 from modalkit.nn import NetworkDict, evaluating
 from modalkit.nn.batch_norm import mixes_rows
@@ -318,8 +319,8 @@ class ModalityNetworks(nn.Module):
             return torch.cat([part.flatten() for part in tree_leaves(self._decode(name, z, train))])
 
     def predict(self, name: str, z: Tensor) -> Tensor:
-        """Return the value that stands for p(x_m|z), `(rows, *event_shape)`: its mean, or its mode if it is integer."""
+        """Return the value that stands for p(x_m|z), `(rows, *event_shape)`; see `modalkit.model.moments.point`."""
         schema, likelihood = self.schemas[name], self.likelihood(name, z)
         floating = schema.unpack(schema.zeros(1))
         with self.blame(name, "likelihood"):
-            return likelihood.mean if floating.is_floating_point() else likelihood.mode
+            return point(self.kinds[name].outcome, likelihood, floating.is_floating_point())

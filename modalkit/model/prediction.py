@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution
 
 from modalkit import registry
 from modalkit.data.arrays import packed
+from modalkit.model.moments import moments, point, whole
 from modalkit.model.vae import MultimodalVAE
 from modalkit.pictures import show
 from modalkit.plugin import Outcome, Picture, Schema
@@ -27,8 +27,8 @@ class Prediction:
     Attributes:
         schema: the modality's schema.
         value: `(rows, *event_shape)`, in the networks' units (see `in_units`). Reals: the mean. Pictures: the mean
-            intensities. Bits: the probability of 1. Classes and levels: the most probable one. Counts and texts: at
-            each place the most frequent mode of the likelihoods.
+            intensities. Bits: the probability of 1. Classes and levels: the most probable one. Counts: the mean,
+            rounded to whole numbers. Texts: at each place the most frequent mode of the likelihoods.
         samples: `(samples, rows, *event_shape)`; the first samples of z, decoded. All modalities decode the same
             samples of z, so that the samples of a row belong together.
         scale: standard deviation of x_m, `(rows, *event_shape)`. It combines that of the likelihood and that of the
@@ -105,7 +105,8 @@ def predict(model: MultimodalVAE, name: str, inputs: Tensor, samples: int, *, no
         name: the modality.
         inputs: what its decoder sees, `(draws, rows, …)`, for instance from `modalkit.model.sampling.sample_posterior`.
         samples: how many of the draws to keep as samples, at most `draws`.
-        noise: whether samples are sampled from the likelihoods, or are their means (of integer kinds, their modes).
+        noise: whether samples are sampled from the likelihoods, or are their means (of counts, rounded; of other
+            integer kinds, their modes).
 
     Returns:
         The prediction, averaged over the draws, on the CPU.
@@ -113,22 +114,24 @@ def predict(model: MultimodalVAE, name: str, inputs: Tensor, samples: int, *, no
     schema, (draws, rows) = model.schemas[name], inputs.shape[:2]
     outcome = registry.modality(schema.kind).outcome
     decoded = _decode(model, name, inputs, samples * rows if noise else 0)
-    point = torch.unflatten(decoded.point, 0, (draws, rows))  # (draws * rows, …) -> (draws, rows, …)
+    points = torch.unflatten(decoded.points, 0, (draws, rows))  # (draws * rows, …) -> (draws, rows, …)
     if noise and samples:
         kept = torch.unflatten(decoded.sampled, 0, (samples, rows))
     else:
-        kept = point[:samples].argmax(-1) if outcome.is_one_of_several else point[:samples].clone()
+        kept = points[:samples].argmax(-1) if outcome.is_one_of_several else points[:samples].clone()
     if outcome.is_one_of_several:
-        probabilities = point.mean(0)  # (rows, classes)
+        probabilities = points.mean(0)  # (rows, classes)
         probability, value = probabilities.max(-1)
         return Prediction(schema, value, kept, probability=probability, probabilities=probabilities)
-    value = point.mean(0) if point.is_floating_point() else point.mode(0).values
+    value = points.mean(0) if points.is_floating_point() else points.mode(0).values
     if decoded.moments is not None:
         mean, variance = (torch.unflatten(one, 0, (draws, rows)) for one in decoded.moments)
+        if outcome is Outcome.COUNT:
+            value = whole(mean.mean(0))
         between = mean.var(0) if draws > 1 else torch.zeros_like(value, dtype=mean.dtype)
         scale = (variance.mean(0) + between).sqrt()
         return Prediction(schema, value, kept, scale, between.sqrt() if draws > 1 else None)
-    agreement = None if point.is_floating_point() else (point == value).float().mean(0)
+    agreement = None if points.is_floating_point() else (points == value).float().mean(0)
     return Prediction(schema, value, kept, probability=agreement)
 
 
@@ -156,12 +159,12 @@ class _Decoded:
     """What the likelihoods of several samples of z say, row after row, on the CPU.
 
     Attributes:
-        point: of each its mean, mode or probabilities, `(draws * rows, …)`.
+        points: of each its mean, mode or probabilities, `(draws * rows, …)`.
         sampled: one sample of each of the first, `(…, *event_shape)`.
         moments: mean and variance of each, `(draws * rows, *event_shape)`; None if they have none.
     """
 
-    point: Tensor
+    points: Tensor
     sampled: Tensor
     moments: tuple[Tensor, Tensor] | None
 
@@ -181,28 +184,11 @@ def _decode(model: MultimodalVAE, name: str, inputs: Tensor, sampled: int) -> _D
         if outcome.is_one_of_several:
             points.append(likelihood.probs.cpu())
         else:
-            points.append((likelihood.mean if floating else likelihood.mode).cpu())
-        if _has_moments(outcome) and (moments := _moments(likelihood, floating)) is not None:
-            means.append(moments[0].cpu())
-            variances.append(moments[1].cpu())
+            points.append(point(outcome, likelihood, floating).cpu())
+        if (both := moments(outcome, likelihood, floating)) is not None:
+            means.append(both[0].cpu())
+            variances.append(both[1].cpu())
         if start < sampled:
             samples.append(likelihood.sample().cpu())
     kept = torch.cat(samples)[:sampled] if samples else torch.cat(points)[:0]
     return _Decoded(torch.cat(points), kept, (torch.cat(means), torch.cat(variances)) if means else None)
-
-
-def _has_moments(outcome: Outcome) -> bool:
-    """Tell whether an outcome is a number, so that its likelihood can have a mean and a variance."""
-    return not outcome.is_one_of_several and outcome is not Outcome.SEQUENCE
-
-
-def _moments(likelihood: Distribution, floating: bool) -> tuple[Tensor, Tensor] | None:
-    """Return a likelihood's mean and variance, or None if it has none.
-
-    A Categorical has the mean NaN. It occurs here if an integer kind does not declare its outcome.
-    """
-    try:
-        mean, variance = likelihood.mean, likelihood.variance
-    except (NotImplementedError, AttributeError):
-        return None
-    return (mean, variance) if floating or not bool(mean.isnan().any()) else None

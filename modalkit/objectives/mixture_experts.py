@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from modalkit.distributions import Gaussian, Mixture
 from modalkit.model.observed import Observed
-from modalkit.model.rows import full
+from modalkit.model.rows import bounded, full
 from modalkit.model.vae import MultimodalVAE
 from modalkit.objectives.mvae import MvaeOptions, check_mvae, plan_mvae
 from modalkit.plugin import Objective, Schema
@@ -85,7 +85,7 @@ class ProductOfMixtures(MultimodalVAE):
         def encode() -> tuple[Tensor, Tensor, Tensor]:
             raw = torch.unflatten(full(self.head_output(name, observed[name])), 1, (self.each, -1))
             loc, log_variance, logits = torch.split(raw, [self.latent_dim, self.latent_dim, 1], -1)
-            return logits.squeeze(-1).log_softmax(-1), loc, (-log_variance).exp()
+            return logits.squeeze(-1).log_softmax(-1), loc, (-bounded(log_variance)).exp()
 
         rows = present.nonzero().squeeze(1)
         found = self.run_on_rows(name, "encoder", self.encoders[name], rows, len(present), encode)

@@ -26,8 +26,9 @@ class MvaeOptions(ObjectiveOptions):
         "sampled", description="sampled: complete, singles and k random; all: every one of the 2^M - 1 subsets."
     )
     targets: Literal["subset", "present"] = Field(
-        "subset",
-        description="What a term must explain: the modalities that are given (eq. 4), or all that are present.",
+        "present",
+        description="What a term must explain: all modalities that the row has, or only those that are given "
+        "(`subset`, eq. 4 of the paper).",
     )
     decoder_gradients: Literal["all", "given"] = Field(
         "all",
@@ -39,10 +40,11 @@ class MvaeOptions(ObjectiveOptions):
 def plan_mvae(options: MvaeOptions, names: tuple[str, ...], present: Tensor, draws: Draws) -> Plan:
     r"""Return the sub-sampled training plan of the MVAE.
 
-    Each term is :math:`E_{q(z|X)} \sum_{m \in X} \lambda_m \log p(x_m|z) - \beta KL(q(z|X) \| p(z))`. There is the
-    complete term, one term for each modality alone, and `k` terms for random subsets of sizes 2 to M - 1. The size is
-    uniform, then the subset; if k is above 1, a subset may occur twice. A row with a single modality present takes part
-    in the complete term alone, which then is that modality's own. Two modalities have no random subset.
+    Each term is :math:`E_{q(z|X)} \sum_{m \in T} \lambda_m \log p(x_m|z) - \beta KL(q(z|X) \| p(z))`. T is all that the
+    row has, or X with ``targets: subset``, the paper's equation. There is the complete term, one term for each modality
+    alone, and `k` terms for random subsets of sizes 2 to M - 1. The size is uniform, then the subset; if k is above 1,
+    a subset may occur twice. A row with a single modality present takes part in the complete term alone, which then is
+    that modality's own. Two modalities have no random subset.
 
     If `singles` n is below the number M of modalities, n single terms stand for all M. They are sampled uniformly and
     without replacement, and each is weighted M/n, so that the expectation of a row's sum is the sum of all its terms.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -12,6 +13,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+_CODE = re.compile("0[0-9]+")
 YES = frozenset({"1", "true", "yes", "t", "y"})
 """Words for 1 in cells of `Cells.BITS`, in lower case."""
 NO = frozenset({"0", "false", "no", "f", "n"})
@@ -42,8 +44,12 @@ class Column:
 
     @cached_property
     def numeric(self) -> bool:
-        """Whether at least one cell is filled, and every filled cell is a number."""
-        return bool(not self.empty.all() and not (np.isnan(self.numbers) & ~self.empty).any())
+        """Whether at least one cell is filled, and every filled cell is a number.
+
+        Whole numbers of which some begin with 0, such as postcodes, are codes, not numbers.
+        """
+        numbers = bool(not self.empty.all() and not (np.isnan(self.numbers) & ~self.empty).any())
+        return numbers and not any(map(_CODE.fullmatch, self.texts))
 
     @cached_property
     def distinct(self) -> list[str]:

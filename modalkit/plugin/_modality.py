@@ -32,7 +32,7 @@ class Outcome(StrEnum):
     PICTURE = "picture"
     """An intensity in [0, 1] of a pixel: averaged; a standard deviation says how certain it is."""
     COUNT = "count"
-    """An integer from 0: the likelihoods' most frequent mode; a standard deviation says how certain it is."""
+    """An integer from 0: averaged and rounded; a standard deviation says how certain it is."""
     BINARY = "binary"
     """0.0 or 1.0, one bit or several: averaged to the probability of 1."""
     CATEGORICAL = "categorical"
@@ -69,8 +69,8 @@ class Modality(Generic[S]):
         decoder: `(schema, latent_dim) ->` module from z `(batch, latent_dim)` to raw parameters, anything
             that `likelihood` understands.
         likelihood: `(schema, raw) ->` p(x_m|z), a `torch.distributions.Distribution` whose `batch_shape` is
-            `(batch,)` and whose `event_shape` is the schema's. Floating-point kinds must have a `mean`,
-            integer kinds a `mode`: that is what a translation shows.
+            `(batch,)` and whose `event_shape` is the schema's. Floating-point kinds and counts must
+            have a `mean`, other integer kinds a `mode`: that is what a translation shows.
         show: `(schema, value) ->` how users see one sample: a uint8 picture `(height, width[, 3])` or
             a short text.
         read: `(schema, source) ->` one value `(*event_shape)` from a path or a text, as users have it.

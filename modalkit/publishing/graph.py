@@ -18,6 +18,7 @@ from modalkit.distributions import Gaussian, product_of_experts
 from modalkit.errors import InputError, RunError, install
 from modalkit.inference import TrainedModel
 from modalkit.model import MultimodalVAE, gaussian
+from modalkit.model.moments import point
 from modalkit.model.prediction import as_stored
 from modalkit.nn import CategoryEncoder
 from modalkit.plugin import Modality
@@ -30,7 +31,7 @@ _PARTS = ("encode", "experts", "posterior", "decoder_inputs", "likelihood")
 
 
 class Translator(nn.Module):
-    """Predicts a modality at the mean of q(z|x_given): its mean, its class probabilities, or else its mode.
+    """Predicts a modality at the mean of q(z|x_given): its class probabilities, its mean, or else its mode.
 
     Args:
         model: in eval mode; its posteriors are products of experts.
@@ -62,7 +63,7 @@ class Translator(nn.Module):
         likelihood: Any = self.kind.likelihood(self.schema, self.decoder(loc))
         if self.kind.outcome.is_one_of_several:
             return likelihood.probs, loc, scale
-        return (likelihood.mean if self.floating else likelihood.mode), loc, scale
+        return point(self.kind.outcome, likelihood, self.floating), loc, scale
 
 
 def onnx_graph(model: TrainedModel, given: Sequence[str], want: str) -> Callable[[Path], Path]:

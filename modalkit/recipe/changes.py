@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from modalkit.errors import InputError
+from modalkit.recipe.plugged import DEFAULT_OBJECTIVE, objective_options
 from modalkit.recipe.yaml import MAX_DEPTH, Document, Key, Place, Problem, dump, is_text, keys_in, parse
 
 
@@ -11,13 +13,16 @@ def merged(base: Document, over: Document) -> Document:
     """Lay one document over another: mappings key by key; everything else is replaced.
 
     A null in `over` removes what `base` has there, except at the top level. ``plugins`` add up: the modalities
-    that `base` brings need theirs.
+    that `base` brings need theirs. If `over` names another objective, options of the base's objective that the other
+    does not have are left out.
     """
     result = Document(None, dict(base.places), base.problems + over.problems)
 
     def lay(key: Key, old: Any, new: Any) -> Any:
         if isinstance(old, dict) and isinstance(new, dict):
             both = dict(old)
+            for name in _options_lost(old, new) if key == ("objective",) else ():
+                result.forget((*key, name), both.pop(name))
             for name, item in new.items():
                 here = (*key, name)
                 if item is None and name in old and key:
@@ -36,6 +41,18 @@ def merged(base: Document, over: Document) -> Document:
 
     result.value = lay((), base.value, over.value)
     return result
+
+
+def _options_lost(old: dict[Any, Any], new: dict[Any, Any]) -> list[Any]:
+    """Return the options of an inherited ``objective:`` section that its objective has, but not the new one."""
+    before, now = (str(section.get("name", DEFAULT_OBJECTIVE)) for section in (old, new))
+    if "name" not in new or before == now:
+        return []
+    try:
+        known, kept = (objective_options(name).model_fields for name in (before, now))
+    except InputError:  # it may be in a plugin that is not loaded yet
+        return []
+    return [name for name in old if name in known and name not in kept]
 
 
 def override(document: Document, text: str) -> None:

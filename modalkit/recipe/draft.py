@@ -10,6 +10,7 @@ from typing import Any
 
 from modalkit.data import Dataset
 from modalkit.data.inspection import schemas
+from modalkit.data.standardizing import missing_standardization
 from modalkit.errors import InputError
 from modalkit.nn import Mlp
 from modalkit.plugin import Schema
@@ -121,7 +122,8 @@ def _modalities(dataset: Dataset, path: Path) -> _Modalities:
         except ValueError as error:
             raise InputError(f"{path}: modality '{name}': {error}") from None
         numbers += math.prod(known[name].event_shape)
-        entries.append(f"  {name}: {_entry(known[name], widths)}  # in {100 * share:.0f} %")
+        scaled = missing_standardization(dataset, name, known[name], dataset.rows("train"))
+        entries.append(f"  {name}: {_entry(known[name], widths, scaled)}  # in {100 * share:.0f} %")
     if not entries:
         reasons = "\n".join(line.strip(" #") for line in left_out)
         raise InputError(f"{path}: there is nothing to train on:\n{reasons}")
@@ -156,8 +158,11 @@ def _sizes(train: int, valid: int, modalities: _Modalities) -> _Sizes:
     )
 
 
-def _entry(schema: Schema, widths: set[int]) -> str:
-    """Return a modality's entry on one line; `widths` holds the dense networks that have an anchor already."""
+def _entry(schema: Schema, widths: set[int], standardize: Mapping[str, Any] | None) -> str:
+    """Return a modality's entry on one line; `widths` holds the dense networks that have an anchor already.
+
+    Numbers that are far from standardised get `standardize`, because the dataset does not provide it.
+    """
     facts: Mapping[str, Any] = schema.facts()
     entry = flow(
         {
@@ -165,6 +170,7 @@ def _entry(schema: Schema, widths: set[int]) -> str:
             for key, field in type(schema).model_fields.items()
             if key in facts and key not in schema.from_dataset and (key == "kind" or facts[key] != field.default)
         }
+        | ({"standardize": standardize} if standardize else {})
     )
     if (width := _width(schema)) is None:
         return entry

@@ -20,6 +20,7 @@ from torch.distributions import Distribution
 
 from modalkit import registry
 from modalkit.errors import InputError
+from modalkit.model.moments import point
 from modalkit.plugin import CustomNetwork, Modality, Outcome, Schema
 from modalkit.testing._examination import Examination
 
@@ -182,9 +183,9 @@ class _Check(Examination):
 
     def check_prediction(self, likelihood: Distribution, values: Tensor) -> None:
         """Check predictions, how they are shown, and how a shown value is read."""
-        name = "mean" if values.is_floating_point() else "mode"
+        name = "mean" if values.is_floating_point() or self.modality.outcome is Outcome.COUNT else "mode"
         with self.using(f"likelihood.{name}", f"(a kind of {values.dtype} values needs it to show a translation)"):
-            predicted = getattr(likelihood, name)
+            predicted = point(self.modality.outcome, likelihood, values.is_floating_point())
         good = predicted.shape == values.shape and bool(predicted.isfinite().all())
         part = f"likelihood.{name}"
         self.expect(part, good, f"expected finite {tuple(values.shape)}, got {tuple(predicted.shape)}: {predicted}")

@@ -27,6 +27,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from modalkit.data.standardizing import unusual
 from modalkit.errors import RunError
 from modalkit.evaluation.translation import Translation
 from modalkit.model.diagnosis import unsound
@@ -292,9 +293,11 @@ class Trainer:
         except NotFiniteError as error:
             path = self.folder.state
             kept = f"{path} is from an earlier step" if path.exists() else "nothing had been saved"
+            advice = unusual(self.data.dataset, self.model.schemas, self.data.train) or (
+                "Try a lower train.learning_rate, train.clip_norm, or a longer objective.warmup_epochs, in a new --out"
+            )
             raise RunError(
-                f"step {self.progress.step + 1}: the loss is NaN or infinite; first in {error}; {kept}. Try a lower "
-                f"train.learning_rate, train.clip_norm, or a longer objective.warmup_epochs, in a new --out"
+                f"step {self.progress.step + 1}: the loss is NaN or infinite; first in {error}; {kept}. {advice}"
             ) from error
 
 

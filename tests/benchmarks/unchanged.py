@@ -76,7 +76,7 @@ modalities:
   text: {kind: tokens, alphabet: abc, max_length: 3}
   high: {kind: bit, network: *dense}
 model: {latent_dim: 4}
-objective: {name: NAME, warmup_epochs: 1}
+objective: {name: NAME, warmup_epochs: 1TARGETS}
 train: {epochs: 3, batch_size: 16, learning_rate: 0.003, accelerator: cpu, log_every: 2, pictures_every: 0}
 """
 CONVOLUTIONS = "{type: dcgan, widths: [4, 8], batch_norm: true, dropout: 0.2}"
@@ -130,12 +130,14 @@ def cases() -> dict[str, list[Command]]:
     for name, (data, objective, changes) in TRAININGS.items():
         image = CONVOLUTIONS if objective != "cvae" else "{type: mlp, hidden: [16], decoder_hidden: [16]}"
         text = RECIPE.replace("DATA", data).replace("NAME", objective).replace("IMAGE", image)
+        text = text.replace("TARGETS", ", targets: subset" if objective in ("mvae", "mixture-mvae") else "")
         Path(f"{name}.yaml").write_text(text)
         options = [word for change in changes for word in ("--set", change)]
         found[name] = [Command(("train", f"{name}.yaml", *options), forked="train.devices=2" not in changes)]
     Path("bits.yaml").write_text(
         "data: {path: bits}\nmodalities:\n  bit{}: {each: 0..11, kind: bit, network: {type: mlp, hidden: [8],"
-        " decoder_hidden: [8]}}\nmodel: {latent_dim: 3}\ntrain: {epochs: 2, batch_size: 50}\n"
+        " decoder_hidden: [8]}}\nmodel: {latent_dim: 3}\nobjective: {targets: subset}\n"
+        "train: {epochs: 2, batch_size: 50}\n"
     )
     Path("own.csv").write_text(TABLE)
     typed = {

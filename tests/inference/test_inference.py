@@ -328,7 +328,7 @@ def test_translate_writes_what_opens_anywhere(work: Path) -> None:
     command = ("translate", "run", "--given", "image=photo.jpg", "--given", "class=1", "--samples", 2, "-o", "out")
     done = here(*command, cwd=work)
     assert done.returncode == 0, done.stderr
-    expected = {"position-mean.txt", "position-1.npy", "counts-mode.txt", "counts-0.txt", "sheet.png", "answer.json"}
+    expected = {"position-mean.txt", "position-1.npy", "counts-mean.txt", "counts-0.txt", "sheet.png", "answer.json"}
     assert expected <= {path.name for path in (work / "out").iterdir()}
     answer, files = done.stdout.splitlines()[:-1], done.stdout.splitlines()[-1]
     assert [line.split(":")[0] for line in answer] == ["position", "counts"] and "standard deviation" in answer[0]

@@ -36,7 +36,7 @@ def plan(present: torch.Tensor, seed: int = 0, **options: object) -> Plan:
 
 
 def test_complete_rows_get_the_papers_terms() -> None:
-    made = plan(torch.ones(3, 4, dtype=torch.bool), k=2)
+    made = plan(torch.ones(3, 4, dtype=torch.bool), k=2, targets="subset")
     assert made.terms == ("all", "only:a", "only:b", "only:c", "only:d", "random:0", "random:1")
     assert made.given[0].all()
     assert torch.equal(made.given[1:5, 0], torch.eye(4, dtype=torch.bool))

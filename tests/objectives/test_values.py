@@ -286,6 +286,7 @@ def plain_mixture_mvae(it: Plain) -> Tensor:
 
 
 Case = tuple[str, tuple[str, ...], dict[str, Any], Callable[[Plain], Tensor], int | None]
+EQUATION_4 = {"k": 0, "targets": "subset"}
 TWO, THREE = ("place", "bits"), ("place", "class", "bits")
 CASES: dict[str, Case] = {
     "vae": ("vae", ("place",), {}, plain_vae, 0),
@@ -306,8 +307,14 @@ CASES: dict[str, Case] = {
     "mopoe of three": ("mopoe", THREE, {}, plain_mopoe, 0),
     "mvtcae": ("mvtcae", TWO, {"alpha": 0.6}, plain_mvtcae, 0),
     "mvtcae of three": ("mvtcae", THREE, {"alpha": 0.6}, plain_mvtcae, 0),
-    "mixture-mvae of one": ("mixture-mvae", TWO, {"k": 0, "components": 1}, plain_mixture_mvae, 0),
-    "mixture-mvae of three": ("mixture-mvae", THREE, {"k": 0, "components": 2}, plain_mixture_mvae, 0),
+    "mixture-mvae of one": ("mixture-mvae", TWO, EQUATION_4 | {"components": 1}, plain_mixture_mvae, 0),
+    "mixture-mvae of three": (
+        "mixture-mvae",
+        THREE,
+        EQUATION_4 | {"components": 2},
+        plain_mixture_mvae,
+        0,
+    ),
 }
 
 

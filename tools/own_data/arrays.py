@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
+from modalkit.data.standardizing import standardization
 from modalkit.errors import InputError
 from modalkit.plugin import Builder
 from modalkit.registry import modality, schema
 
 from .entries import described, read_entries
 from .kinds import Proposals
-from .numbers import standardization, whole_rows
+from .numbers import whole_rows
 from .options import SPLITS, OwnDataOptions, confirm
 from .samples import Samples, write_samples
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from modalkit.errors import InputError
 from modalkit.plugin import Column
+
+from .forms import Decimal, NumberForm, forms
 
 MISSING = frozenset({"", "na", "n/a", "#n/a", "<na>", "nan", "null", "none"})
 """A cell with one of these words, in any case, is empty."""
@@ -23,10 +26,19 @@ class TableColumn(Column):
     Attributes:
         unreadable: its type, if that is a type that cannot be used.
         written: every cell as the file has it, also cells that mean an empty one.
+        form: how its numbers are written, if not as programs write them.
     """
 
     unreadable: str = ""
     written: Sequence[str] = ()
+    form: NumberForm | None = None
+
+    @cached_property
+    def plain(self) -> TableColumn:
+        """The column with its numbers as programs write them, such as 1234.5 for ``1.234,50 €``."""
+        if self.form is None:
+            return self
+        return replace(self, texts=[text and self.form.plain(text) for text in self.texts], form=None)
 
 
 @dataclass(frozen=True)
@@ -57,12 +69,13 @@ class Table:
         return f"line {self.lines[row]}" if self.lines else f"row {row + 1}"
 
 
-def read_table(path: Path, missing: Iterable[str] = ()) -> Table:
+def read_table(path: Path, missing: Iterable[str] = (), decimal: Decimal = "auto") -> Table:
     """Read a CSV file (separated by commas, semicolons or tabs; a header first) or a Parquet file.
 
     Args:
         path: its name ends in .csv, .tsv, .txt, .parquet or .pq.
         missing: further words that mean an empty cell, such as ``-999``.
+        decimal: the decimal mark, where the cells of a column do not show it.
 
     Raises:
         InputError: it cannot be read, a name in its header is missing or not unique, or a row has a wrong number of
@@ -84,8 +97,10 @@ def read_table(path: Path, missing: Iterable[str] = ()) -> Table:
     rows = len(cells[0]) if cells else 0
     if not rows:
         raise InputError(f"{path}: has no rows below its header")
+    texts = {name: _cleaned(column, words) for name, column in zip(names, cells, strict=True)}
+    written = forms({name: column for name, column in texts.items() if name not in unreadable}, separator, decimal)
     columns = {
-        name: TableColumn(name, _cleaned(column, words), unreadable.get(name, ""), column)
+        name: TableColumn(name, texts[name], unreadable.get(name, ""), column, written.get(name))
         for name, column in zip(names, cells, strict=True)
     }
     return Table(path, rows, columns, lines, separator)

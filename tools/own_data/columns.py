@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
+from modalkit.data.standardizing import standardization
 from modalkit.errors import InputError
 from modalkit.plugin import NO, YES, Cells, Modality, Required
 from modalkit.registry import modality, schema
@@ -12,7 +13,7 @@ from modalkit.registry import modality, schema
 from .cells import Table, TableColumn
 from .grouping import Group
 from .kinds import together
-from .numbers import standardization, whole_rows
+from .numbers import whole_rows
 from .samples import Samples
 
 if TYPE_CHECKING:
@@ -54,6 +55,8 @@ def make(name: str, group: Group, table: Table, train: npt.NDArray[np.bool_], in
             _report_unseen(name, columns[0], train)
         group = group.model_copy(update=found)
         fields = takes.from_names(group.columns) | group.own
+        if takes.cells is Cells.NUMBERS:
+            columns = [column.plain for column in columns]
         if takes.cells is Cells.TEXTS:
             return _from_texts(kind, fields, table, columns[0]), group
         return _from_values(name, kind, fields, table, columns, train, incomplete), group

@@ -41,11 +41,11 @@ def copy_of(name: str) -> str:
 def fill(dataset: Path, filled: Mapping[str, Filled], out: Path) -> list[Path]:
     """Write the table that a dataset was built from, with its empty cells filled.
 
-    Cells that were not empty stay as they were. Filled numbers have no more decimals than their column, and classes
-    and bits are written with its words. A second table of the same rows and columns, ``NAME-uncertainty``, holds the
-    ids, and for each filled cell the standard deviation of a number or the probability of anything else. A column
-    that holds one value, which no model learns, has its gaps filled with that value: with a standard deviation of 0
-    if it is a number, else with a probability of 1.
+    Cells that were not empty stay as they were. Filled numbers are written as their column writes them, with no more
+    decimals, and classes and bits with its words. A second table of the same rows and columns, ``NAME-uncertainty``,
+    holds the ids, and for each filled cell the standard deviation of a number or the probability of anything else. A
+    column that holds one value, which no model learns, has its gaps filled with that value: with a standard deviation
+    of 0 if it is a number, else with a probability of 1.
 
     Args:
         dataset: its folder.
@@ -61,7 +61,8 @@ def fill(dataset: Path, filled: Mapping[str, Filled], out: Path) -> list[Path]:
     """
     about = read_manifest(dataset).builder
     source = _source(dataset, about["file"], out)
-    table = read_table(source, about["missing"].split(",") if about["missing"] else ())
+    missing = about["missing"].split(",") if about["missing"] else ()
+    table = read_table(source, missing, about.get("decimal", "auto"))
     grouping = Grouping.model_validate(about["columns"])
     gaps: dict[str, Gaps] = {}
     for name, group in grouping.modalities.items():
@@ -78,7 +79,10 @@ def fill(dataset: Path, filled: Mapping[str, Filled], out: Path) -> list[Path]:
         )
     ids = [grouping.ids] if grouping.ids in table.columns else []
     beside = out.with_name(f"{out.stem}-uncertainty{out.suffix}")
-    unsure = {n: {row: f"{x:.4g}" for row, (_, x) in g.items() if x == x} for n, g in gaps.items()}
+    # A text file has one decimal mark in all of its columns, as spreadsheets expect.
+    comma = out.suffix.lower() != ".parquet" and any(c.form and c.form.decimal == "," for c in table.columns.values())
+    mark = "," if comma else "."
+    unsure = {n: {row: f"{x:.4g}".replace(".", mark) for row, (_, x) in g.items() if x == x} for n, g in gaps.items()}
     texts = {n: {row: text for row, (text, _) in g.items()} for n, g in gaps.items()}
     write_columns(beside, columns, unsure, ids, table, source)
     write_columns(out, columns, texts, list(columns), table, source)
@@ -111,7 +115,7 @@ def _is_constant(column: TableColumn) -> bool:
 
 def _constant(column: TableColumn) -> Gaps:
     """Return what the gaps of a constant column become."""
-    sure = 0.0 if column.numeric else 1.0
+    sure = 0.0 if column.plain.numeric else 1.0
     return dict.fromkeys(column.empty.nonzero()[0].tolist(), (column.distinct[0], sure))
 
 
@@ -129,9 +133,11 @@ def _gaps(group: Group, table: Table, filled: Filled) -> dict[str, Gaps]:
     for column, habit, *of_column in zip(columns, habits, *(one.unbind(1) for one in flat), strict=True):
         values, unsure = (one.tolist() for one in of_column)
         rounded, exact = _writer(habit), _writer(None)
-        usual = _share(column) if cells is Cells.BITS else _spread(column)
+        usual = _share(column) if cells is Cells.BITS else _spread(column.plain)
         rows = [row for row, known in enumerate(column.texts) if not known and there[row]]
         text = {row: (rounded if roundable[row] else exact)(values[row]) for row in rows}
+        if column.form is not None and cells is Cells.NUMBERS:
+            text = {row: column.form.written(plain) for row, plain in text.items()}
         # A gap that the builder filled with a mean has no uncertainty from a model: take the column's own.
         found[column.name] = {
             row: (text[row], unsure[row] if unsure[row] == unsure[row] else usual(values[row])) for row in rows
@@ -172,7 +178,7 @@ def habits_of(group: Group, columns: Sequence[TableColumn]) -> tuple[int | tuple
     """Return how each column writes its cells, see `Group.written`; None if its cells do not show it."""
     if columns_of(str(group.kind)).cells is Cells.BITS:
         return tuple(_words_of_bits(column) for column in columns)
-    return tuple(_decimals(column) if column.numeric else None for column in columns)
+    return tuple(_decimals(one) if one.numeric else None for one in (column.plain for column in columns))
 
 
 def _decimals(column: TableColumn) -> int:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from pydantic import Field
 
+from modalkit.data.standardizing import standardization
 from modalkit.errors import InputError
 from modalkit.plugin import Builder, Proposal, Schema
 from modalkit.registry import modality, schema
@@ -20,7 +21,6 @@ from modalkit.util.progress import bar
 from ..execution.shards import write
 from .entries import described, read_entries
 from .kinds import Proposals
-from .numbers import standardization
 from .options import OwnDataOptions, confirm
 
 if TYPE_CHECKING:

@@ -152,6 +152,7 @@ def kind_of(table: Table, columns: Sequence[TableColumn], proposals: Proposals) 
     Raises:
         InputError: a column mixes numbers with a few other cells, whose first the message names; or no kind fits.
     """
+    columns = [column.plain for column in columns]
     for column in columns:
         _refuse_mixed(table, column)
     if (kind := proposals.for_columns(columns)) is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
@@ -14,9 +15,10 @@ from modalkit.registry import modality
 from .cells import Table, TableColumn
 from .grouping import Group, Grouping, free_name, kind_of
 from .kinds import Proposals, columns_of
+from .looks import codes, dates, doubt, row_number
 from .options import SPLITS
 
-_MOST_CLASSES = 50
+_FEW_CLASSES, _MOST_CLASSES = 50, 1000
 _IDS = re.compile(r"(.*[_ -])?(id|ids|key|uuid|index|row)|", re.IGNORECASE)
 _NUMBERED = re.compile(r"(.*?)([_.\- ]?)[0-9]+")
 _LOST = 0.2
@@ -43,19 +45,19 @@ def infer(table: Table, ids: str | None = None, split: str | None = None) -> tup
     if table.rows == 1:
         raise InputError(f"{table.path}: has one row below its header, which is too few to learn from")
     first, proposals = next(iter(table.columns.values())), Proposals.installed()
-    named = [c for c in table.columns.values() if _IDS.fullmatch(c.name)] + ([] if first.numeric else [first])
+    named = [c for c in table.columns.values() if _IDS.fullmatch(c.name)] + ([] if first.plain.numeric else [first])
     ids = ids or next((c.name for c in named if _tells_rows_apart(c)), None)
     split = split or next((c.name for c in table.columns.values() if _names_splits(c)), None)
     kinds, left = {}, {}
     for column in table.columns.values():
         if column.name in (ids, split):
             continue
-        if reason := _useless(column):
+        if reason := _useless(column) or dates(column) or row_number(column.plain):
             left[column.name] = reason
             continue
         kind = kind_of(table, [column], proposals)
         if modality(kind).outcome.is_one_of_several and _too_varied(column):
-            left[column.name] = f"{len(column.distinct)} different texts; to use them, give a kind such as tokens"
+            left[column.name] = _why_too_varied(column)
         else:
             kinds[column.name] = kind
     modalities: dict[str, Group] = {}
@@ -105,8 +107,28 @@ def shown(grouping: Grouping, table: Table, left: Mapping[str, str]) -> str:
         lines.append(
             f"  {name}: {{kind: {group.kind}, columns: {columns}}}  # {many}in {100 * whole.mean():.0f} % of rows"
         )
+    if notes := _notes(grouping, table):
+        lines += ["# Please check:", *(f"#   {name}: {note}" for name, note in notes.items())]
     lines += ["# Left out:", *(f"#   {name}: {why}" for name, why in left.items())] if left else []
     return "\n".join(lines) + "\n"
+
+
+def _notes(grouping: Grouping, table: Table) -> dict[str, str]:
+    """Return by column how unusual numbers are read, and which numbers may be something else."""
+    notes = {}
+    for group in grouping.modalities.values():
+        if columns_of(str(group.kind)).cells is not Cells.NUMBERS:
+            continue
+        for column in (table.columns[name] for name in group.columns):
+            parts = [doubt(column.plain)]
+            if (form := column.form) is not None:
+                example = next(text for text in column.texts if text)
+                parts.insert(0, f"numbers with {form.described()}: '{example}' is {form.plain(example)}")
+                if form.guessed:
+                    parts[0] += f"; if not, add --decimal '{'.' if form.decimal == ',' else ','}'"
+            if said := "; ".join(filter(None, parts)):
+                notes[column.name] = said
+    return notes
 
 
 def _useless(column: TableColumn) -> str:
@@ -120,10 +142,30 @@ def _useless(column: TableColumn) -> str:
     return ""
 
 
+def _why_too_varied(column: TableColumn) -> str:
+    """Return why a column of texts is left out, and what to do to use it."""
+    if code := codes(column):
+        return (
+            f"{len(column.distinct)} different codes such as '{code}', whose zeros count, look like ids; to use them, "
+            f"give a kind, such as tokens, or vector if they are numbers"
+        )
+    return f"{len(column.distinct)} different texts; to use them, give a kind such as tokens"
+
+
 def _too_varied(column: TableColumn) -> bool:
     """Tell whether a column has so many different texts that they are hardly categories."""
-    filled = int((~column.empty).sum())
-    return len({text.casefold() for text in column.distinct}) > min(_MOST_CLASSES, max(2, filled // 2))
+    return len({text.casefold() for text in column.distinct}) > most_classes(int((~column.empty).sum()))
+
+
+def most_classes(filled: int) -> int:
+    """Return how many different texts a column of categories may have: the root of its filled cells, 50 to 1000.
+
+    There are never more than half of the cells.
+
+    >>> most_classes(30), most_classes(900), most_classes(40_000), most_classes(10**9)
+    (15, 50, 200, 1000)
+    """
+    return min(max(_FEW_CLASSES, min(_MOST_CLASSES, math.isqrt(filled))), max(2, filled // 2))
 
 
 def _filled_together(columns: Sequence[TableColumn]) -> bool:

@@ -15,6 +15,7 @@ from modalkit.plugin import Builder
 from .cells import Table, read_table
 from .columns import make
 from .filling import copy_of, fill, habits_of
+from .forms import Decimal
 from .grouping import Group, Grouping, apart, read_grouping, resolve
 from .inferring import infer, shown
 from .options import SPLITS, OwnDataOptions, confirm
@@ -23,7 +24,7 @@ from .samples import write_samples
 if TYPE_CHECKING:
     from modalkit.data import Array
 
-VERSION = 2
+VERSION = 3
 """Raised with every change after which the same table gives other bytes."""
 
 
@@ -46,6 +47,11 @@ class TableOptions(OwnDataOptions):
     missing: str = Field(
         "", description="further words that mean an empty cell, separated by commas, besides NA, NaN, null and none"
     )
+    decimal: Decimal = Field(
+        "auto",
+        description="the decimal mark of columns whose cells do not show it, such as 1,234: a comma or a point; auto: "
+        "as the other columns show, else a comma only where semicolons separate cells",
+    )
 
 
 def build(options: TableOptions, out: Path) -> str:
@@ -56,7 +62,7 @@ def build(options: TableOptions, out: Path) -> str:
             holds something else.
         RunError: the disk is full.
     """
-    table = read_table(options.file, options.missing.split(",") if options.missing else ())
+    table = read_table(options.file, options.missing.split(",") if options.missing else (), options.decimal)
     known = options.columns is not None and options.columns.is_dir()
     if options.columns is None:
         grouping, left = infer(table, options.ids, options.split)
@@ -84,6 +90,7 @@ def build(options: TableOptions, out: Path) -> str:
         "version": VERSION,
         "file": {"name": options.file.name, "sha256": hashlib.sha256(content).hexdigest()},
         **options.model_dump(mode="json", include={"seed", "train", "valid", "incomplete", "missing"}),
+        **({"decimal": options.decimal} if options.decimal != "auto" else {}),
         "columns": grouping.model_copy(update={"modalities": resolved}).model_dump(mode="json"),
     }
     return write_samples(out, about, samples, split, keys, {copy_of(options.file.name): content})

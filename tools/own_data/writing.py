@@ -101,7 +101,9 @@ def _write_parquet(path: Path, columns: Columns, texts: Texts, kept: Collection[
             filled = arrow.array([new.get(row) for row in range(len(old))], arrow.string()).cast(kind)
             arrays[name] = compute.coalesce(filled, old.cast(kind)).cast(old.type) if new else old
         else:
-            arrays[name] = _as_it_looks([new.get(row, text) or None for row, text in enumerate(column.texts)])
+            cells = [new.get(row, text) for row, text in enumerate(column.texts)]
+            plain = column.form.plain if column.form else str
+            arrays[name] = _as_it_looks([(text and plain(text)) or None for text in cells])
     table = arrow.table(arrays).replace_schema_metadata(typed.schema.metadata if len(kept) == len(columns) else None)
     write_atomic(path, lambda temporary: parquet.write_table(table, temporary))
 

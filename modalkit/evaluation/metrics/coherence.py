@@ -19,6 +19,7 @@ from modalkit.evaluation.metrics._means import mean_and_error
 from modalkit.evaluation.metrics._predictions import ROWS, Figures
 from modalkit.evaluation.metrics.accuracy import right
 from modalkit.evaluation.questions import Asking, Question, allows
+from modalkit.model.moments import point
 from modalkit.model.sampling import sample_posterior
 from modalkit.model.vae import MultimodalVAE
 from modalkit.nn import evaluating
@@ -125,7 +126,7 @@ def coherence(
     Returns:
         ``generated`` and ``real``: the share that is right in all its parts, and its standard error.
     """
-    schema = model.schemas[target]
+    schema, outcome = model.schemas[target], model.kinds[target].outcome
     both = [model.names.index(source), model.names.index(target)]
     rows = rows[dataset.present[rows][:, both].all(1)]
     shares: dict[str, list[Tensor]] = {"generated": [], "real": []}
@@ -137,7 +138,7 @@ def coherence(
             real = model.schemas[source].unpack(batch.values[source])
             for what, value in (("generated", model.predict(source, inputs[0])), ("real", real)):
                 likelihood = classifier(value.to(real.dtype) if real.is_floating_point() else value)
-                guess = likelihood.mean if truth.is_floating_point() else likelihood.mode
+                guess = point(outcome, likelihood, truth.is_floating_point())
                 parts = right(schema, guess, truth).values()
                 shares[what].append(torch.stack(list(parts)).double().mean(0))
     return {what: mean_and_error(torch.cat(parts)) for what, parts in shares.items() if parts}
