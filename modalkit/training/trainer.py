@@ -239,7 +239,8 @@ class Trainer:
         self.learner.check(step)
         rate = self.pace.measure()
         parts = self.host.processes.gather(step.sums())
-        metrics = means(parts) | {"beta": step.beta, "rows_per_second": rate}
+        learning_rate = self.learning_rate(self.progress.step - 1)  # of the step that was just done
+        metrics = means(parts) | {"beta": step.beta, "learning_rate": learning_rate, "rows_per_second": rate}
         shown.set_postfix_str(f"ELBO {metrics.get('elbo', 0):.1f}, {rate:.0f} rows/s", refresh=False)
         log("train", self.progress.step, self.progress.epoch, metrics)
 
