@@ -62,6 +62,11 @@ class TrainSettings(Settings):
     clip_norm: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = Field(
         None, description="Scale gradients down to this Euclidean norm if theirs is larger."
     )
+    average: Annotated[float, Field(gt=0, lt=1)] | None = Field(
+        None,
+        description="Decay of a moving average of the weights over the steps, such as 0.999, which is validated and "
+        "kept in place of the weights themselves. null: no average.",
+    )
     patience: PositiveInt | None = Field(
         None, description="Stop early after this many epochs without a better validation ELBO."
     )

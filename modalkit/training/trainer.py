@@ -175,7 +175,7 @@ class Trainer:
         """Do one gradient step."""
         number = self.progress.step
         seed = derived_seed(self.recipe.seed, "dropout", number, self.host.processes.rank)
-        self.learner.take(step, self.learning_rate(number), seed)
+        self.learner.take(step, number, self.learning_rate(number), seed)
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
@@ -198,14 +198,15 @@ class Trainer:
         """Save last and best weights, translations and pictures of the best, and return how the run ended."""
         if not self.host.first:
             return Result(self.progress, self.ended())
-        self.results.save_last()
-        if self.progress.best_epoch:
-            self.results.load_best()
-        else:
-            self.results.save_best()
         held_out = held_out_split(self.data.dataset)
-        table = self.results.save_translations(held_out)
-        self.results.save_sheet(held_out, "final.png")
+        with self.learner.averaged():
+            self.results.save_last()
+            if self.progress.best_epoch:
+                self.results.load_best()
+            else:
+                self.results.save_best()
+            table = self.results.save_translations(held_out)
+            self.results.save_sheet(held_out, "final.png")
         return Result(self.progress, self.ended(), held_out=held_out, translations=table)
 
     def _train_epoch(self, interrupts: Interrupts, log: MetricsLog, shown: Any) -> int:
@@ -232,7 +233,8 @@ class Trainer:
             self._end_epoch(log)
         self.save()
         if progress.step == epoch_end:
-            self._picture_epoch()
+            with self.learner.averaged():
+                self._picture_epoch()
         return self._agreed(interrupts)
 
     def _log_step(self, step: Step, log: MetricsLog, shown: Any) -> None:
@@ -249,7 +251,8 @@ class Trainer:
         progress = self.progress
         progress.epoch += 1
         if unsound(self.model) is None:  # otherwise `save` raises
-            self._keep_best(self.validate(), log)
+            with self.learner.averaged():
+                self._keep_best(self.validate(), log)
         if self.planner.frozen(progress.epoch) != self.planner.frozen(progress.epoch - 1):
             progress.best, progress.best_epoch = -math.inf, 0  # the next stage of the objective has a best of its own
 
