@@ -50,7 +50,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "rare": ("{name: mvae, warmup_epochs: 1}", {"data.weak.keep": 0.25, "train.batch_size": 9, "train.clip_norm": 5}),
     "present": (
         "{name: mvae, targets: present, k: 2}",
-        {"data.weak.keep": 0.6, "train.batch_size": 7, "train.average": 0.9},
+        {"data.weak.keep": 0.6, "train.batch_size": 7, "train.average": 0.9, "train.choose": "imputation"},
     ),
     "few-pairs": (
         "{name: mvae}",
