@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from support.toys import here, write_circle, write_recipe
 from torch import Tensor
 
@@ -190,3 +190,25 @@ def test_other_objectives_are_asked_what_they_have_posteriors_of(work: Path, tmp
     trainer = Trainer(load_recipe(work / "circle.yaml", [*SHORT, *given]), tmp_path / "run")
     found = imputation(trainer).measure()
     assert 0 < found["imputation_error"] < float("inf") and len(found) > 1
+
+
+def test_a_run_answers_with_its_last_weights_if_asked(work: Path) -> None:
+    run = work / "ended"
+    train(work, "ended", "train.epochs=1")
+    weights = saved(work, "ended", "last")
+    for name in weights:
+        if name.startswith("encoders.position"):
+            weights[name] += 0.5
+    save_file(weights, run / "checkpoints" / "last.safetensors")
+    best, last = (modalkit.load(run, weights=which) for which in ("best", "last"))
+    assert best.weights == modalkit.load(run).weights != last.weights
+    for which in ("best", "last"):
+        command = ["impute", "ended", "-o", f"{which}.parquet", "--draws", "2", "--weights", which]
+        done = here(*command, cwd=work)
+        assert done.returncode == 0, done.stderr
+    assert (work / "best.parquet").read_bytes() != (work / "last.parquet").read_bytes()
+    done = here("embed", "ended", "-o", "z.csv", "--weights", "first", cwd=work)
+    assert done.returncode == 2 and "weights 'first': choose best or last" in done.stderr
+    (run / "checkpoints" / "last.safetensors").unlink()
+    done = here("sample", "ended", "-o", "drawn", "--weights", "last", cwd=work)
+    assert done.returncode == 2 and "there are no last weights: they are written when training ends" in done.stderr
