@@ -17,6 +17,7 @@ from modalkit.cli.options import (
     RunArgument,
     Seed,
     Want,
+    Weights,
     split_names,
     split_values,
 )
@@ -39,6 +40,7 @@ def translate(
     noise: Noise = False,
     seed: Seed = 0,
     device: Device = "cpu",
+    weights: Weights = "best",
 ) -> None:
     """Predict modalities from others: any from any.
 
@@ -53,7 +55,7 @@ def translate(
 
     earlier_files(out)
     known = split_values(given)
-    model = load(run, device=device)
+    model = load(run, device=device, weights=weights)
     batch = as_batch(model.schemas, known)
     found = model.infer(batch, split_names(want), samples, draws=draws, noise=noise, seed=seed)
     files, figures = answer(model.schemas, batch, found)
@@ -72,6 +74,7 @@ def sample(
     noise: Noise = False,
     seed: Seed = 0,
     device: Device = "cpu",
+    weights: Weights = "best",
 ) -> None:
     """Sample from the prior. The modalities of one sample belong together.
 
@@ -83,7 +86,7 @@ def sample(
     from modalkit.inference.answers import earlier_files, first_samples, samples, where, write_answer
 
     earlier_files(out)
-    model = load(run, device=device)
+    model = load(run, device=device, weights=weights)
     files, figures = samples(model.sample(n, split_names(want), noise=noise, seed=seed))
     about = {"run": str(run), "weights": model.weights, "seed": seed, "drawn": figures}
     written = write_answer(out, files, about)
@@ -104,6 +107,7 @@ def impute(
     draws: Draws = 32,
     seed: Seed = 0,
     device: Device = "cpu",
+    weights: Weights = "best",
 ) -> None:
     """Fill in what each row lacks, predicted from what it has.
 
@@ -122,7 +126,7 @@ def impute(
     as_table = not out.is_dir() and re.fullmatch(r"\.[A-Za-z]\w*", out.suffix) is not None  # data/v1.2 is a folder
     if as_table:
         check_table(out)
-    model = load(run, device=device)
+    model = load(run, device=device, weights=weights)
     opened = Dataset(dataset or model.recipe.data.path, in_memory=False)
     if as_table:
         found, files = impute_table(model, opened, out, sample=sample, draws=draws, seed=seed)
@@ -148,6 +152,7 @@ def embed(
     ] = None,
     split: Annotated[str | None, typer.Option(help="train, valid or test; all by default.")] = None,
     device: Device = "cpu",
+    weights: Weights = "best",
 ) -> None:
     """Write every row's posterior as a table: key, split, loc_0, ..., scale_0, ...
 
@@ -159,7 +164,7 @@ def embed(
     from modalkit.inference.values import check_names
 
     check_table(out)
-    model = load(run, device=device)
+    model = load(run, device=device, weights=weights)
     names = split_names(given)
     check_names(names or (), model.modalities)
     opened = Dataset(dataset or model.recipe.data.path, list(model.modalities), in_memory=False)
@@ -175,6 +180,7 @@ def serve(
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free port.")] = 8000,
     browser: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
     device: Device = "cpu",
+    weights: Weights = "best",
 ) -> None:
     """Explore a model in the browser: give modalities, see samples of the others and the posterior, walk through z.
 
@@ -188,7 +194,7 @@ def serve(
         raise InputError(f"{error.name} is not installed; install it with {install('serve')}") from None
     from modalkit.inference import load
 
-    serve_page(load(run, device=device), host, port, browser=browser)
+    serve_page(load(run, device=device, weights=weights), host, port, browser=browser)
 
 
 def export(

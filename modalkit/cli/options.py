@@ -30,6 +30,7 @@ Overrides = Annotated[
 ]
 OtherData = Annotated[str | None, typer.Option(help="Another dataset that has the run's modalities.")]
 Device = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, ...")]
+Weights = Annotated[str, typer.Option(help="The run's best weights, or its last ones: best, last.")]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of all random samples.")]
 Draws = Annotated[int, typer.Option(min=1, help="Samples of z per row; predictions are averaged over them.")]
 Noise = Annotated[

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from modalkit.cli.options import Device, OtherData, Plugins, RunArgument, Seed, add_plugins
+from modalkit.cli.options import Device, OtherData, Plugins, RunArgument, Seed, Weights, add_plugins
 from modalkit.errors import InputError
 
 
@@ -34,6 +34,7 @@ def evaluate(
     plugin: Plugins = [],  # noqa: B006
     data: OtherData = None,
     device: Device = "cpu",
+    weights: Weights = "best",
     seed: Seed = 0,
 ) -> None:
     """Estimate the log-likelihoods of modalities given others, and how often predictions are right.
@@ -50,7 +51,7 @@ def evaluate(
     from modalkit.evaluation.questions import Asking, parse, split_names
     from modalkit.runs.opened import load_run
 
-    opened = load_run(run, data=data, device=device)
+    opened = load_run(run, data=data, device=device, weights=weights)
     own = add_plugins(plugin)
     asked = parse(opened.model, targets, given, proposal)
     asking = Asking(split, rows, particles, prior_particles, seed)

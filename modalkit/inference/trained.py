@@ -252,17 +252,18 @@ class TrainedModel:
         check_given(self.model, batch.present, self.recipe.objective.name)
 
 
-def load(run: Path | str, *, device: str = "cpu") -> TrainedModel:
+def load(run: Path | str, *, device: str = "cpu", weights: str = "best") -> TrainedModel:
     """Load a trained model; this does not need its dataset.
 
     Args:
         run: a run folder, or a folder that `modalkit export` wrote.
         device: where to compute, such as ``cpu`` or ``cuda``.
+        weights: ``"best"`` for the weights of the best epoch, or ``"last"`` for those after the last step.
 
     Raises:
-        InputError: the folder is not a run or has no weights yet, or the device is not available.
+        InputError: the folder is not a run or has no such weights, or the device is not available.
     """
-    loaded = load_model(Path(run), device=device)
+    loaded = load_model(Path(run), device=device, weights=weights)
     return TrainedModel(loaded.model, loaded.recipe, loaded.path, loaded.weights)
 
 

@@ -21,6 +21,8 @@ _STEPS = 2500
 """Most gradient steps of a draft, roughly; patience usually ends the training earlier."""
 _LATENT = ((20, 8), (1000, 16), (10_000, 32))
 """Latent dimensions by the most numbers in a row; 64 above."""
+_LEAST_ROWS = 20
+"""Training rows from which the error of imputation, which is relative to their mean and frequencies, is measured."""
 _SINGLES, _SUBSETS = 4, 16
 """Most single and most random subsets a step if modalities are single values."""
 
@@ -45,7 +47,10 @@ def draft(path: Path, plugins: Sequence[Path] = ()) -> str:
     if not train:
         raise InputError(f"{path}: no row is in the train split, so there is nothing to train a recipe on")
     modalities = _modalities(dataset, path)
-    sizes = _sizes(train, len(dataset.rows("valid")), modalities)
+    valid = dataset.rows("valid")
+    enough = len(modalities.entries) > 1 and train >= _LEAST_ROWS
+    pairs = int((dataset.present[valid].sum(1) > 1).sum()) if enough else 0
+    sizes = _sizes(train, len(valid), pairs, modalities)
     lines = "\n".join(modalities.entries + modalities.left_out)
     return f"""\
 # modalkit train recipe.yaml
@@ -68,8 +73,11 @@ objective:
   beta: {sizes.beta}  # weight of the KL: above 1 smoother, below 1 more exact reconstructions
 train:
   epochs: {sizes.epochs}
-{sizes.patience}  batch_size: {sizes.batch_size}
+{sizes.choice}  batch_size: {sizes.batch_size}
   learning_rate: 1e-3
+  schedule: {{name: cosine, warmup: 0.05}}  # the learning rate rises in the first epochs, then falls to 0
+  clip_norm: 10  # limits the effect of a batch with extreme values
+  average: 0.99  # what is kept is a moving average of the weights
   pictures_every: 0  # a sheet of predictions at the end only
 """
 
@@ -104,7 +112,7 @@ class _Sizes:
     warmup_epochs: int
     beta: float
     subsets: str
-    patience: str
+    choice: str
 
 
 def _modalities(dataset: Dataset, path: Path) -> _Modalities:
@@ -130,20 +138,19 @@ def _modalities(dataset: Dataset, path: Path) -> _Modalities:
     return _Modalities(entries, left_out, numbers)
 
 
-def _sizes(train: int, valid: int, modalities: _Modalities) -> _Sizes:
-    """Choose sizes by the numbers of training rows, of modalities and of values in a row."""
+def _sizes(train: int, valid: int, pairs: int, modalities: _Modalities) -> _Sizes:
+    """Choose sizes by the numbers of rows, of modalities and of values in a row."""
     count, single = len(modalities.entries), modalities.single_values
     batch_size = next((size for size in (100, 50, 20) if train >= 10 * size), 10)
     epochs = min(200, max(10, _STEPS // math.ceil(train / batch_size)))
     if single:
         subsets = f"""\
   # Most modalities are single values, each of which predicts little of a row. So a step has as many random subsets as
-  # there are modalities, up to {_SUBSETS}, and few single ones; the KL has a small weight, and patience is longer.
+  # there are modalities, up to {_SUBSETS}, and few single ones. The KL has a small weight.
   k: {min(count, _SUBSETS)}  # random subsets of modalities a step, beside all together
   singles: {min(count, _SINGLES)}  # modalities alone a step, chosen at random"""
     else:
         subsets = "  k: 1  # random subsets of modalities a step, beside all together and each alone"
-    wait = max(3, epochs // (4 if single else 10))
     return _Sizes(
         valid=valid,
         latent_dim=next((size for most, size in _LATENT if modalities.numbers <= most), 64),
@@ -152,10 +159,19 @@ def _sizes(train: int, valid: int, modalities: _Modalities) -> _Sizes:
         warmup_epochs=max(1, epochs // 20),
         beta=0.3 if single else 1.0,
         subsets=subsets,
-        patience=f"  patience: {wait}  # stop early after so many epochs without a better validation ELBO\n"
-        if valid
-        else "",
+        choice=_choice(valid, pairs, epochs),
     )
+
+
+def _choice(valid: int, pairs: int, epochs: int) -> str:
+    """Return how the best epoch is chosen, by the numbers of validation rows, and of those with two modalities."""
+    if not valid:
+        return ""
+    # The epochs in which the learning rate is low are often the best, so patience is long.
+    patience = f"  patience: {max(3, epochs // 3)}  # stop early after so many epochs without a better one\n"
+    if not pairs:
+        return patience
+    return f"{patience}  choose: imputation  # the best epoch is the one that predicts hidden entries best\n"
 
 
 def _entry(schema: Schema, widths: set[int], standardize: Mapping[str, Any] | None) -> str:

@@ -62,8 +62,18 @@ class TrainSettings(Settings):
     clip_norm: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = Field(
         None, description="Scale gradients down to this Euclidean norm if theirs is larger."
     )
+    average: Annotated[float, Field(gt=0, lt=1)] | None = Field(
+        None,
+        description="Decay of a moving average of the weights over the steps, such as 0.999, which is validated and "
+        "kept in place of the weights themselves. null: no average.",
+    )
+    choose: Literal["elbo", "imputation"] = Field(
+        "elbo",
+        description="What the best epoch is chosen by on the validation rows. elbo: the ELBO. imputation: the error of "
+        "predictions of known entries that are hidden.",
+    )
     patience: PositiveInt | None = Field(
-        None, description="Stop early after this many epochs without a better validation ELBO."
+        None, description="Stop early after this many epochs without a better one, as `choose` compares them."
     )
     accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps"] = Field("auto", description="Type of device to train on.")
     devices: PositiveInt | Literal["auto"] = Field(1, description="Number of devices; auto: all.")

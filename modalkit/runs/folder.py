@@ -33,6 +33,9 @@ MAY_CHANGE = {
 }
 """Keys of ``train:`` that may change when a run is resumed: how long, where, and how often to report."""
 
+WEIGHTS = ("best", "last")
+"""The weights that a run keeps: of the best epoch, and after the last step."""
+
 
 @dataclass(frozen=True)
 class RunFolder:
@@ -113,6 +116,24 @@ class RunFolder:
     def weights(self) -> Path:
         """The weights that answer questions: those of an exported model, or the best of a run."""
         return self.exported if self.exported.is_file() else self.best
+
+    def weights_of(self, which: str) -> Path:
+        """Return the file of some weights.
+
+        Args:
+            which: ``"best"`` or ``"last"``; of an exported model only ``"best"``.
+
+        Raises:
+            InputError: there is no such choice, or the last weights do not exist.
+        """
+        if which not in WEIGHTS:
+            raise InputError(f"weights '{which}': choose best or last")
+        if which == "best":
+            return self.weights
+        if not self.last.is_file():
+            why = "an exported model has none" if self.exported.is_file() else "they are written when training ends"
+            raise InputError(f"{self.path}: there are no last weights: {why}; use --weights best")
+        return self.last
 
     def is_run(self) -> bool:
         """Tell whether there is a run, trained or exported."""

@@ -18,7 +18,7 @@ from modalkit.runs.folder import RunFolder
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """The model of a run folder, or of an exported one, with its best weights.
+    """The model of a run folder, or of an exported one, with its best or its last weights.
 
     Attributes:
         path: the folder.
@@ -49,18 +49,19 @@ class Run(LoadedModel):
     dataset: Dataset
 
 
-def load_model(path: Path, *, device: str = "cpu") -> LoadedModel:
+def load_model(path: Path, *, device: str = "cpu", weights: str = "best") -> LoadedModel:
     """Open a run's model without its dataset.
 
     Args:
         path: the run folder, or an exported one.
         device: where to compute, such as ``cpu`` or ``cuda``.
+        weights: ``"best"``, or ``"last"`` for those after the last step.
 
     Raises:
-        InputError: no run there, no weights yet, or no such device.
+        InputError: no run there, no such weights, or no such device.
     """
     folder = RunFolder(path)
-    recipe = folder.read_recipe()
+    recipe, file_of_weights = folder.read_recipe(), folder.weights_of(weights)
     with torch.random.fork_rng(devices=[]):  # initial weights are sampled and then replaced
         model = assemble(recipe)
     try:
@@ -68,24 +69,25 @@ def load_model(path: Path, *, device: str = "cpu") -> LoadedModel:
         torch.zeros(1, device=device).item()  # some devices hold tensors but cannot compute
     except (RuntimeError, AssertionError) as error:  # torch's errors for a missing device
         raise InputError(f"--device {device}: is not available here ({error}); use --device cpu") from error
-    load_weights(folder.weights, model)
-    with folder.weights.open("rb") as file:
+    load_weights(file_of_weights, model)
+    with file_of_weights.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return LoadedModel(path, recipe, model.eval(), digest)
 
 
-def load_run(path: Path, *, data: Path | str | None = None, device: str = "cpu") -> Run:
+def load_run(path: Path, *, data: Path | str | None = None, device: str = "cpu", weights: str = "best") -> Run:
     """Open a run and a dataset.
 
     Args:
         path: the run folder.
         data: folder or URL of another dataset to ask about; by default the recipe's own.
         device: where to compute, such as ``cpu`` or ``cuda``.
+        weights: ``"best"``, or ``"last"`` for those after the last step.
 
     Raises:
-        InputError: no run there, no weights yet, or the dataset does not have the recipe's modalities.
+        InputError: no run there, no such weights, or the dataset does not have the recipe's modalities.
     """
-    loaded = load_model(path, device=device)
+    loaded = load_model(path, device=device, weights=weights)
     return Run(path, loaded.recipe, loaded.model, loaded.weights, open_dataset(loaded.recipe, data))
 
 

@@ -18,7 +18,8 @@ class Progress:
     Attributes:
         step: gradient steps done.
         epoch: whole epochs done.
-        best: highest validation ELBO so far, nats a row, summed over all terms, beta 1.
+        best: best value so far of what ``train.choose`` names; higher is better. It is the validation ELBO (nats a row,
+            summed over all terms, beta 1) or minus the error of imputation.
         best_epoch: the number of epochs done when it was reached; 0 while there is none.
     """
 

@@ -27,7 +27,8 @@ class TrainingData:
         digest: SHA-256 of the dataset's manifest.
 
     Raises:
-        InputError: the dataset cannot be opened or does not fit the recipe, or patience has no validation rows.
+        InputError: the dataset cannot be opened or does not fit the recipe, or patience or the choice of the best
+            epoch has no validation rows.
     """
 
     def __init__(self, recipe: Recipe) -> None:
@@ -37,6 +38,11 @@ class TrainingData:
         self.train, self.valid = self._usable("train"), self._usable("valid")
         if recipe.train.patience is not None and not len(self.valid):
             raise InputError(f"train.patience: {recipe.data.path} has no validation rows to wait for")
+        if recipe.train.choose == "imputation" and not len(self.valid):
+            raise InputError(
+                f"train.choose: {recipe.data.path} has no validation rows to impute; use train.choose: elbo, which "
+                f"then keeps the last weights"
+            )
         present = self.dataset.present[self.train]
         self.batches = Batches(self.train, present, recipe.train.batch_size, recipe.train.paired_share)
         self.digest = hashlib.sha256((self.dataset.folder / "manifest.json").read_bytes()).hexdigest()

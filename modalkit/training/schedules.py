@@ -10,10 +10,13 @@ from modalkit.plugin import Schedule, ScheduleOptions
 
 
 class RampOptions(ScheduleOptions):
-    """Options of a schedule that leads from one factor to another."""
+    """Options of a schedule that leads from one factor to another, after an optional warm-up."""
 
-    start: float = Field(1.0, ge=0, allow_inf_nan=False, description="Factor at the first step.")
+    start: float = Field(1.0, ge=0, allow_inf_nan=False, description="Factor at the first step after the warm-up.")
     end: float = Field(0.0, ge=0, allow_inf_nan=False, description="Factor after the last step.")
+    warmup: float = Field(
+        0.0, ge=0, lt=1, description="Fraction of the training in which the factor first rises from 0 to `start`."
+    )
 
 
 class CyclicOptions(ScheduleOptions):
@@ -29,21 +32,35 @@ def constant(options: ScheduleOptions, done: float) -> float:
 
 
 def linear(options: RampOptions, done: float) -> float:
-    """Return a factor that changes linearly from `start` to `end`.
+    """Return a factor that changes linearly from `start` to `end`, after a linear rise from 0 to `start`.
 
     >>> [linear(RampOptions(name="linear"), done) for done in (0, 0.25, 1)]
     [1.0, 0.75, 0.0]
+    >>> [linear(RampOptions(name="linear", warmup=0.5), done) for done in (0, 0.25, 0.5, 0.75, 1)]
+    [0.0, 0.5, 1.0, 0.5, 0.0]
     """
-    return options.end + (options.start - options.end) * (1 - done)
+    if done < options.warmup:
+        return options.start * (done / options.warmup)
+    return options.end + (options.start - options.end) * (1 - _after_warmup(options, done))
 
 
 def cosine(options: RampOptions, done: float) -> float:
-    """Return a factor that leads from `start` to `end` along half a cosine.
+    """Return a factor that leads from `start` to `end` along half a cosine, after a linear rise from 0 to `start`.
 
     >>> [round(cosine(RampOptions(name="cosine"), done), 6) for done in (0, 0.5, 1)]
     [1.0, 0.5, 0.0]
+    >>> [round(cosine(RampOptions(name="cosine", warmup=0.2), done), 6) for done in (0, 0.1, 0.2, 0.6, 1)]
+    [0.0, 0.5, 1.0, 0.5, 0.0]
     """
-    return options.end + (options.start - options.end) * ((1 + math.cos(math.pi * done)) / 2)
+    if done < options.warmup:
+        return options.start * (done / options.warmup)
+    angle = math.pi * _after_warmup(options, done)
+    return options.end + (options.start - options.end) * ((1 + math.cos(angle)) / 2)
+
+
+def _after_warmup(options: RampOptions, done: float) -> float:
+    """Return the fraction that is done of the steps after the warm-up."""
+    return (done - options.warmup) / (1 - options.warmup)
 
 
 def cyclic(options: CyclicOptions, done: float) -> float:

@@ -1,4 +1,4 @@
-"""The state from which a run resumes: progress, weights, and the optimiser's state."""
+"""The state from which a run resumes: progress, weights, their average, and the optimiser's state."""
 
 from __future__ import annotations
 
@@ -62,17 +62,20 @@ class TrainingState:
             save_state(self.folder.state, self._state())
 
     def _state(self) -> dict[str, Any]:
+        average = self.learner.average
         return {
             "progress": asdict(self.progress),
             "model": self.learner.model.state_dict(),
             "optimizer": self.learner.optimizer.state_dict(),
             "data": self.data.digest,
-        }
+        } | ({} if average is None else {"average": average.values})
 
     def _restore(self, state: dict[str, Any]) -> None:
         try:
             self.learner.model.load_state_dict(state["model"])
             self.learner.optimizer.load_state_dict(state["optimizer"])
+            if self.learner.average is not None:
+                self.learner.average.restore(state["average"])
             self.progress = Progress(**state["progress"])
             digest = state["data"]
         except (KeyError, TypeError, ValueError, RuntimeError) as error:

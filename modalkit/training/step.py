@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from modalkit.model.engine import Elbo, Sums, evaluate_plan
 from modalkit.nn.batch_norm import share_statistics
 from modalkit.plugin import Plan
 from modalkit.recipe.loading import Recipe
+from modalkit.training.average import WeightAverage
 from modalkit.training.devices import Host
 
 
@@ -70,6 +72,7 @@ class Learner:
     Attributes:
         trainable: names of the parameters to train; a user's own network may have others.
         loss: once `move_to_device` was called, the loss as the host computes it.
+        average: of the weights over the steps; None unless the recipe asks for it.
     """
 
     def __init__(self, recipe: Recipe, host: Host) -> None:
@@ -80,10 +83,18 @@ class Learner:
         # Fused: one pass over each parameter instead of a dozen.
         self.optimizer: Any = torch.optim.Adam(self.model.parameters(), lr=recipe.train.learning_rate, fused=True)
         self.loss: Any = Loss(self.model)
+        decay = recipe.train.average
+        self.average = None if decay is None else WeightAverage(self.model, decay)
 
     def move_to_device(self) -> None:
-        """Move model and optimiser to the host's device and precision."""
+        """Move model, optimiser and average to the host's device and precision."""
         self.loss, self.optimizer = self.host.fabric.setup(self.loss, self.optimizer)
+        if self.average is not None:
+            self.average.follow()
+
+    def averaged(self) -> AbstractContextManager[None]:
+        """Give the model the averaged weights inside a ``with`` block, if the recipe asks for an average."""
+        return nullcontext() if self.average is None else self.average.applied()
 
     def compile(self) -> None:
         """Compile the networks if the recipe says so; after their weights were loaded."""
@@ -97,11 +108,12 @@ class Learner:
         for name, part in self.model.named_modules():
             part.training = not f"{name}.".startswith(prefixes)
 
-    def take(self, step: Step, learning_rate: float, seed: int) -> None:
+    def take(self, step: Step, number: int, learning_rate: float, seed: int) -> None:
         """Do one gradient step.
 
         Args:
             step: computed here; gets its loss and ELBO.
+            number: of the step, from 0.
             learning_rate: of this step.
             seed: of dropout.
 
@@ -128,6 +140,8 @@ class Learner:
             group["lr"] = learning_rate
         self.optimizer.step()
         self.optimizer.zero_grad()
+        if self.average is not None:
+            self.average.update(number)
 
     def _loss_of(self, step: Step) -> Tensor:
         try:

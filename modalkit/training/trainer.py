@@ -40,6 +40,7 @@ from modalkit.runs.metrics_log import MetricsLog
 from modalkit.runs.opened import held_out_split
 from modalkit.runs.progress import Progress
 from modalkit.training import courses
+from modalkit.training.choosing import Choice
 from modalkit.training.data import TrainingData
 from modalkit.training.devices import Host, ahead, is_first_process
 from modalkit.training.planning import Planner
@@ -96,6 +97,7 @@ class Trainer:
         self.state = TrainingState(self.folder, self.learner, self.data)
         self.state.start(centered=recipe.model.centered)
         self.learner.compile()
+        self.choice = Choice(recipe, self.model, self.data, self.host.processes)
         self.stages = Stages(recipe, self.data, self.model, self.host)
         self.steps_per_epoch = len(self.data.batches)
         self.learning_rate = courses.learning_rate(recipe, self.steps_per_epoch)
@@ -113,6 +115,8 @@ class Trainer:
         train, first, signal = self.recipe.train, self.host.first, 0
         if first:
             _log.info(self._opening())
+            if doubt := self.choice.doubt():
+                _log.info(doubt)
         total = min(train.epochs * self.steps_per_epoch, train.max_steps or sys.maxsize)
         shown = bar(total, self.folder.path.name, unit="step", initial=self.progress.step, disable=not first)
         log = MetricsLog(self.folder, self.progress.step, train.loggers, self.model.names, enabled=first)
@@ -139,7 +143,7 @@ class Trainer:
             and progress.best_epoch
             and progress.epoch - progress.best_epoch >= train.patience
         ):
-            return f"epoch {progress.epoch}: no better validation ELBO since epoch {progress.best_epoch}"
+            return f"epoch {progress.epoch}: no {self.choice.improvement} since epoch {progress.best_epoch}"
         return ""
 
     def epoch_steps(self) -> Iterator[Step]:
@@ -176,20 +180,22 @@ class Trainer:
         """Do one gradient step."""
         number = self.progress.step
         seed = derived_seed(self.recipe.seed, "dropout", number, self.host.processes.rank)
-        self.learner.take(step, self.learning_rate(number), seed)
+        self.learner.take(step, number, self.learning_rate(number), seed)
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
         """Return the mean ELBO of the validation rows and its parts, with beta 1 and the same noise every time.
 
-        Each process takes its share of the rows, and all return the same.
+        If the best epoch is chosen by the error of imputation, that is returned too. Each process takes its share of
+        the rows, and all return the same.
         """
         parts = []
         with evaluating(self.model):
             for number, rows in enumerate(torch.split(self.data.valid, self.recipe.train.batch_size)):
                 step = self.prepare(rows, "valid", number, beta=1.0)
                 parts.append(evaluate_plan(self.model, step.batch, step.plan, step.noise).sums())
-        return means(part for shares in self.host.processes.gather(parts) for part in shares)
+        found = means(part for shares in self.host.processes.gather(parts) for part in shares)
+        return found | self.choice.measure()
 
     def save(self) -> None:
         """Save everything that resuming needs."""
@@ -199,14 +205,15 @@ class Trainer:
         """Save last and best weights, translations and pictures of the best, and return how the run ended."""
         if not self.host.first:
             return Result(self.progress, self.ended())
-        self.results.save_last()
-        if self.progress.best_epoch:
-            self.results.load_best()
-        else:
-            self.results.save_best()
         held_out = held_out_split(self.data.dataset)
-        table = self.results.save_translations(held_out)
-        self.results.save_sheet(held_out, "final.png")
+        with self.learner.averaged():
+            self.results.save_last()
+            if self.progress.best_epoch:
+                self.results.load_best()
+            else:
+                self.results.save_best()
+            table = self.results.save_translations(held_out)
+            self.results.save_sheet(held_out, "final.png")
         return Result(self.progress, self.ended(), held_out=held_out, translations=table)
 
     def _train_epoch(self, interrupts: Interrupts, log: MetricsLog, shown: Any) -> int:
@@ -233,14 +240,16 @@ class Trainer:
             self._end_epoch(log)
         self.save()
         if progress.step == epoch_end:
-            self._picture_epoch()
+            with self.learner.averaged():
+                self._picture_epoch()
         return self._agreed(interrupts)
 
     def _log_step(self, step: Step, log: MetricsLog, shown: Any) -> None:
         self.learner.check(step)
         rate = self.pace.measure()
         parts = self.host.processes.gather(step.sums())
-        metrics = means(parts) | {"beta": step.beta, "rows_per_second": rate}
+        learning_rate = self.learning_rate(self.progress.step - 1)  # of the step that was just done
+        metrics = means(parts) | {"beta": step.beta, "learning_rate": learning_rate, "rows_per_second": rate}
         shown.set_postfix_str(f"ELBO {metrics.get('elbo', 0):.1f}, {rate:.0f} rows/s", refresh=False)
         log("train", self.progress.step, self.progress.epoch, metrics)
 
@@ -249,22 +258,19 @@ class Trainer:
         progress = self.progress
         progress.epoch += 1
         if unsound(self.model) is None:  # otherwise `save` raises
-            self._keep_best(self.validate(), log)
+            with self.learner.averaged():
+                self._keep_best(self.validate(), log)
         if self.planner.frozen(progress.epoch) != self.planner.frozen(progress.epoch - 1):
             progress.best, progress.best_epoch = -math.inf, 0  # the next stage of the objective has a best of its own
 
     def _keep_best(self, metrics: dict[str, float], log: MetricsLog) -> None:
         progress = self.progress
+        better = self.choice.better(metrics, progress)
         if metrics and self.host.first:
             log("valid", progress.step, progress.epoch, metrics)
-            self.lines.add(
-                f"epoch {progress.epoch}: validation ELBO {metrics['elbo']:.2f} nats a row (all terms, beta 1)"
-            )
-        # Without validation rows, the last weights count as the best.
-        if not metrics or metrics["elbo"] > progress.best:
-            progress.best, progress.best_epoch = metrics.get("elbo", progress.best), progress.epoch
-            if self.host.first:
-                self.results.save_best()
+            self.lines.add(self.choice.line(metrics, progress))
+        if better and self.host.first:
+            self.results.save_best()
 
     def _picture_epoch(self) -> None:
         every, epoch = self.recipe.train.pictures_every, self.progress.epoch

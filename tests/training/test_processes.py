@@ -48,7 +48,10 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "missing": ("{name: mvae}", {}),
     # Most steps lack a modality on one process, many on both; then nothing of that modality may change.
     "rare": ("{name: mvae, warmup_epochs: 1}", {"data.weak.keep": 0.25, "train.batch_size": 9, "train.clip_norm": 5}),
-    "present": ("{name: mvae, targets: present, k: 2}", {"data.weak.keep": 0.6, "train.batch_size": 7}),
+    "present": (
+        "{name: mvae, targets: present, k: 2}",
+        {"data.weak.keep": 0.6, "train.batch_size": 7, "train.average": 0.9, "train.choose": "imputation"},
+    ),
     # Decoders run twice, and each process has rows for any of the two calls or none.
     "given": (
         "{name: mvae, targets: present, decoder_gradients: given}",
