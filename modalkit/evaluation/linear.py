@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 STRENGTHS = (1e-3, 1e-2, 0.1, 1.0, 10.0, 100.0)
-"""Strengths of the ridge to choose from, as multiples of the inputs' mean squared length."""
-_SKETCH = 128  # columns of random sums that stand for many targets while the strength is chosen
+"""Strengths of the ridge to choose from, ascending, as multiples of the inputs' mean squared length."""
+_SKETCH = 32  # columns of random sums that stand for many targets while the strength is chosen
 _MORE = 10  # directions beyond the rank that an approximate singular value decomposition follows
 _EXACT = 512  # an exact decomposition is affordable up to this many columns
 
@@ -132,8 +132,8 @@ class Ridge:
 def chosen_strength(blocks: Sequence[Tensor], targets: Sequence[Tensor], rank: int | None) -> list[float]:
     """Choose a ridge's strength for each of several targets, on every fifth row, with the others fitted.
 
-    More than 128 target columns (or four times the rank) are replaced by as many random sums of them, which keep
-    squared errors on average.
+    Strengths are tried from the weakest on, until the error rises. More than 32 target columns (or twice the rank)
+    are replaced by as many random sums of them, which keep squared errors on average.
 
     Args:
         blocks: inputs, as `Ridge` takes them.
@@ -148,13 +148,29 @@ def chosen_strength(blocks: Sequence[Tensor], targets: Sequence[Tensor], rank: i
     held = ridge.reduced([block[apart] for block in blocks])
     best = []
     for target in targets:
-        width = max(_SKETCH, 4 * (rank or 0))
+        width = max(_SKETCH, 2 * (rank or 0))
         few = target if target.shape[1] <= width else target @ _random(target, width) / width**0.5
-        mean, errors = few[~apart].mean(0), {}
-        for strength in STRENGTHS:
-            weights, decode = ridge.factors(few[~apart] - mean, rank, strength)
-            errors[strength] = float((mean + held @ weights @ decode - few[apart]).square().mean())
-        best.append(min(errors, key=errors.__getitem__))
+        best.append(_weakest_before_a_rise(ridge, held, few[~apart], few[apart], rank))
+    return best
+
+
+def _weakest_before_a_rise(ridge: Ridge, held: Tensor, fitted: Tensor, truth: Tensor, rank: int | None) -> float:
+    """Return the strength after which the error on held-out rows rises.
+
+    Args:
+        ridge: of the fitted rows.
+        held: what `ridge.reduced` returns for the held-out rows.
+        fitted: targets of the fitted rows.
+        truth: those of the held-out rows.
+        rank: as in `Ridge.fit`.
+    """
+    best, least, mean = STRENGTHS[0], float("inf"), fitted.mean(0)
+    for strength in STRENGTHS:
+        weights, decode = ridge.factors(fitted - mean, rank, strength)
+        error = float((mean + held @ weights @ decode - truth).square().mean())
+        if error >= least:
+            break
+        best, least = strength, error
     return best
 
 
@@ -210,7 +226,9 @@ def _directions(targets: Tensor, rank: int, smooth: Callable[[Tensor], Tensor]) 
     for _ in range(2):
         found = _orthonormal(smooth(targets @ _orthonormal(targets.T @ smooth(found))))
     small = smooth(found).T @ targets  # (width, targets)
-    return torch.linalg.svd(small, full_matrices=False)[2][:rank].T
+    lengths, turned = torch.linalg.eigh((small @ small.T).double())
+    turned = (turned / lengths.clamp(min=torch.finfo(lengths.dtype).tiny).sqrt()).to(small.dtype)
+    return small.T @ turned.flip(1)[:, :rank]
 
 
 def _orthonormal(vectors: Tensor) -> Tensor:
