@@ -220,7 +220,8 @@ def _directions(targets: Tensor, rank: int, smooth: Callable[[Tensor], Tensor]) 
     rank = min(rank, *targets.shape)
     if targets.shape[1] <= _EXACT:
         fitted = smooth(targets).double()
-        return torch.linalg.eigh(fitted.T @ fitted)[1].flip(1)[:, :rank].to(targets.dtype)
+        vectors: Tensor = torch.linalg.eigh(fitted.T @ fitted)[1]
+        return vectors.flip(1)[:, :rank].to(targets.dtype)
     width = min(rank + _MORE, *targets.shape)
     found = _orthonormal(smooth(targets @ _random(targets, width)))
     for _ in range(2):
@@ -228,11 +229,13 @@ def _directions(targets: Tensor, rank: int, smooth: Callable[[Tensor], Tensor]) 
     small = smooth(found).T @ targets  # (width, targets)
     lengths, turned = torch.linalg.eigh((small @ small.T).double())
     turned = (turned / lengths.clamp(min=torch.finfo(lengths.dtype).tiny).sqrt()).to(small.dtype)
-    return small.T @ turned.flip(1)[:, :rank]
+    directions: Tensor = small.T @ turned.flip(1)[:, :rank]
+    return directions
 
 
 def _orthonormal(vectors: Tensor) -> Tensor:
-    return torch.linalg.qr(vectors)[0]
+    basis: Tensor = torch.linalg.qr(vectors)[0]
+    return basis
 
 
 def _random(targets: Tensor, width: int) -> Tensor:

@@ -104,8 +104,19 @@ class Measure:
         if self.outcome is not Outcome.PICTURE or len(shape) != 3 or min(shape[1:]) < _WINDOW:
             return None
         some = slice(None, None, -(-len(truth) // _COMPARED))
-        pictures = (one[some].unflatten(1, shape) for one in (predicted, truth))  # (rows, channels, height, width)
+        pictures = (
+            torch.unflatten(one[some], 1, shape) for one in (predicted, truth)
+        )  # (rows, channels, height, width)
         return float(structural_similarity(*pictures).mean())
+
+
+def measure_of(schema: Schema) -> Measure | None:
+    """Return the measure of a modality, or None if its kind does not say what its integers mean."""
+    outcome = registry.modality(schema.kind).outcome
+    whole = not schema.unpack(schema.zeros(1)).is_floating_point()
+    if (outcome is Outcome.REAL and whole) or (outcome.is_one_of_several and not schema.levels):
+        return None
+    return Measure(schema)
 
 
 def structural_similarity(one: Tensor, other: Tensor) -> Tensor:
