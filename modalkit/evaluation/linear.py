@@ -228,7 +228,7 @@ def _directions(targets: Tensor, rank: int, smooth: Callable[[Tensor], Tensor]) 
         found = _orthonormal(smooth(targets @ _orthonormal(targets.T @ smooth(found))))
     small = smooth(found).T @ targets  # (width, targets)
     lengths, turned = torch.linalg.eigh((small @ small.T).double())
-    turned = (turned / lengths.clamp(min=torch.finfo(lengths.dtype).tiny).sqrt()).to(small.dtype)
+    turned = (turned / lengths.clamp(min=1e-12 * float(lengths.max()) + 1e-300).sqrt()).to(small.dtype)
     directions: Tensor = small.T @ turned.flip(1)[:, :rank]
     return directions
 

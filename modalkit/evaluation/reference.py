@@ -117,7 +117,8 @@ def linear_errors(
         rank: how many numbers a prediction passes through, such as the size of z; None: no limit.
 
     Returns:
-        Errors by cell. Cells with texts, and those with fewer than 10 training rows, are left out.
+        Errors by cell. Cells with texts, those with fewer than 10 training rows, and those whose target is given
+        itself without a limit of the rank are left out.
     """
     found = {}
     for given in dict.fromkeys(given for given, _ in rows):
@@ -161,9 +162,8 @@ def _models(
 ) -> Iterator[tuple[str, LinearModel]]:
     """Fit a model for each target to these rows, one at a time, because the models are large."""
     others = [want for want in wants if want != given]
-    if given in wants:
-        values = train.targets[given][rows]
-        yield given, principal_components(values, min(values.shape) if rank is None else rank)
+    if given in wants and rank is not None:
+        yield given, principal_components(train.targets[given][rows], rank)
     if not others:
         return
     targets = [train.targets[want][rows] for want in others]
