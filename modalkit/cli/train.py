@@ -58,16 +58,21 @@ def _weights(result: Result) -> str:
 
 
 def _print_translations(result: Result, recipe: Recipe) -> None:
-    """Print how much better each prediction is than the training mean, in nats per dimension."""
-    from modalkit.evaluation.translation import MOST_TRANSLATED, among, table
+    """Print how good each prediction is: its error beside a linear model's, and then in nats per dimension."""
+    from modalkit.evaluation.translation import MOST_TRANSLATED
+    from modalkit.evaluation.translation_text import among, quality, table
     from modalkit.pictures import chosen
 
     found, names = result.translations, chosen(recipe.modalities, MOST_TRANSLATED)
     few = f"; {len(names)} of {len(recipe.modalities)} modalities" if len(names) < len(recipe.modalities) else ""
     errors = [r.standard_error for r in found if r.standard_error is not None]
     sure = f"standard errors up to {max(errors):.4f}" if errors else "too few rows for standard errors"
+    width = shutil.get_terminal_size((100, 24)).columns
+    shown = {name: recipe.modalities[name] for name in names}
+    if said := quality(found, shown, recipe.model.latent_dim, width):
+        typer.echo(f"\n{said}")
     typer.echo(
         f"\nNats per dimension above predicting the training mean, on "
         f"{among(map(vars, found), result.held_out)}\n({sure}{few}):\n\n"
-        f"{table(found, names, shutil.get_terminal_size((100, 24)).columns)}\n"
+        f"{table(found, names, width)}\n"
     )

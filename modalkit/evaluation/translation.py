@@ -1,9 +1,9 @@
-"""How well a trained model predicts each modality from each other, on held-out rows, in nats."""
+"""How well a trained model predicts each modality from each other, on held-out rows."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
@@ -14,6 +14,16 @@ from modalkit import registry
 from modalkit.data import Dataset
 from modalkit.data.reading import draw
 from modalkit.errors import guard
+from modalkit.evaluation.measures import ACCURACY, Errors, Measure, measure_of
+from modalkit.evaluation.predicted import predicted_errors
+from modalkit.evaluation.reference import (
+    ALL,
+    Cell,
+    columns_of,
+    constant_errors,
+    linear_errors,
+    training_columns,
+)
 from modalkit.model.engine import evaluate_plan
 from modalkit.model.marginals import marginal
 from modalkit.model.sampling import plan_noise
@@ -23,12 +33,9 @@ from modalkit.pictures import chosen
 from modalkit.plugin import Plan, Schema
 from modalkit.util.progress import bar
 from modalkit.util.randomness import generator
-from modalkit.util.text import clipped, columns
 
-ALL = "all"
 MOST_TRANSLATED = 24
 """At most this many modalities are translated, from and to; of more, those that `chosen` returns."""
-_WIDEST_NAME = 32
 
 
 @dataclass(frozen=True)
@@ -43,6 +50,16 @@ class Translation:
         margin: difference between `log_px` and that of the training mean's prediction, nats per dimension; None if the
             kind has no `marginal`, or fewer than 10 training rows have the modality.
         standard_error: standard error over rows of `margin`, or of `log_px` if there is no margin; None for one row.
+        measure: ``"rmse"`` (lower is better) or ``"accuracy"`` (higher is better); empty if the kind has neither.
+        value: root mean squared error of the predictive mean, or the share of right classes, bits or characters.
+        explained: share of variation explained, 1 - MSE / MSE of the training mean; None for texts.
+        levels: mean distance of ordered classes, in levels; None for other kinds.
+        similarity: mean structural similarity (SSIM) of pictures; None for other kinds.
+        mean_value: `value` of the training mean, or of the most frequent class.
+        linear_value: `value` of a linear model whose rank is the size of z; None if there is none.
+        linear_explained: `explained` of the linear model.
+        linear_similarity: `similarity` of the linear model.
+        behind: whether the linear model's `value` is better; None if there is none.
     """
 
     given: str
@@ -51,6 +68,16 @@ class Translation:
     log_px: float
     margin: float | None
     standard_error: float | None
+    measure: str = ""
+    value: float | None = None
+    explained: float | None = None
+    levels: float | None = None
+    similarity: float | None = None
+    mean_value: float | None = None
+    linear_value: float | None = None
+    linear_explained: float | None = None
+    linear_similarity: float | None = None
+    behind: bool | None = None
 
 
 def single_and_all_plan(model: MultimodalVAE, present: Tensor, most: int = MOST_TRANSLATED) -> Plan:
@@ -78,7 +105,7 @@ def single_and_all_plan(model: MultimodalVAE, present: Tensor, most: int = MOST_
 def translations(
     model: MultimodalVAE, dataset: Dataset, rows: Tensor, *, seed: int = 0, batch_size: int = 50
 ) -> list[Translation]:
-    """Score every modality given all, and given each single one, against the training mean's prediction.
+    """Score every modality given all, and given each single one, against the training mean and a linear model.
 
     If there are more than `MOST_TRANSLATED` modalities, only the ones that `chosen` returns are scored.
 
@@ -94,6 +121,7 @@ def translations(
     baseline = _marginal_log_px({n: model.schemas[n] for n in names}, dataset, rows)
     with evaluating(model):
         terms, wanted, scores = _score(model, dataset, rows, names, seed, batch_size)
+        compared = _compare(model, dataset, rows, names, seed, batch_size)
     table = []
     for column, want in enumerate(names):
         size = prod(model.schemas[want].event_shape)
@@ -103,8 +131,55 @@ def translations(
                 continue
             log_px = scores[want][term, kept] / size
             margin = log_px - baseline[want][kept] / size if want in baseline else None
-            table.append(_translation(given, want, log_px, margin))
+            table.append(replace(_translation(given, want, log_px, margin), **compared.get((given, want), {})))
     return table
+
+
+def _compare(
+    model: MultimodalVAE, dataset: Dataset, rows: Tensor, names: Sequence[str], seed: int, batch_size: int
+) -> dict[Cell, dict[str, Any]]:
+    """Measure predictions, those of the training mean and those of a linear model; return fields of `Translation`."""
+    measures = {n: m for n in names if n in model.decoders and (m := measure_of(model.schemas[n])) is not None}
+    batch = draw(dataset[rows], model.schemas, generator(seed, "reference rows"))
+    plan = single_and_all_plan(model, dataset.present[rows])
+    test = columns_of(batch, model.schemas, measures)
+    predicted = predicted_errors(model, batch, plan, measures, test.targets, seed=seed, batch_size=batch_size)
+    kept = {(g, w): plan.targets[plan.terms.index(g), :, model.names.index(w)] for g, w in predicted}
+    train = training_columns(dataset, model.schemas, measures, seed)
+    constant = constant_errors(train, test, measures, kept)
+    linear = linear_errors(train, test, measures, kept, model.latent_dim)
+    return {
+        cell: _fields(measures[cell[1]], errors, constant.get(cell), linear.get(cell))
+        for cell, errors in predicted.items()
+    }
+
+
+def _fields(measure: Measure, model: Errors, constant: Errors | None, linear: Errors | None) -> dict[str, Any]:
+    """Return the fields of `Translation` that compare a prediction with simple ones."""
+    found = {
+        "measure": measure.kind,
+        "value": model.value,
+        "explained": _explained(model, constant),
+        "levels": model.levels,
+        "similarity": model.similarity,
+        "mean_value": None if constant is None else constant.value,
+    }
+    if linear is None:
+        return found
+    better = linear.value > model.value if measure.kind == ACCURACY else linear.value < model.value
+    return found | {
+        "linear_value": linear.value,
+        "linear_explained": _explained(linear, constant),
+        "linear_similarity": linear.similarity,
+        "behind": better,
+    }
+
+
+def _explained(errors: Errors, constant: Errors | None) -> float | None:
+    """Return the share of variation explained; None for texts, and where nothing varies."""
+    if constant is None or errors.squared is None or not constant.squared:
+        return None
+    return 1 - errors.squared / constant.squared
 
 
 def _score(
@@ -151,60 +226,3 @@ def _marginal_log_px(schemas: dict[str, Schema], dataset: Dataset, rows: Tensor)
             constant = registry.modality(schema.kind).likelihood(schema, raw)
             baseline[name] = constant.log_prob(schema.unpack(dataset.values(name, rows))).double()
     return baseline
-
-
-def table(results: Sequence[Translation], names: Sequence[str], width: int = 100) -> str:
-    """Lay out translations as text: one row for each given modality, one column for each predicted one.
-
-    A cell holds the margin, or log p in brackets if the kind has no `marginal` to compare with.
-
-    If the table would be wider than `width` characters, it has one row for each predicted modality instead, with the
-    prediction from all and the prediction from the best other modality.
-    """
-    cells = {(r.given, r.want): r for r in results}
-    given = [g for g in (ALL, *names) if any(r.given == g for r in results)]
-    pitch = max(11, *(len(n) + 2 for n in names))
-    head = max(len(g) for g in given) + 6
-    lines = [" " * head + "".join(n.rjust(pitch) for n in names)]
-    for g in given:
-        line = f"given {g}".ljust(head)
-        for want in names:
-            line += _cell(cells.get((g, want))).rjust(pitch)
-        lines.append(line)
-    if len(lines[0]) > width:
-        head_line = ("predicted", "given all", "given the best other")
-        lines = [
-            columns([head_line, *(_in_short(cells, n) for n in names)]),
-            "(each given each: translations.json in the run's folder)",
-        ]
-    if any(r.margin is None for r in results):
-        lines.append("(in brackets: log p itself; there is no training mean to compare with)")
-    return "\n".join(lines)
-
-
-def _in_short(cells: Mapping[tuple[str, str], Translation], want: str) -> tuple[str, str, str]:
-    """Return the line of one predicted modality: from all, and from the other one that predicts it best."""
-    others = [one for one in cells.values() if one.want == want and one.given not in (ALL, want)]
-    best = max(others, key=lambda one: one.log_px if one.margin is None else one.margin, default=None)
-    said = f"{_cell(best)}  {clipped(best.given, _WIDEST_NAME)}" if best else "-"
-    return clipped(want, _WIDEST_NAME), _cell(cells.get((ALL, want))), said
-
-
-def among(results: Iterable[Mapping[str, Any]], split: str) -> str:
-    """Describe the rows on which translations (of ``translations.json``) were measured.
-
-    >>> among([{"rows": 17}, {"rows": 12}], "test")
-    'the 12 to 17 test rows that have both'
-    >>> among([{"rows": 1}], "test")
-    'the 1 test row that has both'
-    """
-    counts = sorted({one["rows"] for one in results}) or [0]
-    if counts == [1]:
-        return f"the 1 {split} row that has both"
-    return f"the {counts[0] if len(counts) == 1 else f'{counts[0]} to {counts[-1]}'} {split} rows that have both"
-
-
-def _cell(result: Translation | None) -> str:
-    if result is None:
-        return "-"
-    return f"({result.log_px:.4f})" if result.margin is None else f"{result.margin:+.4f}"

@@ -11,7 +11,7 @@ from typing import Any
 from modalkit.errors import InputError
 from modalkit.evaluation.metrics import accuracy, log_likelihood
 from modalkit.evaluation.records import Record
-from modalkit.evaluation.translation import ALL
+from modalkit.evaluation.reference import ALL
 from modalkit.report import svg
 from modalkit.report.facts import chart_title, metric_names, points
 from modalkit.report.page import Section, best, figure, many, note, render, table

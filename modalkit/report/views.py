@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from typing import Any
 
 import torch
 from markupsafe import Markup
 
 from modalkit.data import Batch
-from modalkit.evaluation.translation import ALL, among, translations
+from modalkit.evaluation.reference import ALL
+from modalkit.evaluation.translation import Translation, translations
+from modalkit.evaluation.translation_text import among, headline, legend, mean_text, value_text
 from modalkit.inference import Prediction, TrainedModel
 from modalkit.pictures import Cell, row_cells, shown_as_picture
 from modalkit.report.latent import Latent
@@ -25,7 +29,8 @@ def translated(source: Source, seed: int) -> Section | None:
     """Show every modality predicted from each single one and from all, in nats and as values."""
     if source.model is None or source.held_out is None:
         return None
-    parts = [_margins(source, source.held_out)]
+    found = _found(source, source.held_out)
+    parts = [*_errors(source, source.held_out, found), _margins(source, source.held_out, found)]
     rows = source.held_out.examples(_EXAMPLES)
     parts.append(side_by_side(_translated_row(source, source.model, source.held_out, row, seed) for row in rows))
     if source.unseen:
@@ -37,13 +42,45 @@ def translated(source: Source, seed: int) -> Section | None:
     return Section("Translations", lead, parts)
 
 
-def _margins(source: Source, held_out: HeldOut) -> Markup:
-    """Return how much better each prediction is than the training mean; measured here if the run has not ended."""
+def _found(source: Source, held_out: HeldOut) -> list[dict[str, Any]]:
+    """Return the translations as training left them, or measured here if the run has not ended."""
     found = source.translations
-    if not isinstance(found, list):
-        assert source.model is not None  # `translated` has checked that
-        with torch.random.fork_rng():
-            found = [vars(one) for one in translations(source.model.model, held_out.dataset, held_out.rows)]
+    if isinstance(found, list):
+        return found
+    assert source.model is not None  # `translated` has checked that
+    with torch.random.fork_rng():
+        return [vars(one) for one in translations(source.model.model, held_out.dataset, held_out.rows)]
+
+
+def _errors(source: Source, held_out: HeldOut, found: Sequence[Mapping[str, Any]]) -> list[Markup]:
+    """Return the table of errors beside those of a linear model; none for runs that did not measure them."""
+    known = {one.name for one in fields(Translation)}
+    results = [Translation(**{key: value for key, value in one.items() if key in known}) for one in found]
+    size, names = source.recipe.model.latent_dim, source.names
+    shown = [one for one in results if one.value is not None and one.want in names and one.given in {ALL, *names}]
+    if not shown:
+        return []
+    by = {(one.given, one.want): one for one in shown}
+    lines: list[list[object]] = []
+    for given in (ALL, *names):
+        if any(one.given == given for one in shown):
+            lines.append([f"from {given}", *(_error(by.get((given, want))) for want in names)])
+    lines.append(["training mean", *(mean_text(shown, want) for want in names)])
+    caption = (
+        f"{legend(shown, source.recipe.modalities, size)} {headline(shown, size)} Each on "
+        f"{among(found, held_out.split)}"
+    )
+    return [table(caption, ("", *names), lines, kind="figures")]
+
+
+def _error(one: Translation | None) -> object:
+    """Return an error or accuracy, shaded where the linear model is better."""
+    text = value_text(one).strip()
+    return heat(text, -0.5) if one is not None and one.behind else text
+
+
+def _margins(source: Source, held_out: HeldOut, found: Sequence[Mapping[str, Any]]) -> Markup:
+    """Return how much better each prediction is than the training mean, in nats."""
     names = source.names
     by = {(one["given"], one["want"]): one for one in found}
     lines = []
@@ -60,7 +97,7 @@ def _margins(source: Source, held_out: HeldOut) -> Markup:
     return table(caption, ("", *names), lines, kind="figures")
 
 
-def _margin(by: dict[tuple[str, str], dict[str, float | None]], given: str, want: str, names: Sequence[str]) -> object:
+def _margin(by: Mapping[tuple[str, str], Mapping[str, Any]], given: str, want: str, names: Sequence[str]) -> object:
     one = by.get((given, want))
     if one is None:
         return "–"

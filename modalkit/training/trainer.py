@@ -9,7 +9,7 @@ A run folder holds::
     checkpoints/state.pt       everything that resuming needs, replaced as a whole
     checkpoints/best.safetensors, last.safetensors
     pictures/                  reconstructions, and every single modality translated into every other
-    translations.json          quality of the translations, in nats, on held-out rows
+    translations.json          quality of the translations on held-out rows: errors, references, nats
 """
 
 from __future__ import annotations
