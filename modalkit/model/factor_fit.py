@@ -70,14 +70,7 @@ def fit_factors(
         _log.info("%d rows of %d columns allow %d factors, not %d", moments.rows, sum(sizes), most, factors)
     fit = _Fit(batches, sizes, moments, most, progress)
     fit.begin(seed)
-    found: list[float] = []
-    for _ in range(iterations):
-        sums = fit.expect()
-        found.append(sums.log_likelihood)
-        if len(found) > 1 and found[-1] - found[-2] <= tolerance * max(abs(found[-2]), moments.values):
-            break
-        fit.maximise(sums)
-    return FactorAnalysis(fit.loadings, (fit.center + fit.offset).to(fit.dtype), fit.noise, tuple(found))
+    return fit.run(iterations, tolerance)
 
 
 @dataclass(frozen=True)
@@ -139,7 +132,7 @@ class _Fit:
         self.block = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(self.sizes))  # of each column
         spread = torch.stack([part.mean() for part in torch.split(moments.variance, self.sizes)])
         self.spread = spread.where(spread > 0, 1.0)  # (blocks,)
-        self.variance = moments.variance
+        self.variance, self.values = moments.variance, moments.values
         least = torch.maximum(_FLOOR * moments.variance, _LEAST * self.spread[self.block])
         self.floor = least.where(moments.count > 0, 1.0)
         self.loadings = torch.zeros(self.columns, factors, dtype=self.dtype)
@@ -152,6 +145,17 @@ class _Fit:
         for values, known in self.batches():
             yield (values.to(self.dtype) - center).where(known, 0), known
         self.progress()
+
+    def run(self, iterations: int, tolerance: float) -> FactorAnalysis:
+        """Alternate expectation and maximisation until the log-likelihood hardly improves."""
+        found: list[float] = []
+        for _ in range(iterations):
+            sums = self.expect()
+            found.append(sums.log_likelihood)
+            if len(found) > 1 and found[-1] - found[-2] <= tolerance * max(abs(found[-2]), self.values):
+                break
+            self.maximise(sums)
+        return FactorAnalysis(self.loadings, (self.center + self.offset).to(self.dtype), self.noise, tuple(found))
 
     def begin(self, seed: int) -> None:
         """Start at the main directions of the values, blocks scaled to equal variance, by randomised SVD."""

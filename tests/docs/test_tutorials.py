@@ -16,7 +16,7 @@ SMALLER = {
         *("--set", "data.build.0.count=60", "--set", "data.build.0.workers=1", "--set", "data.build.1.workers=1"),
         *("--set", "train.epochs=2"),
     ],
-    "modalkit train patients.yaml": ["--set", "train.max_steps=160"],
+    "modalkit train patients.yaml": ["--set", "train.max_steps=400"],
     "modalkit train wind.yaml": ["--set", "train.epochs=12"],
     "modalkit train circle.yaml": ["--set", "train.epochs=6"],
 }
