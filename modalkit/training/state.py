@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import asdict
 from typing import Any
 
@@ -9,11 +10,15 @@ import torch
 
 from modalkit.errors import InputError
 from modalkit.model.marginals import center, start_scales
+from modalkit.recipe.loading import Recipe
 from modalkit.runs.checkpoint import load_state, save_state
 from modalkit.runs.folder import RunFolder
 from modalkit.runs.progress import Progress
 from modalkit.training.data import TrainingData
+from modalkit.training.linear_start import start_from_factor_analysis
 from modalkit.training.step import Learner
+
+_log = logging.getLogger(__name__)
 
 
 class TrainingState:
@@ -32,11 +37,11 @@ class TrainingState:
         self.folder, self.learner, self.data = folder, learner, data
         self.progress = Progress()
 
-    def start(self, *, centered: bool) -> None:
+    def start(self, recipe: Recipe) -> None:
         """Restore the run's saved state in every process, or start a new run; move the learner to its device.
 
         Args:
-            centered: whether the decoders of a new run start at the best constant predictions.
+            recipe: says with which weights a new run begins.
 
         Raises:
             InputError: the saved state is damaged, or does not fit the recipe or the dataset.
@@ -44,12 +49,21 @@ class TrainingState:
         host = self.learner.host
         begun = host.first and self.folder.state.exists()
         if not begun:
-            start_scales(self.learner.model, self.data.dataset)
-            if centered:
-                center(self.learner.model, self.data.dataset)
+            self._begin(recipe)
         state = load_state(self.folder.state, torch.device("cpu")) if begun else self._state()
         self.learner.move_to_device()
         self._restore(host.processes.of_first(state))
+
+    def _begin(self, recipe: Recipe) -> None:
+        """Give the weights of a new run their values; the other processes receive those of the first."""
+        model, dataset = self.learner.model, self.data.dataset
+        if recipe.model.start == "factor_analysis":
+            if self.learner.host.first:
+                _log.info(start_from_factor_analysis(model, dataset, recipe.seed))
+            return
+        start_scales(model, dataset)
+        if recipe.model.centered:
+            center(model, dataset)
 
     def save(self) -> None:
         """Write the state, unless a weight is unsound.

@@ -95,7 +95,7 @@ class Trainer:
         self.model = self.learner.model
         self.planner.require(self.data)
         self.state = TrainingState(self.folder, self.learner, self.data)
-        self.state.start(centered=recipe.model.centered)
+        self.state.start(recipe)
         self.learner.compile()
         self.choice = Choice(recipe, self.model, self.data, self.host.processes)
         self.stages = Stages(recipe, self.data, self.model, self.host)
@@ -121,6 +121,9 @@ class Trainer:
         shown = bar(total, self.folder.path.name, unit="step", initial=self.progress.step, disable=not first)
         log = MetricsLog(self.folder, self.progress.step, train.loggers, self.model.names, enabled=first)
         with Interrupts() as interrupts, log, shown, self._explained():
+            if not self.progress.step and self.recipe.model.start != "random":
+                with self.learner.averaged():
+                    self._keep_best(self.validate(), log)  # the start may be better than every epoch
             self.pace = _Pace()
             while not signal and not self.ended():
                 signal = self._train_epoch(interrupts, log, shown)
@@ -140,7 +143,7 @@ class Trainer:
         if (
             train.patience is not None
             and last_stage  # patience does not end an earlier stage
-            and progress.best_epoch
+            and progress.has_best
             and progress.epoch - progress.best_epoch >= train.patience
         ):
             return f"epoch {progress.epoch}: no {self.choice.improvement} since epoch {progress.best_epoch}"
@@ -208,7 +211,7 @@ class Trainer:
         held_out = held_out_split(self.data.dataset)
         with self.learner.averaged():
             self.results.save_last()
-            if self.progress.best_epoch:
+            if self.progress.has_best:
                 self.results.load_best()
             else:
                 self.results.save_best()
