@@ -90,7 +90,7 @@ def legend(results: Sequence[Translation], schemas: Mapping[str, Schema], latent
     for name in dict.fromkeys(one.want for one in results if one.value is not None):
         if name in schemas and (measure := measure_of(schemas[name])) is not None:
             share = measure.kind == ACCURACY
-            about = f"share {measure.words.replace('of ', 'of right ')}, higher" if share else f"RMSE {measure.words}"
+            about = f"Share {measure.words.replace('of ', 'of right ')}, higher" if share else f"RMSE {measure.words}"
             by.setdefault(f"{about} is better" if share else f"{about}; lower is better", []).append(name)
     said = [f"{what} ({listed(names, 6)})" if len(by) > 1 else what for what, names in by.items()]
     return (
