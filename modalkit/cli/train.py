@@ -35,6 +35,7 @@ def train(
     flags = {"accelerator": device, "devices": devices, "precision": precision}
     given = [f"train.{key}={value}" for key, value in flags.items() if value is not None]
     from modalkit.recipe import load_recipe
+    from modalkit.runs.folder import RunFolder
     from modalkit.training import train as fit
 
     path, run = find_recipe(recipe)
@@ -44,7 +45,7 @@ def train(
         typer.echo(f"stopped at step {result.progress.step}; resume with: modalkit train {run}", err=True)
         raise typer.Exit(128 + result.signal)
     if result.translations:
-        _print_translations(result, loaded)
+        _print_translations(result, RunFolder(run).read_recipe())  # with the names and units that the dataset knows
     if result.held_out:  # only the first of several processes has it
         sheet = run / "pictures" / "final.png"
         typer.echo(f"{result.ended}: {run}, {_weights(result)}  (see {sheet}, or: modalkit report {run})")
