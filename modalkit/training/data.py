@@ -8,9 +8,11 @@ from torch import Tensor
 
 from modalkit.data import Dataset
 from modalkit.data.batches import Batches
+from modalkit.data.suitability import constant, require_valid
 from modalkit.data.weak import weaken
 from modalkit.errors import InputError
 from modalkit.recipe.loading import Recipe
+from modalkit.util.text import listed
 
 
 class TrainingData:
@@ -27,13 +29,14 @@ class TrainingData:
         digest: SHA-256 of the dataset's manifest.
 
     Raises:
-        InputError: the dataset cannot be opened or does not fit the recipe, or patience or the choice of the best
-            epoch has no validation rows.
+        InputError: the dataset cannot be opened or does not fit the recipe, a kind cannot hold its values, or patience
+            or the choice of the best epoch has no validation rows.
     """
 
     def __init__(self, recipe: Recipe) -> None:
         opened = Dataset(recipe.data.path, list(recipe.modalities), in_memory=recipe.data.in_memory)
         opened.require(recipe.modalities)
+        require_valid(opened, recipe.modalities)
         self.dataset = weaken(opened, opened.rows("train"), recipe.data.weak, recipe.seed)
         self.train, self.valid = self._usable("train"), self._usable("valid")
         if recipe.train.patience is not None and not len(self.valid):
@@ -46,6 +49,16 @@ class TrainingData:
         present = self.dataset.present[self.train]
         self.batches = Batches(self.train, present, recipe.train.batch_size, recipe.train.paired_share)
         self.digest = hashlib.sha256((self.dataset.folder / "manifest.json").read_bytes()).hexdigest()
+
+    def doubt(self) -> str:
+        """Return which modalities hold one value in all training rows, and what to do, or the empty string."""
+        same = constant(self.dataset, self.train)
+        if not same:
+            return ""
+        return (
+            f"{listed(same, 5)}: all training rows have the same value, so that nothing can be learned from "
+            f"{'it; remove this modality' if len(same) == 1 else 'them; remove these modalities'} from the recipe"
+        )
 
     def _usable(self, split: str) -> Tensor:
         rows = self.dataset.rows(split)

@@ -115,6 +115,8 @@ class Trainer:
         train, first, signal = self.recipe.train, self.host.first, 0
         if first:
             _log.info(self._opening())
+            if not self.progress.step and (doubt := self.data.doubt()):
+                _log.warning(doubt)
             if doubt := self.choice.doubt():
                 _log.info(doubt)
         total = min(train.epochs * self.steps_per_epoch, train.max_steps or sys.maxsize)

@@ -73,6 +73,12 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "mixture": ("{name: mmvae}", {"data.weak.keep": 0.5}),
     # A process without rows of a modality must encode none, or the other waits for its statistics forever.
     "mixture-experts": ("{name: mixture-mvae, components: 2}", {"data.weak.keep": 0.25, "train.batch_size": 9}),
+    # Most steps lack a modality on one process, whose matrix then has no gradient there.
+    "low-rank-experts": (
+        "{name: mvae, k: 2}",
+        {"model.experts": "low_rank", "data.weak.keep": 0.3, "train.batch_size": 7},
+    ),
+    "full-experts": ("{name: mvtcae}", {"model.experts": "full", "data.weak.keep": 0.5}),
     # torch's own batch normalisation, in networks of the user's.
     "torchs-batch-norm": ("{name: mvae}", {"data.weak.keep": 0.5, "modalities.position.network": TORCHS, **TWO}),
 }
