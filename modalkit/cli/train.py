@@ -54,8 +54,11 @@ def train(
 def _weights(result: Result) -> str:
     """Return in words which weights the run keeps to answer questions."""
     progress = result.progress
-    validated = progress.best_epoch and math.isfinite(progress.best)
-    return f"with the weights of epoch {progress.best_epoch}, the best" if validated else "with the last weights"
+    if not (progress.has_best and math.isfinite(progress.best)):
+        return "with the last weights"
+    if not progress.best_epoch:
+        return "with the weights of the start, the best"
+    return f"with the weights of epoch {progress.best_epoch}, the best"
 
 
 def _print_translations(result: Result, recipe: Recipe) -> None:
