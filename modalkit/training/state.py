@@ -50,6 +50,8 @@ class TrainingState:
         begun = host.first and self.folder.state.exists()
         if not begun:
             self._begin(recipe)
+            if self.learner.average is not None:
+                self.learner.average.follow()
         state = load_state(self.folder.state, torch.device("cpu")) if begun else self._state()
         self.learner.move_to_device()
         self._restore(host.processes.of_first(state))
