@@ -73,7 +73,8 @@ def _decoder_inputs(model: MultimodalVAE, batch: Batch, plan: Plan, draws: int, 
     for start in range(0, len(batch), batch_size):
         rows = slice(start, start + batch_size)
         part = batch.part(rows).to(model.device)
-        noise = sample_noise(draws, len(plan.terms), len(part), model.latent_dim, generator(seed, "predictions", start))
+        source = generator(seed, "predictions", start)
+        noise = sample_noise(draws, len(plan.terms), len(part), model.latent_dim, source).mirrored()
         observed = model.observed(part)
         z = sample_z(model, observed, part.present, plan.given[:, rows], noise).z
         parts.append(model.decoder_inputs(z, observed, part.present).cpu())
