@@ -64,18 +64,23 @@ class Ridge:
         self.scale = float(self.gram.trace()) / self.rows
         self._factors: dict[float, Tensor] = {}
 
-    def _gram(self) -> Tensor:
-        """Return `A A^T` or `A^T A`, the smaller one, in double precision."""
+    def _gram(self, *, exact: bool = False) -> Tensor:
+        """Return `A A^T` or `A^T A`, the smaller one, in double precision; `exact`: its products are too."""
+        blocks = [block.double() for block in self.blocks] if exact else self.blocks
         if not self.dual:
-            (inputs,) = self.blocks
+            (inputs,) = blocks
             return (inputs.T @ inputs).double()
-        return torch.stack([(block @ block.T).double() for block in self.blocks]).sum(0)
+        return torch.stack([(block @ block.T).double() for block in blocks]).sum(0)
 
     def _solve(self, right: Tensor, strength: float) -> Tensor:
         """Solve the equations of the smaller matrix for thin right-hand sides."""
         if strength not in self._factors:
-            matrix = self.gram + self._penalty(strength) * torch.eye(len(self.gram), dtype=self.gram.dtype)
-            self._factors[strength] = torch.linalg.cholesky(matrix)
+            penalty = self._penalty(strength) * torch.eye(len(self.gram), dtype=self.gram.dtype)
+            factor, failed = torch.linalg.cholesky_ex(self.gram + penalty)
+            if failed:  # with dependent inputs, such as one-hot vectors, errors of rounding can exceed the penalty
+                self.gram = self._gram(exact=True)
+                factor = torch.linalg.cholesky(self.gram + penalty)
+            self._factors[strength] = factor
         return torch.cholesky_solve(right.double(), self._factors[strength]).to(right.dtype)
 
     def _penalty(self, strength: float) -> float:

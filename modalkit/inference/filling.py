@@ -67,6 +67,7 @@ def _informed(
         noise=sample,
         seed=derived_seed(seed, "impute"),
         targets=missing,
+        mirrored=True,
     )
 
 

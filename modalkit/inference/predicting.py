@@ -26,6 +26,7 @@ def infer(
     noise: bool = False,
     seed: int = 0,
     targets: Tensor | None = None,
+    mirrored: bool = False,
 ) -> Inference:
     """Predict modalities from all that each row has.
 
@@ -38,12 +39,17 @@ def infer(
         noise: see `modalkit.model.prediction.predict`.
         seed: seed of everything random.
         targets: bool `(rows, modalities)`: of each modality in `want`, predict only these rows; by default all rows.
+        mirrored: use antithetic samples: the second half of the draws mirrors the first about the posterior's mean.
+            The average over draws of anything linear in z then is exact (Hammersley & Morton 1956).
     """
     parts: dict[str, list[Prediction]] = {name: [] for name in want}
     posteriors = []
     largest = max([model.latent_dim, *(math.prod(model.schemas[n].event_shape) for n in want)])
     for start, part in chunks(model, batch, draws * largest, seed):
         random = sample_noise(draws, 1, len(part), model.latent_dim, generator(seed, "infer", start))
+        if mirrored:
+            half = draws // 2
+            random.normal[half : 2 * half] = -random.normal[:half]
         with computing(model, derived_seed(seed, "values", start)):
             observed = model.observed(part.to(model.device))
             found = sample_z(model, observed, part.present, part.present[None], random)

@@ -17,7 +17,9 @@ class MvaeOptions(ObjectiveOptions):
     """Options of the `mvae` objective."""
 
     singles: int | None = Field(
-        None, ge=1, description="Single modalities a step, sampled anew and weighted for those left out; null: all."
+        None,
+        ge=0,
+        description="Single modalities a step, sampled anew and weighted for those left out; null: all; 0: none.",
     )
     k: int = Field(
         1, ge=0, description="Number of random subsets a step, in addition to the complete and the single terms."
@@ -48,6 +50,7 @@ def plan_mvae(options: MvaeOptions, names: tuple[str, ...], present: Tensor, dra
 
     If `singles` n is below the number M of modalities, n single terms stand for all M. They are sampled uniformly and
     without replacement, and each is weighted M/n, so that the expectation of a row's sum is the sum of all its terms.
+    With ``singles: 0`` there is no single term.
 
     With `decoder_gradients: given`, a decoder learns only from the terms that are given its modality.
 
@@ -67,14 +70,14 @@ def plan_mvae(options: MvaeOptions, names: tuple[str, ...], present: Tensor, dra
         several = present.sum(1, keepdim=True) > 1  # (batch, 1)
         random = [_random_subset(present, draws.generator) for _ in range(options.k if len(names) > 2 else 0)]
         count = len(names) if len(names) > 1 else 0  # of the single terms; a lone modality has the complete term
-        some = min(options.singles or count, count)
+        some = count if options.singles is None else min(options.singles, count)
         order = torch.arange(count) if some == count else torch.randperm(count, generator=draws.generator)
         chosen = order[:some].sort().values
         alone = torch.eye(len(names), dtype=torch.bool)[chosen, None] & present & several  # (some, batch, modalities)
         given = torch.stack([present, *alone, *random])
         singles = [f"only:{names[i]}" if some == count else f"single:{at}" for at, i in enumerate(chosen.tolist())]
         terms = ("all", *singles, *(f"random:{i}" for i in range(len(random))))
-        if some < count:
+        if 0 < some < count:
             weight = torch.ones(given.shape[:2])  # (terms, batch)
             weight[1 : 1 + some] = count / some
     targets = given if options.targets == "subset" else present & given.any(-1, keepdim=True)

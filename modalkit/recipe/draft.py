@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from modalkit.plugin import Schema
 from modalkit.recipe.templates import modality_name
 from modalkit.recipe.yaml import flow
 
-_STEPS = 2500
+_STEPS, _STEPS_FROM_START = 2500, 600
 """Most gradient steps of a draft, roughly; patience usually ends the training earlier."""
 _LATENT = ((20, 8), (1000, 16), (10_000, 32))
 """Latent dimensions by the most numbers in a row; 64 above."""
@@ -25,15 +25,16 @@ _LEAST_ROWS = 20
 """Training rows from which the error of imputation, which is relative to their mean and frequencies, is measured."""
 _SINGLES, _SUBSETS = 4, 16
 """Most single and most random subsets a step if modalities are single values."""
+_START_WIDTHS = 32, 128
+"""Units of dense networks beside a linear path, if modalities are single values and if they are not."""
 
 
 def draft(path: Path, plugins: Sequence[Path] = ()) -> str:
     """Return a recipe for a dataset as YAML with comments; it trains as it is, but for what its comments leave out.
 
-    Rules of thumb choose its sizes. Dense networks have 128 units a layer for samples of up to 512 numbers and 256
-    above; a kind whose own network is not dense keeps it. The recipe has 8 to 64 latent dimensions and 10 to 200
-    epochs, depending on the size of the data. If modalities are single values, each of which predicts little of a row,
-    a step has more random subsets than single ones, and the KL has a smaller weight.
+    If every modality has dense networks, training starts from a factor analysis, and the objective is the ELBO of
+    what a row has and of random subsets of it. Otherwise, or with too few rows, networks start at random. Rules of
+    thumb choose the sizes: 8 to 64 latent dimensions, and fewer epochs the more rows there are.
 
     Args:
         path: the dataset's folder.
@@ -46,10 +47,11 @@ def draft(path: Path, plugins: Sequence[Path] = ()) -> str:
     train = len(dataset.rows("train"))
     if not train:
         raise InputError(f"{path}: no row is in the train split, so there is nothing to train a recipe on")
-    modalities = _modalities(dataset, path)
+    enough = train >= _LEAST_ROWS
+    modalities = _modalities(dataset, path, may_start=enough)
+    several = enough and len(modalities.entries) > 1
     valid = dataset.rows("valid")
-    enough = len(modalities.entries) > 1 and train >= _LEAST_ROWS
-    pairs = int((dataset.present[valid].sum(1) > 1).sum()) if enough else 0
+    pairs = int((dataset.present[valid].sum(1) > 1).sum()) if several else 0
     sizes = _sizes(train, len(valid), pairs, modalities)
     lines = "\n".join(modalities.entries + modalities.left_out)
     return f"""\
@@ -65,20 +67,23 @@ modalities:
 {lines}
 model:
   latent_dim: {sizes.latent_dim}  # numbers that summarise a row; unused ones cost little
-objective:
+{_START if modalities.start else ""}objective:
   name: mvae  # a product of experts: any modalities can be given, and any predicted
-  targets: present  # any given subset must explain all that a row has, so that the model learns to impute
-{sizes.subsets}
-  warmup_epochs: {sizes.warmup_epochs}  # the weight of the KL rises slowly; otherwise latents may stay unused
-  beta: {sizes.beta}  # weight of the KL: above 1 smoother, below 1 more exact reconstructions
+{sizes.objective}
 train:
   epochs: {sizes.epochs}
 {sizes.choice}  batch_size: {sizes.batch_size}
-  learning_rate: 1e-3
+  learning_rate: {sizes.learning_rate}
   schedule: {{name: cosine, warmup: 0.05}}  # the learning rate rises in the first epochs, then falls to 0
   clip_norm: 10  # limits the effect of a batch with extreme values
   average: 0.99  # what is kept is a moving average of the weights
   pictures_every: 0  # a sheet of predictions at the end only
+"""
+
+
+_START = """\
+  experts: low_rank  # each modality measures some directions of these numbers
+  start: factor_analysis  # training begins at a linear model, and keeps it unless it finds a better one
 """
 
 
@@ -89,11 +94,19 @@ def _plugins(files: Sequence[Path]) -> str:
 
 @dataclass(frozen=True)
 class _Modalities:
-    """The ``modalities:`` section: lines of entries and of what is left out, and how many numbers a row holds."""
+    """The ``modalities:`` section.
+
+    Attributes:
+        entries: lines of modalities.
+        left_out: lines of what is left out.
+        numbers: how many a row holds.
+        start: whether training starts from a factor analysis.
+    """
 
     entries: list[str]
     left_out: list[str]
     numbers: int
+    start: bool
 
     @property
     def single_values(self) -> bool:
@@ -108,20 +121,22 @@ class _Sizes:
     valid: int
     latent_dim: int
     batch_size: int
+    learning_rate: str
     epochs: int
-    warmup_epochs: int
-    beta: float
-    subsets: str
+    objective: str
     choice: str
 
 
-def _modalities(dataset: Dataset, path: Path) -> _Modalities:
+def _modalities(dataset: Dataset, path: Path, *, may_start: bool) -> _Modalities:
     """Return the entries of the modalities that can be trained; equal dense networks share one YAML anchor."""
     known = schemas(dataset)
-    present = dataset.present[dataset.rows("train")].float().mean(0).tolist()
-    entries, left_out, numbers, widths = list[str](), list[str](), 0, set[int]()
-    for name, share in zip(dataset.names, present, strict=True):
-        if name not in known or not share:
+    present = dict(zip(dataset.names, dataset.present[dataset.rows("train")].float().mean(0).tolist(), strict=True))
+    used = {name: known[name] for name in dataset.names if name in known and present[name]}
+    numbers = sum(math.prod(schema.event_shape) for schema in used.values())
+    networks = _Networks(numbers, len(used), used.values(), may_start=may_start)
+    entries, left_out = list[str](), list[str]()
+    for name, share in present.items():
+        if name not in used:
             why = "in no training row" if not share else "its kind is not installed; draft again with --plugin FILE.py"
             left_out.append(f"  # {name}: left out, {why}")
             continue
@@ -129,20 +144,47 @@ def _modalities(dataset: Dataset, path: Path) -> _Modalities:
             modality_name(name)
         except ValueError as error:
             raise InputError(f"{path}: modality '{name}': {error}") from None
-        numbers += math.prod(known[name].event_shape)
-        scaled = missing_standardization(dataset, name, known[name], dataset.rows("train"))
-        entries.append(f"  {name}: {_entry(known[name], widths, scaled)}  # in {100 * share:.0f} %")
+        scaled = missing_standardization(dataset, name, used[name], dataset.rows("train"))
+        entries.append(f"  {name}: {_entry(used[name], networks, scaled)}  # in {100 * share:.0f} %")
     if not entries:
         reasons = "\n".join(line.strip(" #") for line in left_out)
         raise InputError(f"{path}: there is nothing to train on:\n{reasons}")
-    return _Modalities(entries, left_out, numbers)
+    return _Modalities(entries, left_out, numbers, networks.start)
 
 
 def _sizes(train: int, valid: int, pairs: int, modalities: _Modalities) -> _Sizes:
     """Choose sizes by the numbers of rows, of modalities and of values in a row."""
+    # A start needs little training, and large batches are faster a row.
+    steps, least = (_STEPS_FROM_START, 3) if modalities.start else (_STEPS, 10)
+    batch_size = next((size for size in (100, 50, 20) if train >= least * size), 10)
+    epochs = min(200, max(10, steps // math.ceil(train / batch_size)))
+    return _Sizes(
+        valid=valid,
+        latent_dim=_latent_dim(modalities.numbers),
+        batch_size=batch_size,
+        learning_rate="2e-3" if modalities.start else "1e-3",
+        epochs=epochs,
+        objective=_from_start(modalities) if modalities.start else _from_random(modalities, epochs),
+        choice=_choice(valid, pairs, epochs),
+    )
+
+
+def _latent_dim(numbers: int) -> int:
+    return next((size for most, size in _LATENT if numbers <= most), 64)
+
+
+def _from_start(modalities: _Modalities) -> str:
+    """Return the rest of the objective for a training that starts from a factor analysis."""
+    singles = "\n  singles: 0  # a single value tells little about a row" if modalities.single_values else ""
+    return f"""\
+  targets: subset  # each term is the ELBO of the modalities that it is given, so that scales stay right
+  k: 1  # random subsets of modalities a step, beside all together{singles}
+  beta: 1.0  # weight of the KL: above 1 smoother, below 1 more exact reconstructions"""
+
+
+def _from_random(modalities: _Modalities, epochs: int) -> str:
+    """Return the rest of the objective for networks that start at random."""
     count, single = len(modalities.entries), modalities.single_values
-    batch_size = next((size for size in (100, 50, 20) if train >= 10 * size), 10)
-    epochs = min(200, max(10, _STEPS // math.ceil(train / batch_size)))
     if single:
         subsets = f"""\
   # Most modalities are single values, each of which predicts little of a row. So a step has as many random subsets as
@@ -151,16 +193,11 @@ def _sizes(train: int, valid: int, pairs: int, modalities: _Modalities) -> _Size
   singles: {min(count, _SINGLES)}  # modalities alone a step, chosen at random"""
     else:
         subsets = "  k: 1  # random subsets of modalities a step, beside all together and each alone"
-    return _Sizes(
-        valid=valid,
-        latent_dim=next((size for most, size in _LATENT if modalities.numbers <= most), 64),
-        batch_size=batch_size,
-        epochs=epochs,
-        warmup_epochs=max(1, epochs // 20),
-        beta=0.3 if single else 1.0,
-        subsets=subsets,
-        choice=_choice(valid, pairs, epochs),
-    )
+    return f"""\
+  targets: present  # any given subset must explain all that a row has, so that the model learns to impute
+{subsets}
+  warmup_epochs: {max(1, epochs // 20)}  # the weight of the KL rises slowly; otherwise latents may stay unused
+  beta: {0.3 if single else 1.0}  # weight of the KL: above 1 smoother, below 1 more exact reconstructions"""
 
 
 def _choice(valid: int, pairs: int, epochs: int) -> str:
@@ -174,8 +211,70 @@ def _choice(valid: int, pairs: int, epochs: int) -> str:
     return f"{patience}  choose: imputation  # the best epoch is the one that predicts hidden entries best\n"
 
 
-def _entry(schema: Schema, widths: set[int], standardize: Mapping[str, Any] | None) -> str:
-    """Return a modality's entry on one line; `widths` holds the dense networks that have an anchor already.
+class _Networks:
+    """Chooses the dense networks of modalities, and remembers which have a YAML anchor already.
+
+    Args:
+        numbers: that a row holds.
+        count: of modalities.
+        used: the schemas of all modalities.
+        may_start: whether there are enough rows for a start at a factor analysis.
+
+    Attributes:
+        start: whether training starts from a factor analysis: every modality then has a linear path.
+    """
+
+    def __init__(self, numbers: int, count: int, used: Iterable[Schema], *, may_start: bool) -> None:
+        self.start = may_start and count > 1 and all(isinstance(_network(schema), Mlp) for schema in used)
+        self.single_values = count > 2 and numbers < 2 * count
+        self.latent_dim = _latent_dim(numbers)
+        self._anchored = set[str]()
+
+    def entry(self, schema: Schema) -> str:
+        """Return a modality's network, its anchor or a reference to it; empty to keep the kind's own network."""
+        if not isinstance(_network(schema), Mlp):
+            return ""
+        settings = self._beside_linear() if self.start else self._alone(schema)
+        if settings is None:
+            return ""
+        anchor = f"dense{settings['hidden'][0]}"
+        if anchor in self._anchored:
+            return f"*{anchor}"
+        self._anchored.add(anchor)
+        return f"&{anchor} {flow(settings)}"
+
+    def _beside_linear(self) -> dict[str, Any]:
+        width = _START_WIDTHS[0 if self.single_values else 1]
+        return _dense([width]) | {"linear": self.latent_dim}
+
+    def _alone(self, schema: Schema) -> dict[str, Any] | None:
+        width, network = 128 if math.prod(schema.event_shape) <= 512 else 256, _network(schema)
+        if network.hidden == network.decoder_hidden == (width, width):
+            return None
+        return _dense([width, width])
+
+
+def _network(schema: Schema) -> Any:
+    return getattr(schema, "network", None)
+
+
+def _dense(widths: list[int]) -> dict[str, Any]:
+    return {"type": "mlp", "hidden": widths, "decoder_hidden": widths}
+
+
+def _likelihood(schema: Schema, start: bool) -> dict[str, Any]:
+    """Return how a likelihood's scale is learned after a start, which a factor analysis has in the same form."""
+    fields = type(schema).model_fields
+    found = {}
+    if start and "scale" in fields and fields["scale"].default in ("learned", "predicted"):
+        found["scale"] = "per_dimension"
+    if start and schema.kind == "counts":
+        found["likelihood"] = "negative_binomial"
+    return found
+
+
+def _entry(schema: Schema, networks: _Networks, standardize: Mapping[str, Any] | None) -> str:
+    """Return a modality's entry on one line.
 
     Numbers that are far from standardised get `standardize`, because the dataset does not provide it.
     """
@@ -186,22 +285,8 @@ def _entry(schema: Schema, widths: set[int], standardize: Mapping[str, Any] | No
             for key, field in type(schema).model_fields.items()
             if key in facts and key not in schema.from_dataset and (key == "kind" or facts[key] != field.default)
         }
+        | _likelihood(schema, networks.start)
         | ({"standardize": standardize} if standardize else {})
     )
-    if (width := _width(schema)) is None:
-        return entry
-    network = f"*dense{width}" if width in widths else f"&dense{width} {flow(_dense(width))}"
-    widths.add(width)
-    return f"{entry[:-1]}, network: {network}}}"
-
-
-def _width(schema: Schema) -> int | None:
-    """Return how wide dense networks should be for a modality; None keeps the kind's own network."""
-    network = getattr(schema, "network", None)
-    width = 128 if math.prod(schema.event_shape) <= 512 else 256
-    same = isinstance(network, Mlp) and network.hidden == network.decoder_hidden == (width, width)
-    return width if isinstance(network, Mlp) and not same else None
-
-
-def _dense(width: int) -> dict[str, Any]:
-    return {"type": "mlp", "hidden": [width, width], "decoder_hidden": [width, width]}
+    network = networks.entry(schema)
+    return f"{entry[:-1]}, network: {network}}}" if network else entry

@@ -62,6 +62,8 @@ class TrainingState:
         if recipe.model.start == "factor_analysis":
             if self.learner.host.first:
                 _log.info(start_from_factor_analysis(model, dataset, recipe.seed))
+            if self.learner.average is not None:
+                self.learner.average.follow()  # the start itself is validated, with averaged weights
             return
         start_scales(model, dataset)
         if recipe.model.centered:

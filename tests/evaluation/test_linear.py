@@ -90,3 +90,15 @@ def test_single_precision_is_enough_for_pictures() -> None:
     y = x[:, :400]
     exact, single = Ridge([x]).fit(y, 5, 1e-3)(x), Ridge([x.float()]).fit(y.float(), 5, 1e-3)(x.float())
     assert float((exact - single).abs().max()) < 1e-3
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_one_hot_inputs_of_many_rows_have_a_regression(seed: int) -> None:
+    """Their columns add up to 1; rounding must not leave a matrix without a factorisation."""
+    source = torch.Generator().manual_seed(seed)
+    classes = torch.randint(4, (20_000,), generator=source)
+    means = torch.tensor([-1.0, 0.0, 1.0, 2.0])
+    targets = means[classes].unsqueeze(1)
+    ridge = Ridge([torch.nn.functional.one_hot(classes).float()])
+    fitted = ridge.fitted(targets - targets.mean(), 1e-3)
+    torch.testing.assert_close(fitted, targets - targets.mean(), atol=5e-3, rtol=0)

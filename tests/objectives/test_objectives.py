@@ -155,6 +155,12 @@ def test_singles_that_cannot_be_had_are_refused() -> None:
     assert plan(torch.ones(2, 1, dtype=torch.bool), singles=1).terms == ("all",)
 
 
+def test_no_single_terms() -> None:
+    made = plan(torch.ones(3, 4, dtype=torch.bool), 0, singles=0, k=2)
+    assert made.terms == ("all", "random:0", "random:1") and made.weight is None
+    assert made.given[0].all() and bool(((made.given[1:].sum(2) > 1) & (made.given[1:].sum(2) < 4)).all())
+
+
 def test_all_subsets_counts_each_that_a_row_has_once() -> None:
     present = torch.tensor([[True, True, True], [True, False, True], [False, False, False]])
     made = plan(present, subsets="all")

@@ -72,6 +72,15 @@ def test_the_same_seed_starts_alike(work: Path) -> None:
     assert first == second
 
 
+def test_an_average_of_the_weights_begins_at_the_start(work: Path) -> None:
+    assert here("train", "recipe.yaml", "--out", "average", "--set", "train.average=0.9", cwd=work).returncode == 0
+    errors = [
+        json.loads((work / run / "metrics.jsonl").read_text().splitlines()[0])["imputation_error"]
+        for run in ("run", "average")
+    ]
+    assert errors[0] == errors[1]
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
