@@ -75,7 +75,7 @@ def _expected(model: MultimodalVAE, missing: Tensor, draws: int) -> Mapping[str,
     """Predict the modalities in `missing`, bool `(rows, modalities)`, from the prior: one row for all of them."""
     if not (names := _names(model, missing)):
         return {}
-    return infer(model, as_batch(model.schemas, {}), names, draws=max(draws, _PRIOR_DRAWS))
+    return infer(model, as_batch(model.schemas, {}), names, draws=max(draws, _PRIOR_DRAWS), mirrored=True)
 
 
 def _names(model: MultimodalVAE, missing: Tensor) -> list[str]:

@@ -39,8 +39,8 @@ def infer(
         noise: see `modalkit.model.prediction.predict`.
         seed: seed of everything random.
         targets: bool `(rows, modalities)`: of each modality in `want`, predict only these rows; by default all rows.
-        mirrored: use antithetic samples: the second half of the draws mirrors the first about the posterior's mean.
-            The average over draws of anything linear in z then is exact (Hammersley & Morton 1956).
+        mirrored: use antithetic samples, see `modalkit.model.sampling.Noise.mirrored`. The first half of the draws is
+            independent.
     """
     parts: dict[str, list[Prediction]] = {name: [] for name in want}
     posteriors = []
@@ -48,8 +48,7 @@ def infer(
     for start, part in chunks(model, batch, draws * largest, seed):
         random = sample_noise(draws, 1, len(part), model.latent_dim, generator(seed, "infer", start))
         if mirrored:
-            half = draws // 2
-            random.normal[half : 2 * half] = -random.normal[:half]
+            random = random.mirrored()
         with computing(model, derived_seed(seed, "values", start)):
             observed = model.observed(part.to(model.device))
             found = sample_z(model, observed, part.present, part.present[None], random)

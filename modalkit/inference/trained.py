@@ -119,7 +119,10 @@ class TrainedModel:
         check_want(self.model, want)
         self._check_given(batch)
         draws = max(draws, samples, 1)
-        return predicting.infer(self.model, batch, want, draws=draws, samples=samples, noise=noise, seed=seed)
+        mirrored = samples <= draws // 2  # what is returned as samples is independent
+        return predicting.infer(
+            self.model, batch, want, draws=draws, samples=samples, noise=noise, seed=seed, mirrored=mirrored
+        )
 
     def sample(self, n: int, want: Sequence[str] | None = None, *, noise: bool = False, seed: int = 0) -> Inference:
         """Sample `n` rows from the prior: each is one sample of z, decoded into every modality.

@@ -24,11 +24,13 @@ class LinearExpert:
     bias: Tensor
 
 
-def best_expert(part: FactorAnalysis, x: Tensor, loc: Tensor, covariance: Tensor, rank: int) -> LinearExpert:
-    """Return the linear expert of one modality that predicts the factors best.
+def best_expert(
+    part: FactorAnalysis, x: Tensor, loc: Tensor, covariance: Tensor, importance: Tensor, rank: int
+) -> LinearExpert:
+    r"""Return the linear expert of one modality that predicts the factors best.
 
     It is the exact one of the factor analysis unless a regression of the factors on the modality has a lower error on
-    rows that it was not fitted to. With thousands of numbers a sample, noise is not independent given the factors, so
+    rows that it was not fitted to. An error counts by what it does to the predictions of all modalities. With thousands of numbers a sample, noise is not independent given the factors, so
     that the exact expert of a modality on its own is wrong, and a regression is better.
 
     Args:
@@ -36,6 +38,7 @@ def best_expert(part: FactorAnalysis, x: Tensor, loc: Tensor, covariance: Tensor
         x: numbers of training rows that have the modality, `(rows, columns)`.
         loc: of the same rows, the factors' posterior means given everything that a row has, `(rows, factors)`.
         covariance: the mean covariance of these posteriors, `(factors, factors)`.
+        importance: A, where an error e of the factors costs :math:`e^\top A e`, `(factors, factors)`.
         rank: most directions of the expert.
     """
     exact = exact_expert(part, rank)
@@ -44,10 +47,14 @@ def best_expert(part: FactorAnalysis, x: Tensor, loc: Tensor, covariance: Tensor
     eta, precision = part.natural(x)
     by_exact = torch.linalg.solve(precision[0] + torch.eye(part.factors).to(precision), eta.T).T
     weight, residual = ridge(x, loc)
-    if float(residual.square().mean()) > _EXACT_IF_CLOSE * float((by_exact - loc).square().mean()):
+    if _cost(residual, importance) > _EXACT_IF_CLOSE * _cost(by_exact - loc, importance):
         return exact
     left = residual.T @ residual / len(residual) + covariance
     return regressed_expert(weight, x.mean(0), loc.mean(0), left, rank)
+
+
+def _cost(error: Tensor, importance: Tensor) -> float:
+    return float(((error @ importance) * error).sum())
 
 
 def exact_expert(part: FactorAnalysis, rank: int) -> LinearExpert:

@@ -30,6 +30,7 @@ _BATCH = 1000
 _ITERATIONS = 30
 _LEAST_ROWS = 10  # training rows that a start is computed from
 _MANY = 12  # rows for each factor from which all factors are used, because too many do no harm
+_MANY_IF_SHARED = 4  # the same if no column has a noise variance of its own
 _WORSE = 1.05  # ratio to the least error at which no fewer factors are tried
 _DECODER_ITERATIONS = 60
 _DRAWS = 4  # of z for each row to which decoders are fitted
@@ -138,7 +139,8 @@ def _chosen(numbers: _Numbers, latent_dim: int, seed: int) -> FactorAnalysis:
     """Return the factor analysis with the number of factors that predicts hidden modalities best."""
     columns = sum(numbers.sizes)
     most = max(1, min(latent_dim, columns, len(numbers.train) - 1))
-    steps = 1 if len(numbers.paths) < 2 or _MANY * most < len(numbers.train) else 12
+    many = _MANY_IF_SHARED if all(numbers.shared) else _MANY
+    steps = 1 if len(numbers.paths) < 2 or many * most < len(numbers.train) else 12
     tried = sorted({max(1, round(most * 0.75**i)) for i in range(steps)}, reverse=True)
     x, known = numbers.of(numbers.valid)
     given = _hidden(known, numbers.sizes, seed)
@@ -218,6 +220,7 @@ def _give(model: MultimodalVAE, numbers: _Numbers, analysis: FactorAnalysis, see
     complete = bool(known.all())
     eta, precision = analysis.natural(x, None if complete else known)
     posterior = _Posterior(*posterior_of(eta, precision))
+    importance = _importance(analysis, numbers.sizes)
     source, first = generator(seed, "start"), 0
     for path in numbers.paths:
         columns = slice(first, first + path.inputs)
@@ -228,11 +231,18 @@ def _give(model: MultimodalVAE, numbers: _Numbers, analysis: FactorAnalysis, see
             continue
         own = x[there][:, columns]
         part = analysis.part(columns)
-        expert = best_expert(part, own, posterior.loc[there], posterior.covariance(there), path.rank)
+        expert = best_expert(part, own, posterior.loc[there], posterior.covariance(there), importance, path.rank)
         extra = torch.randn(model.latent_dim - analysis.factors, path.rank, generator=source) * _UNUSED
         path.give_expert(torch.cat([expert.directions, extra]), expert.weight, expert.bias)
         value = numbers.value(path, rows[there])
         _give_decoder(path, part, value, own, posterior, there, source)
+
+
+def _importance(analysis: FactorAnalysis, sizes: Sequence[int]) -> Tensor:
+    """Return A, where an error e of the factors raises the relative squared errors of all blocks by e^T A e."""
+    sizes = list(sizes)
+    parts = zip(torch.split(analysis.loadings, sizes), torch.split(analysis.noise, sizes), strict=True)
+    return torch.stack([w.T @ w / (w.square().sum() + psi.sum()) for w, psi in parts]).sum(0)
 
 
 def _give_decoder(

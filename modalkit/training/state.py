@@ -51,7 +51,7 @@ class TrainingState:
         if not begun:
             self._begin(recipe)
             if self.learner.average is not None:
-                self.learner.average.follow()
+                self.learner.average.follow()  # the start itself is validated, with averaged weights
         state = load_state(self.folder.state, torch.device("cpu")) if begun else self._state()
         self.learner.move_to_device()
         self._restore(host.processes.of_first(state))
@@ -62,8 +62,6 @@ class TrainingState:
         if recipe.model.start == "factor_analysis":
             if self.learner.host.first:
                 _log.info(start_from_factor_analysis(model, dataset, recipe.seed))
-            if self.learner.average is not None:
-                self.learner.average.follow()  # the start itself is validated, with averaged weights
             return
         start_scales(model, dataset)
         if recipe.model.centered:
