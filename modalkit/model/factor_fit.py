@@ -30,6 +30,7 @@ def fit_factors(
     *,
     shared: Sequence[bool] | None = None,
     weights: Sequence[float] | None = None,
+    prior: float = 0.0,
     iterations: int = 50,
     tolerance: float = 1e-4,
     seed: int = 0,
@@ -44,6 +45,9 @@ def fit_factors(
     With weights, it maximises :math:`\log \int p(z) \prod_m p(x_m|z)^{w_m} dz` instead, as an ELBO does whose terms of
     the likelihood have these weights.
 
+    With a prior of weight lambda, it subtracts :math:`\frac12 \lambda \sum_c \|W_c\|^2 / \psi_c`. This shrinks the
+    loadings of a column as lambda rows without any relation would, so that needless factors do little harm.
+
     A block is a range of columns that are mostly known or missing together, such as a modality. Whole blocks that are
     missing cost nothing; single missing cells cost cells x factors².
 
@@ -53,6 +57,7 @@ def fit_factors(
         factors: how many factors; fewer if there are not more rows or columns, which the log says.
         shared: of each block, whether its columns have one noise variance together; by default none do.
         weights: of each block, the weight of its likelihood, above 0; by default 1.
+        prior: weight of the loadings' prior, in rows, from 0.
         iterations: at most so many.
         tolerance: stop once the log-likelihood improves by less than this, relative to its size or to the number of
             known values, whichever is larger.
@@ -78,7 +83,7 @@ def fit_factors(
     if most < factors:
         _log.info("%d rows of %d columns allow %d factors, not %d", moments.rows, sum(sizes), most, factors)
     noise = _Noise(list(shared or [False] * len(sizes)), torch.tensor(list(weights or [1.0] * len(sizes))).double())
-    fit = _Fit(batches, sizes, moments, most, noise, progress)
+    fit = _Fit(batches, sizes, moments, most, noise, prior, progress)
     fit.begin(seed)
     return fit.run(iterations, tolerance)
 
@@ -143,8 +148,10 @@ class _Fit:
         moments: _Moments,
         factors: int,
         treated: _Noise,
+        prior: float,
         progress: Callable[[], object],
     ) -> None:
+        self.prior = prior
         self.batches, self.sizes, self.factors, self.progress = batches, list(sizes), factors, progress
         self.center, self.columns = moments.mean, sum(sizes)
         self.dtype = torch.float64 if self.columns * factors <= _SMALL else torch.float32
@@ -229,6 +236,7 @@ class _Fit:
         log = 0.5 * (2 * math.pi * self.noise.double()).log()  # p(x|z)^w is a density times e^normaliser
         normaliser = 0.5 * (2 * math.pi * noise.double()).log() - self.weight * log
         shift = self.offset.to(self.dtype)
+        sums.log_likelihood -= 0.5 * self.prior * float((self.loadings.square() / noise[:, None]).double().sum())
         for offset, known in self._rows():
             moved = (offset - shift).where(known, 0)
             eta, patterns = moved @ grams.weighted, grams.patterns(known)
@@ -277,12 +285,14 @@ class _Fit:
             sums.xx[missing] += (expected * weights).sum(1) + self.noise[missing]
 
     def maximise(self, sums: _Sums) -> None:
-        """Set the parameters that maximise the expected log-likelihood."""
+        """Set the parameters that maximise the expected log-likelihood, less the penalty."""
+        shrink = torch.full((self.factors + 1,), self.prior, dtype=torch.float64)
+        shrink[-1] = 0  # of the offset
         for block, columns in enumerate(self._columns()):
             rows = float(sums.rows[block])
             if not rows:
                 continue
-            factor = torch.linalg.cholesky(sums.zz[block])
+            factor = torch.linalg.cholesky(sums.zz[block] + shrink.diag())
             weights = torch.cholesky_solve(sums.xz[columns].T, factor).T  # (size, factors + 1)
             left = (sums.xx[columns] - (weights * sums.xz[columns]).sum(1)) / rows
             self.loadings[columns], self.offset[columns] = weights[:, :-1].to(self.dtype), weights[:, -1]

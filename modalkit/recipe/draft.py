@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from modalkit.data import Dataset
 from modalkit.data.inspection import schemas
@@ -268,7 +268,8 @@ def _likelihood(schema: Schema, start: bool) -> dict[str, Any]:
     found = {}
     if start and "scale" in fields and fields["scale"].default in ("learned", "predicted"):
         found["scale"] = "per_dimension"
-    if start and schema.kind == "counts":
+    choices = get_args(fields["likelihood"].annotation) if "likelihood" in fields else ()
+    if start and "negative_binomial" in choices:
         found["likelihood"] = "negative_binomial"
     return found
 

@@ -27,11 +27,13 @@ _log = logging.getLogger(__name__)
 _ROWS = 20_000  # most training rows of the factor analysis
 _FEWER_ROWS = 4000  # most training rows of regressions and decoders
 _BATCH = 1000
-_ITERATIONS = 30
+_NUMBERS = 1 << 17  # of the training rows up to which the analysis is fitted to convergence
+_ITERATIONS, _CONVERGED = (30, 1e-4), (200, 1e-6)  # most iterations, and the tolerance
 _LEAST_ROWS = 10  # training rows that a start is computed from
 _MANY = 12  # rows for each factor from which all factors are used, because too many do no harm
 _MANY_IF_SHARED = 4  # the same if no column has a noise variance of its own
 _WORSE = 1.05  # ratio to the least error at which no fewer factors are tried
+_PRIOR = 1.0  # row, so that with few rows many factors do little harm
 _DECODER_ITERATIONS = 60
 _DRAWS = 4  # of z for each row to which decoders are fitted
 _UNUSED = 1e-2  # weights of latent dimensions beyond the factors: small, but not a saddle point
@@ -145,7 +147,8 @@ def _chosen(numbers: _Numbers, latent_dim: int, seed: int) -> FactorAnalysis:
     x, known = numbers.of(numbers.valid)
     given = _hidden(known, numbers.sizes, seed)
     best, least = None, float("inf")
-    with bar(len(tried) * (_ITERATIONS + 4), "factor analysis", unit="pass") as shown:
+    iterations, tolerance = _CONVERGED if columns * len(numbers.train) <= _NUMBERS else _ITERATIONS
+    with bar(len(tried) * (iterations + 4), "factor analysis", unit="pass") as shown:
         kept = list(numbers.batches()) if columns * len(numbers.train) <= 1 << 27 else None
         for factors in tried:
             found = fit_factors(
@@ -154,7 +157,9 @@ def _chosen(numbers: _Numbers, latent_dim: int, seed: int) -> FactorAnalysis:
                 factors,
                 shared=numbers.shared,
                 weights=numbers.weights,
-                iterations=_ITERATIONS,
+                prior=_PRIOR,
+                iterations=iterations,
+                tolerance=tolerance,
                 seed=seed,
                 progress=shown.update,
             )

@@ -490,14 +490,15 @@ def test_a_recipe_is_drafted_for_any_kinds(tmp_path: Path) -> None:
     assert missing.returncode == 2 and "there is no such dataset" in missing.stderr
 
 
-def test_single_values_are_drafted_to_be_told_by_random_subsets(tmp_path: Path) -> None:
+def test_the_draft_of_a_table_starts_at_a_factor_analysis(tmp_path: Path) -> None:
     rows = [[str(i), *(f"{(i * place) % 7 + 0.5}" for place in range(1, 6)), "ab"[i % 2]] for i in range(60)]
     write_csv(tmp_path / "t.csv", rows, ["id", "v", "w", "x", "y", "z", "side"])
     assert table(tmp_path, "t.csv", "--out", "data", "--yes").returncode == 0
     (tmp_path / "mine.yaml").write_text(here("init", "data", cwd=tmp_path).stdout)
     recipe = load_recipe(tmp_path / "mine.yaml")
     options = recipe.objective.model_dump()
-    assert (options["k"], options["singles"], options["beta"]) == (6, 4, 0.3)
+    assert (options["k"], options["singles"], options["beta"]) == (1, 0, 1)
+    assert (recipe.model.experts, recipe.model.start) == ("low_rank", "factor_analysis")
     assert here("train", "mine.yaml", "--set", "train.max_steps=2", cwd=tmp_path).returncode == 0
 
 

@@ -159,3 +159,33 @@ def test_weighted_and_shared_noise_keep_the_likelihood_rising() -> None:
     rises = torch.tensor(found.log_likelihoods).diff()
     assert bool((rises > -1e-6 * abs(found.log_likelihoods[-1])).all())
     assert len(set(found.noise[:4].tolist())) == 1 and len(set(found.noise[4:].tolist())) == 5
+
+
+def test_a_prior_shrinks_loadings_to_a_stationary_point() -> None:
+    source = torch.Generator().manual_seed(0)
+    x = torch.randn(60, 2, generator=source) @ torch.randn(2, 5, generator=source)
+    x = (x + 0.5 * torch.randn(60, 5, generator=source)).double()
+    known = torch.rand(60, 5, generator=source) < 0.8
+    prior = 3.0
+    found = fit_factors(lambda: [(x, known)], [1] * 5, 2, prior=prior, iterations=150, tolerance=0)
+    rises = torch.tensor(found.log_likelihoods).diff()
+    assert bool((rises > -1e-6).all())
+    inside = (found.noise > 2e-3 * x.var(0)).nonzero().squeeze(1)  # others are at the floor
+    loadings, noise = found.loadings.clone().requires_grad_(), found.noise.clone().requires_grad_()
+    model = FactorAnalysis(loadings, found.mean, noise)
+    penalty = 0.5 * prior * (loadings.square() / noise[:, None]).sum()
+    reached = model.log_likelihood(x, known).sum() - penalty
+    assert abs(float(reached.detach()) - found.log_likelihoods[-1]) < 1e-3
+    reached.backward()
+    assert loadings.grad is not None and noise.grad is not None
+    assert float(loadings.grad.abs().max()) < 0.05 and float(noise.grad[inside].abs().max()) < 0.1
+    free = fit_factors(lambda: [(x, known)], [1] * 5, 2, iterations=150, tolerance=0)
+    assert float(found.loadings.square().sum()) < float(free.loadings.square().sum())
+
+
+def test_a_linear_model_imputes_without_errors_of_sampling(work: Path) -> None:
+    data, model = modalkit.Dataset(work / "data"), modalkit.load(work / "run")
+    few, many = (model.impute(data, torch.arange(100), draws=draws) for draws in (2, 64))
+    for name in SIZES:
+        difference = few.batch.values[name] - many.batch.values[name]
+        assert float(difference.abs().max()) < 1e-3
