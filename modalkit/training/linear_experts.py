@@ -24,37 +24,49 @@ class LinearExpert:
     bias: Tensor
 
 
+@dataclass(frozen=True)
+class Rows:
+    """Rows that have a modality.
+
+    Attributes:
+        x: the modality's numbers, `(rows, columns)`.
+        loc: the factors' posterior means given everything that each row has, `(rows, factors)`.
+    """
+
+    x: Tensor
+    loc: Tensor
+
+
 def best_expert(
-    part: FactorAnalysis, x: Tensor, loc: Tensor, covariance: Tensor, importance: Tensor, rank: int
+    part: FactorAnalysis, train: Rows, held_out: Rows, covariance: Tensor, importance: Tensor, rank: int
 ) -> LinearExpert:
     r"""Return the linear expert of one modality that predicts the factors best.
 
     It is the exact one of the factor analysis unless a regression of the factors on the modality has a lower error on
-    rows that it was not fitted to. An error counts by what it does to the predictions of all modalities. With thousands of numbers a sample, noise is not independent given the factors, so
-    that the exact expert of a modality on its own is wrong, and a regression is better.
+    held-out rows. An error counts by what it does to the predictions of all modalities. With thousands of numbers a
+    sample, noise is not independent given the factors. The exact expert of a modality on its own is then wrong, and a
+    regression is better.
 
     Args:
         part: the factor analysis of the modality's columns.
-        x: numbers of training rows that have the modality, `(rows, columns)`.
-        loc: of the same rows, the factors' posterior means given everything that a row has, `(rows, factors)`.
-        covariance: the mean covariance of these posteriors, `(factors, factors)`.
+        train: training rows.
+        held_out: rows that took no part in the factor analysis.
+        covariance: the mean covariance of the posteriors of the training rows, `(factors, factors)`.
         importance: A, where an error e of the factors costs :math:`e^\top A e`, `(factors, factors)`.
         rank: most directions of the expert.
     """
     exact = exact_expert(part, rank)
-    if len(x) < 4 * part.factors or rank < part.factors:
+    if len(train.x) < 4 * part.factors or rank < part.factors or not len(held_out.x):
         return exact
-    eta, precision = part.natural(x)
+    weight, residual = ridge(train.x, train.loc)
+    center, mean = train.x.mean(0), train.loc.mean(0)
+    eta, precision = part.natural(held_out.x)
     by_exact = torch.linalg.solve(precision[0] + torch.eye(part.factors).to(precision), eta.T).T
-    weight, residual = ridge(x, loc)
-    if _cost(residual, importance) > _EXACT_IF_CLOSE * _cost(by_exact - loc, importance):
+    regressed = mean + (held_out.x - center) @ weight.T
+    cost = [float((((away := one - held_out.loc) @ importance) * away).sum()) for one in (regressed, by_exact)]
+    if cost[0] > _EXACT_IF_CLOSE * cost[1]:
         return exact
-    left = residual.T @ residual / len(residual) + covariance
-    return regressed_expert(weight, x.mean(0), loc.mean(0), left, rank)
-
-
-def _cost(error: Tensor, importance: Tensor) -> float:
-    return float(((error @ importance) * error).sum())
+    return regressed_expert(weight, center, mean, residual.T @ residual / len(residual) + covariance, rank)
 
 
 def exact_expert(part: FactorAnalysis, rank: int) -> LinearExpert:

@@ -17,7 +17,7 @@ from modalkit.model.factor_fit import fit_factors
 from modalkit.model.marginals import start_scales
 from modalkit.model.vae import MultimodalVAE
 from modalkit.plugin import Outcome
-from modalkit.training.linear_experts import best_expert
+from modalkit.training.linear_experts import Rows, best_expert
 from modalkit.training.linear_paths import LinearPath
 from modalkit.util.progress import bar
 from modalkit.util.randomness import generator
@@ -217,30 +217,48 @@ class _Posterior:
         return (loc + away.squeeze(-1)).flatten(0, 1)  # (draws, rows, factors) -> (draws * rows, factors)
 
 
+class _Seen:
+    """Numbers of rows, and what a factor analysis makes of them.
+
+    Attributes:
+        rows: int64 `(rows,)`.
+        x: `(rows, columns)`.
+        known: bool of the same shape.
+        posterior: of the factors.
+    """
+
+    def __init__(self, numbers: _Numbers, analysis: FactorAnalysis, rows: Tensor) -> None:
+        self.rows = rows
+        x, self.known = numbers.of(rows)
+        self.x = x.to(analysis.loadings)
+        eta, precision = analysis.natural(self.x, None if bool(self.known.all()) else self.known)
+        self.posterior = _Posterior(*posterior_of(eta, precision))
+
+    def having(self, columns: slice) -> tuple[Tensor, Rows]:
+        """Return the places of the rows that have a block, and its numbers and factors there."""
+        there = self.known[:, columns.start].nonzero().squeeze(1)
+        return there, Rows(self.x[there][:, columns], self.posterior.loc[there])
+
+
 def _give(model: MultimodalVAE, numbers: _Numbers, analysis: FactorAnalysis, seed: int) -> None:
     """Give experts and decoders to the linear paths."""
-    rows = evenly(numbers.train, _FEWER_ROWS)
-    x, known = numbers.of(rows)
-    x = x.to(analysis.loadings)
-    complete = bool(known.all())
-    eta, precision = analysis.natural(x, None if complete else known)
-    posterior = _Posterior(*posterior_of(eta, precision))
+    train = _Seen(numbers, analysis, evenly(numbers.train, _FEWER_ROWS))
+    valid = _Seen(numbers, analysis, numbers.valid)
     importance = _importance(analysis, numbers.sizes)
     source, first = generator(seed, "start"), 0
     for path in numbers.paths:
         columns = slice(first, first + path.inputs)
         first += path.inputs
-        there = known[:, columns.start].nonzero().squeeze(1)
+        there, own = train.having(columns)
         if len(there) < _LEAST_ROWS:
             path.silence()
             continue
-        own = x[there][:, columns]
-        part = analysis.part(columns)
-        expert = best_expert(part, own, posterior.loc[there], posterior.covariance(there), importance, path.rank)
+        part, posterior = analysis.part(columns), train.posterior
+        expert = best_expert(part, own, valid.having(columns)[1], posterior.covariance(there), importance, path.rank)
         extra = torch.randn(model.latent_dim - analysis.factors, path.rank, generator=source) * _UNUSED
         path.give_expert(torch.cat([expert.directions, extra]), expert.weight, expert.bias)
-        value = numbers.value(path, rows[there])
-        _give_decoder(path, part, value, own, posterior, there, source)
+        value = numbers.value(path, train.rows[there])
+        _give_decoder(path, part, value, own.x, posterior, there, source)
 
 
 def _importance(analysis: FactorAnalysis, sizes: Sequence[int]) -> Tensor:

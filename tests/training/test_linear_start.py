@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
 from support.toys import here
+from torch import Tensor
 
 import modalkit
 from modalkit.model.factor_analysis import FactorAnalysis
