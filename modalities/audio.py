@@ -14,7 +14,7 @@ from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
 
 from modalkit.errors import InputError, unreadable
-from modalkit.nn import Dcgan, ImageNetwork, Reshape, stages
+from modalkit.nn import Dcgan, ImageNetwork, Reshape, check_size
 from modalkit.nn import decoder as make_decoder
 from modalkit.nn import encoder as make_encoder
 from modalkit.plugin import Modality, Proposal
@@ -55,8 +55,7 @@ class AudioSchema(GaussianSchema):
                 f"{self.mels} 'mels' are too many for a 'window' of {self.window} samples: between its frequencies, "
                 f"{self.sample_rate / self.window:g} Hz apart, the lowest bands are empty; give fewer, or a longer one"
             )
-        if isinstance(self.network, Dcgan):
-            stages(self.event_shape[1:], self.network.widths)
+        check_size(self.network, self.event_shape[1:])
         return self
 
     @property

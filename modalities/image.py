@@ -26,7 +26,7 @@ from modalkit.likelihoods import (
     LearnedScale,
     best_constant,
 )
-from modalkit.nn import Dcgan, ImageNetwork, Scaled, join_scale, split_scale, stages
+from modalkit.nn import Dcgan, ImageNetwork, Scaled, check_size, join_scale, split_scale
 from modalkit.nn import decoder as make_decoder
 from modalkit.nn import encoder as make_encoder
 from modalkit.plugin import Modality, Outcome, Proposal, Schema, Stored, as_tuple
@@ -73,8 +73,7 @@ class ImageSchema(Schema):
 
     @model_validator(mode="after")
     def _large_enough(self) -> ImageSchema:
-        if isinstance(self.network, Dcgan):
-            stages(self.size, self.network.widths)
+        check_size(self.network, self.size)
         return self
 
     @model_validator(mode="after")

@@ -10,9 +10,10 @@ from modalkit.nn.dense import CategoryEncoder, Reshape, category_encoder, mlp
 from modalkit.nn.linear import EmbeddedFeatures, LinearDecoder, LinearFeatures
 from modalkit.nn.modes import evaluating
 from modalkit.nn.network_dict import NetworkDict
-from modalkit.nn.networks import decoder, encoder
+from modalkit.nn.networks import check_size, decoder, encoder
+from modalkit.nn.resnet import ResidualBlock, ResidualStage, ResnetDecoder, ResnetEncoder, residual_stages
 from modalkit.nn.scaled import Scaled, join_scale, split_scale
-from modalkit.nn.settings import Dcgan, DenseNetwork, ImageNetwork, Mlp, Widths, built_in, by_name
+from modalkit.nn.settings import Dcgan, DenseNetwork, ImageNetwork, Mlp, Resnet, Widths, built_in, by_name
 
 __all__ = [
     "BatchNorm1d",
@@ -29,17 +30,24 @@ __all__ = [
     "Mlp",
     "NetworkDict",
     "Reshape",
+    "ResidualBlock",
+    "ResidualStage",
+    "Resnet",
+    "ResnetDecoder",
+    "ResnetEncoder",
     "Scaled",
     "Stage",
     "Widths",
     "built_in",
     "by_name",
     "category_encoder",
+    "check_size",
     "decoder",
     "encoder",
     "evaluating",
     "join_scale",
     "mlp",
+    "residual_stages",
     "split_scale",
     "stages",
 ]

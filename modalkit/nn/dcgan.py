@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from modalkit.nn.batch_norm import BatchNorm2d
 from modalkit.nn.dense import mlp
-from modalkit.nn.fast import doubling_conv_transpose2d
+from modalkit.nn.fast import Doubling
 from modalkit.nn.settings import Dcgan
 
 _KERNEL = 4
@@ -109,13 +109,6 @@ class DcganEncoder(nn.Module):
         return features
 
 
-class _Doubling(nn.ConvTranspose2d):
-    """A transposed convolution to twice the size that is fast for the few channels of a picture."""
-
-    def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
-        return doubling_conv_transpose2d(input, self.weight)
-
-
 class DcganDecoder(nn.Module):
     """Latents `(rows, latent_dim)` to pictures `(rows, channels, height, width)` of logits: the encoder's mirror.
 
@@ -140,7 +133,7 @@ class DcganDecoder(nn.Module):
             layers += [nn.SiLU()] if layers else []
             doubles = (stage.mirror_kernel, stage.stride, stage.padding) == ((4, 4), 2, 1)
             layers.append(
-                _Doubling(stage.width, width, 4, 2, 1, bias=False)
+                Doubling(stage.width, width, 4, 2, 1, bias=False)
                 if doubles
                 else nn.ConvTranspose2d(
                     stage.width, width, stage.mirror_kernel, stage.stride, stage.padding, bias=False

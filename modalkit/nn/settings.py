@@ -18,6 +18,19 @@ LINEAR_FEATURES = 64
 """How many linear features ``linear: true`` gives an encoder: as many as `latent_dim` has by default."""
 
 
+Linear = Annotated[
+    bool | PositiveInt,
+    Field(
+        description="Add a linear path beside both networks. A number says how many linear features the encoder gets; "
+        f"`true` is {LINEAR_FEATURES}. Give at least `latent_dim`."
+    ),
+]
+
+
+def _linear_features(linear: bool | int) -> int:
+    return LINEAR_FEATURES if linear is True else int(linear)
+
+
 class Mlp(Settings):
     """Fully connected networks."""
 
@@ -26,16 +39,12 @@ class Mlp(Settings):
     decoder_hidden: Widths = Field((512, 512, 512), description="Widths of the decoder's layers.")
     batch_norm: bool = Field(False, description="Batch normalisation after every hidden layer.")
     dropout: float = Field(0.0, ge=0, lt=1, description="Dropout after each of the encoder's hidden layers.")
-    linear: bool | PositiveInt = Field(
-        False,
-        description="Add a linear path beside the hidden layers of both networks. A number says how many linear "
-        f"features the encoder gets; `true` is {LINEAR_FEATURES}. Give at least `latent_dim`.",
-    )
+    linear: Linear = False
 
     @property
     def linear_features(self) -> int:
         """Number of linear features that the encoder gets, before it is limited by its inputs; 0 without the path."""
-        return LINEAR_FEATURES if self.linear is True else int(self.linear)
+        return _linear_features(self.linear)
 
 
 class Dcgan(Settings):
@@ -61,6 +70,40 @@ class Dcgan(Settings):
     dropout: float | None = Field(
         None, ge=0, lt=1, description="Dropout after the encoder's dense layer; small form 0, else 0.1."
     )
+    linear: Linear = False
+
+    @property
+    def linear_features(self) -> int:
+        """Number of linear features that the encoder gets, before it is limited by its inputs; 0 without the path."""
+        return _linear_features(self.linear)
+
+
+class Resnet(Settings):
+    """Residual convolutional networks for pictures of any size.
+
+    Each stage halves the sides, rounded up. By default there are as many stages as leave fewer than 8 pixels of the
+    smaller side, and the stages have 32, 64, 128, 256, 256, … channels.
+    """
+
+    type: Literal["resnet"] = "resnet"
+    channels: Annotated[Widths, Field(min_length=1)] | None = Field(
+        None, description="Channels after each of the encoder's stages; the decoder mirrors them."
+    )
+    blocks: PositiveInt = Field(1, description="Residual blocks of a stage, each of two convolutions.")
+    norm: Literal["group", "batch"] = Field(
+        "group",
+        description="Normalisation before each convolution of a block: `group` normalises each picture by itself, the "
+        "same in training and afterwards; `batch` normalises over a batch.",
+    )
+    hidden: PositiveInt = Field(512, description="Width of the encoder's dense layer.")
+    decoder_hidden: Widths = Field((), description="Widths of the decoder's dense layers before its first picture.")
+    dropout: float = Field(0.0, ge=0, lt=1, description="Dropout after the encoder's dense layer.")
+    linear: Linear = False
+
+    @property
+    def linear_features(self) -> int:
+        """Number of linear features that the encoder gets, before it is limited by its inputs; 0 without the path."""
+        return _linear_features(self.linear)
 
 
 def by_name(network: Any) -> Any:
@@ -76,11 +119,13 @@ DenseNetwork = Annotated[
 """What a recipe may choose for vectors: ``network: mlp``, ``{type: mlp, …}`` or ``{type: custom, …}``."""
 
 ImageNetwork = Annotated[
-    Mlp | Dcgan | CustomNetwork,
-    Field(discriminator="type", description="`mlp`, `dcgan`, one of them with its settings, or your own."),
-    BeforeValidator(by_name, json_schema_input_type=Literal["mlp", "dcgan"] | Mlp | Dcgan | CustomNetwork),
+    Mlp | Dcgan | Resnet | CustomNetwork,
+    Field(discriminator="type", description="`mlp`, `dcgan`, `resnet`, one of them with its settings, or your own."),
+    BeforeValidator(
+        by_name, json_schema_input_type=Literal["mlp", "dcgan", "resnet"] | Mlp | Dcgan | Resnet | CustomNetwork
+    ),
 ]
-"""What a recipe may choose for pictures: the choices for vectors, and ``dcgan``."""
+"""What a recipe may choose for pictures: the choices for vectors, ``dcgan`` and ``resnet``."""
 
 
 def built_in(network: NetworkT | CustomNetwork) -> NetworkT:

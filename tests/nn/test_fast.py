@@ -97,7 +97,7 @@ def test_doubling_transposed_convolution(rows: int, inputs: int, outputs: int, s
 
 def test_a_picture_decoder_has_the_fast_last_layer() -> None:
     network = decoder(Dcgan(widths=(4, 8)), 3, (1, 64, 64))
-    assert type(list(network.modules())[-1]).__name__ == "_Doubling"
+    assert type(list(network.modules())[-1]).__name__ == "Doubling"
 
 
 @pytest.mark.parametrize("training", [True, False])

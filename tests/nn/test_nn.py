@@ -186,8 +186,9 @@ def test_a_name_is_short_for_a_network(written: Any) -> None:
 
 def test_json_schema_offers_both_forms() -> None:
     offered = TypeAdapter(ImageNetwork).json_schema()["anyOf"]
-    assert {"enum": ["mlp", "dcgan"], "type": "string"} in offered
-    assert {o["$ref"] for o in offered if "$ref" in o} == {f"#/$defs/{n}" for n in ("Mlp", "Dcgan", "CustomNetwork")}
+    assert {"enum": ["mlp", "dcgan", "resnet"], "type": "string"} in offered
+    named = ("Mlp", "Dcgan", "Resnet", "CustomNetwork")
+    assert {o["$ref"] for o in offered if "$ref" in o} == {f"#/$defs/{n}" for n in named}
 
 
 @pytest.mark.parametrize(
