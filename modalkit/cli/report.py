@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +10,8 @@ import typer
 
 from modalkit.cli.options import Device, OtherData, Plugins, RunArgument, Seed, Weights, add_plugins
 from modalkit.errors import InputError
+
+_log = logging.getLogger(__name__)
 
 
 def evaluate(
@@ -52,6 +55,8 @@ def evaluate(
     from modalkit.runs.opened import load_run
 
     opened = load_run(run, data=data, device=device, weights=weights)
+    if split == "valid" and data is None and weights == "best" and opened.recipe.train.refit:
+        _log.warning(f"{run}: the refit was trained on the validation rows; use --split test to judge it")
     own = add_plugins(plugin)
     asked = parse(opened.model, targets, given, proposal)
     asking = Asking(split, rows, particles, prior_particles, seed)

@@ -41,7 +41,8 @@ def train(
     loaded = load_recipe(path, [*overrides, *given])
     result = fit(loaded, run := out or run)
     if result.signal:
-        typer.echo(f"stopped at step {result.progress.step}; resume with: modalkit train {run}", err=True)
+        fit_of = " of the refit" if result.refit else ""
+        typer.echo(f"stopped at step {result.progress.step}{fit_of}; resume with: modalkit train {run}", err=True)
         raise typer.Exit(128 + result.signal)
     if result.translations:
         _print_translations(result, loaded)
@@ -52,6 +53,8 @@ def train(
 
 def _weights(result: Result) -> str:
     """Return in words which weights the run keeps to answer questions."""
+    if result.refit:
+        return "with the weights of the refit on training and validation rows"
     progress = result.progress
     validated = progress.best_epoch and math.isfinite(progress.best)
     return f"with the weights of epoch {progress.best_epoch}, the best" if validated else "with the last weights"

@@ -19,6 +19,7 @@ from modalkit.pictures import chosen
 from modalkit.recipe.loading import Recipe
 from modalkit.runs.folder import RunFolder
 from modalkit.runs.metrics import Line, read_metrics
+from modalkit.runs.opened import held_out_split
 
 MOST_SHOWN = 16
 """How many modalities the page's tables have room for; of more, they show those that are `chosen`."""
@@ -30,7 +31,7 @@ class HeldOut:
 
     Attributes:
         dataset: where they are.
-        split: test, or else valid, or else train.
+        split: test, or else valid unless the run has a refit, or else train.
         rows: int64 `(rows,)`.
         batch: their values.
     """
@@ -148,7 +149,7 @@ def open_source(
 def _held_out(recipe: Recipe, path: Path | str, most: int) -> HeldOut:
     dataset = Dataset(path, list(recipe.modalities), in_memory=False)
     dataset.manifest.check(recipe.modalities, dataset.path)
-    split = next((s for s in ("test", "valid", "train") if len(dataset.rows(s))), "train")
+    split = held_out_split(dataset, refit=recipe.train.refit)
     rows = dataset.rows(split)
     rows = evenly(rows[dataset.present[rows].any(1)], most)
     return HeldOut(dataset, split, rows, dataset[rows])

@@ -108,6 +108,11 @@ def open_dataset(recipe: Recipe, data: Path | str | None = None, *, in_memory: b
     return dataset
 
 
-def held_out_split(dataset: Dataset) -> str:
-    """Return the split whose rows tell best how well a model generalises: test, or else valid, or else train."""
-    return next((split for split in ("test", "valid") if len(dataset.rows(split))), "train")
+def held_out_split(dataset: Dataset, *, refit: bool = False) -> str:
+    """Return the split whose rows tell best how well a model generalises: test, or else valid, or else train.
+
+    Args:
+        dataset: has the rows.
+        refit: whether the model was trained on the validation rows too, so that they do not tell it.
+    """
+    return next((split for split in ("test", *(() if refit else ("valid",))) if len(dataset.rows(split))), "train")

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+from copy import copy
 
 from torch import Tensor
 
 from modalkit.data import Dataset
 from modalkit.data.batches import Batches
+from modalkit.data.manifest import SPLITS
 from modalkit.data.weak import weaken
 from modalkit.errors import InputError
 from modalkit.recipe.loading import Recipe
+from modalkit.util.randomness import derived_seed
 
 
 class TrainingData:
@@ -18,6 +21,8 @@ class TrainingData:
 
     Args:
         recipe: names the dataset, the modalities, and what to hide.
+        refit: whether the validation rows count as training rows, for a second fit; ``data.weak`` then hides entries of
+            theirs too.
 
     Attributes:
         dataset: with the entries hidden that ``data.weak`` hides.
@@ -27,14 +32,17 @@ class TrainingData:
         digest: SHA-256 of the dataset's manifest.
 
     Raises:
-        InputError: the dataset cannot be opened or does not fit the recipe, or patience or the choice of the best
-            epoch has no validation rows.
+        InputError: the dataset cannot be opened or does not fit the recipe, or the recipe needs validation rows and
+            there are none.
     """
 
-    def __init__(self, recipe: Recipe) -> None:
+    def __init__(self, recipe: Recipe, *, refit: bool = False) -> None:
         opened = Dataset(recipe.data.path, list(recipe.modalities), in_memory=recipe.data.in_memory)
         opened.require(recipe.modalities)
         self.dataset = weaken(opened, opened.rows("train"), recipe.data.weak, recipe.seed)
+        if refit:
+            seed = derived_seed(recipe.seed, "refit")
+            self.dataset = _without_valid(weaken(self.dataset, opened.rows("valid"), recipe.data.weak, seed))
         self.train, self.valid = self._usable("train"), self._usable("valid")
         if recipe.train.patience is not None and not len(self.valid):
             raise InputError(f"train.patience: {recipe.data.path} has no validation rows to wait for")
@@ -43,6 +51,11 @@ class TrainingData:
                 f"train.choose: {recipe.data.path} has no validation rows to impute; use train.choose: elbo, which "
                 f"then keeps the last weights"
             )
+        if recipe.train.refit and not len(self.valid):
+            raise InputError(
+                f"train.refit: {recipe.data.path} has no validation rows, which choose the number of epochs and then "
+                f"join the training rows; remove train.refit"
+            )
         present = self.dataset.present[self.train]
         self.batches = Batches(self.train, present, recipe.train.batch_size, recipe.train.paired_share)
         self.digest = hashlib.sha256((self.dataset.folder / "manifest.json").read_bytes()).hexdigest()
@@ -50,3 +63,10 @@ class TrainingData:
     def _usable(self, split: str) -> Tensor:
         rows = self.dataset.rows(split)
         return rows[self.dataset.present[rows].any(1)]
+
+
+def _without_valid(dataset: Dataset) -> Dataset:
+    """Return a view of a dataset whose validation rows are training rows."""
+    view = copy(dataset)
+    view.split = dataset.split.masked_fill(dataset.split == SPLITS.index("valid"), SPLITS.index("train"))
+    return view

@@ -90,3 +90,16 @@ class EpochLines:
         if self.waiting:
             _log.info(self.waiting)
             self.waiting, self.logged_at = "", time.monotonic()
+
+
+class Pace:
+    """Measures rows a second since the last measurement."""
+
+    def __init__(self) -> None:
+        self.rows, self.since = 0, time.monotonic()
+
+    def measure(self) -> float:
+        """Return the rows a second, and start again."""
+        rate = self.rows / (time.monotonic() - self.since)
+        self.rows, self.since = 0, time.monotonic()
+        return rate

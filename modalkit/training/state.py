@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,13 +24,15 @@ class TrainingState:
         folder: the run folder.
         learner: whose model and optimiser are saved and restored.
         data: the dataset that the run belongs to.
+        path: the file; the run's own state by default.
 
     Attributes:
         progress: how far the run is.
     """
 
-    def __init__(self, folder: RunFolder, learner: Learner, data: TrainingData) -> None:
+    def __init__(self, folder: RunFolder, learner: Learner, data: TrainingData, path: Path | None = None) -> None:
         self.folder, self.learner, self.data = folder, learner, data
+        self.path = path or folder.state
         self.progress = Progress()
 
     def start(self, *, centered: bool) -> None:
@@ -42,12 +45,12 @@ class TrainingState:
             InputError: the saved state is damaged, or does not fit the recipe or the dataset.
         """
         host = self.learner.host
-        begun = host.first and self.folder.state.exists()
+        begun = host.first and self.path.exists()
         if not begun:
             start_scales(self.learner.model, self.data.dataset)
             if centered:
                 center(self.learner.model, self.data.dataset)
-        state = load_state(self.folder.state, torch.device("cpu")) if begun else self._state()
+        state = load_state(self.path, torch.device("cpu")) if begun else self._state()
         self.learner.move_to_device()
         self._restore(host.processes.of_first(state))
 
@@ -59,7 +62,7 @@ class TrainingState:
         """
         self.learner.check_weights()
         if self.learner.host.first:
-            save_state(self.folder.state, self._state())
+            save_state(self.path, self._state())
 
     def _state(self) -> dict[str, Any]:
         average = self.learner.average
@@ -80,9 +83,7 @@ class TrainingState:
             digest = state["data"]
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             reason = " ".join(str(error).split())[:300]
-            raise InputError(
-                f"{self.folder.state}: does not fit this recipe ({reason}); choose another --out"
-            ) from None
+            raise InputError(f"{self.path}: does not fit this recipe ({reason}); choose another --out") from None
         if digest != self.data.digest:
             raise InputError(
                 f"{self.folder.path}: was trained on another content of {self.data.dataset.path} than is there now; "

@@ -80,7 +80,7 @@ SCRIPT = """\
 import sys
 from pathlib import Path
 from modalkit.recipe.loading import load_recipe
-from modalkit.training.trainer import train
+from modalkit.training import train
 for file in sys.argv[1:]:
     train(load_recipe(Path(file)), Path(file).parent / f"{Path(file).stem}-two")
 """
