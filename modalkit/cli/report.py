@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from pathlib import Path
 from typing import Annotated
 
@@ -40,11 +41,12 @@ def evaluate(
     weights: Weights = "best",
     seed: Seed = 0,
 ) -> None:
-    """Estimate the log-likelihoods of modalities given others, and how often predictions are right.
+    """Measure errors of predictions, and estimate the log-likelihoods of modalities given others.
 
-    Likelihoods are estimated by importance sampling (the paper's equations 5 to 7), on the test rows. Without
-    --targets, the usual questions are asked. If interrupted, the same command resumes. All results are added to
-    RUN/evaluation.json.
+    The errors come first, of every modality predicted from each other, beside those of a linear model of the same
+    size, on at most 500 of the rows. Likelihoods are estimated by importance sampling (the paper's equations 5 to 7),
+    on the test rows. Without --targets, the usual questions are asked. If interrupted, the same command resumes. All
+    results are added to RUN/evaluation.json.
 
     Example: modalkit evaluate runs/mnist_mvae --given label --targets image
     """
@@ -55,14 +57,18 @@ def evaluate(
     from modalkit.runs.opened import load_run
 
     opened = load_run(run, data=data, device=device, weights=weights)
-    if split == "valid" and data is None and weights == "best" and opened.recipe.train.refit:
-        _log.warning(f"{run}: the refit was trained on the validation rows; use --split test to judge it")
+    if split == "valid" and data is None and opened.refit:
+        _log.warning(
+            f"{run}: train.refit has trained on the validation rows too, so they do not tell how good the model is; "
+            f"use --split test"
+        )
     own = add_plugins(plugin)
     asked = parse(opened.model, targets, given, proposal)
     asking = Asking(split, rows, particles, prior_particles, seed)
     of_files = [name for name in own if name in registry.names(registry.METRICS)]
     wanted = find_metrics(of_files if metrics is None else split_names(metrics))
-    typer.echo(answer(opened, asked, asking, coherence, wanted))
+    width = shutil.get_terminal_size((100, 24)).columns
+    typer.echo(answer(opened, asked, asking, coherence, wanted, width=width))
 
 
 def report(

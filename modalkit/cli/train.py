@@ -35,6 +35,7 @@ def train(
     flags = {"accelerator": device, "devices": devices, "precision": precision}
     given = [f"train.{key}={value}" for key, value in flags.items() if value is not None]
     from modalkit.recipe import load_recipe
+    from modalkit.runs.folder import RunFolder
     from modalkit.training import train as fit
 
     path, run = find_recipe(recipe)
@@ -45,7 +46,7 @@ def train(
         typer.echo(f"stopped at step {result.progress.step}{fit_of}; resume with: modalkit train {run}", err=True)
         raise typer.Exit(128 + result.signal)
     if result.translations:
-        _print_translations(result, loaded)
+        _print_translations(result, RunFolder(run).read_recipe())  # with the names and units that the dataset knows
     if result.held_out:  # only the first of several processes has it
         sheet = run / "pictures" / "final.png"
         typer.echo(f"{result.ended}: {run}, {_weights(result)}  (see {sheet}, or: modalkit report {run})")
@@ -56,8 +57,11 @@ def _weights(result: Result) -> str:
     if result.refit:
         return "with the weights of the refit on training and validation rows"
     progress = result.progress
-    validated = progress.best_epoch and math.isfinite(progress.best)
-    return f"with the weights of epoch {progress.best_epoch}, the best" if validated else "with the last weights"
+    if not (progress.has_best and math.isfinite(progress.best)):
+        return "with the last weights"
+    if not progress.best_epoch:
+        return "with the weights of the start, the best"
+    return f"with the weights of epoch {progress.best_epoch}, the best"
 
 
 def _print_translations(result: Result, recipe: Recipe) -> None:

@@ -11,6 +11,8 @@ from modalkit.errors import guard
 from modalkit.evaluation.metrics import accuracy, coherence, log_likelihood, reconstruction
 from modalkit.evaluation.questions import Asking, Question
 from modalkit.evaluation.records import Record, add_records, check_readable, record
+from modalkit.evaluation.saved import SECTION, as_section, read_evaluated
+from modalkit.evaluation.translating import in_words, translate
 from modalkit.plugin import Figure, Metric
 from modalkit.runs.folder import RunFolder
 from modalkit.util.text import columns
@@ -34,12 +36,19 @@ def find_metrics(names: Iterable[str]) -> list[Metric]:
 
 
 def evaluate(
-    run: Run, questions: Sequence[Question], asking: Asking, cohering: str | None = None, metrics: Sequence[Metric] = ()
+    run: Run,
+    questions: Sequence[Question],
+    asking: Asking,
+    cohering: str | None = None,
+    metrics: Sequence[Metric] = (),
+    *,
+    width: int = 100,
 ) -> str:
     """Answer questions, add the answers to the run's ``evaluation.json``, and return them as text.
 
-    Beside log-likelihoods it measures how well each modality is explained by the posterior that was given it, and for
-    each question that gives something how often predictions of its targets are right.
+    The text begins with the errors of predictions beside those of a linear model, on at most 500 of the rows. Beside
+    log-likelihoods it measures how well each modality is explained by the posterior that was given it, and for each
+    question that gives something how often predictions of its targets are right.
 
     Args:
         run: the run.
@@ -47,35 +56,44 @@ def evaluate(
         asking: on which rows, with how many samples.
         cohering: ``SOURCE:TARGET``: also generate the source from the target and classify it.
         metrics: more metrics for each question that gives something.
+        width: how many characters fit a line of the table of errors.
 
     Raises:
         InputError: a question cannot be answered, or the file is damaged.
     """
     path = RunFolder(run.path).evaluation
     check_readable(path)  # before the work
+    read_evaluated(RunFolder(run.path))  # the same
     generated = coherence.parse(run.model, cohering) if cohering else None
     answers = log_likelihood.ask(run, questions, asking)
-    conditional = [answer.question for answer in answers if answer.question.given]
-    tasks = [(m, q, str(q)) for m in _unique([accuracy.METRIC, *metrics]) for q in conditional]
-    if generated and cohering:
-        tasks.append((coherence.METRIC, generated, cohering))
-    tasks.append((reconstruction.METRIC, reconstruction.everything(run.model), ""))
     settings = asdict(asking) | {"data": str(run.dataset.path), "weights": run.weights}
     records = [_likelihood_record(answer, settings) for answer in answers]
     lines = [
-        f"{run.path} on {run.dataset.path}, {asking.split} rows, {asking.particles} particles "
-        f"(± standard error over rows)\n",
+        f"Log-likelihoods, {asking.particles} particles (± standard error over rows):\n",
         log_likelihood.in_columns(answers),
     ]
-    for metric, question, key in tasks:
+    for metric, question, key in _tasks(run, answers, metrics, generated, cohering):
         about = {"targets": question.targets, "given": question.given}
         found = record(metric, key, _measure(metric, run, question, asking), settings, {"question": about})
         records.append(found)
         lines += _lines(metric, question, found)
-    counts = run.model.parameter_counts()
-    add_records(path, [one for one in records if one.figures or one.metric == accuracy.METRIC.name], counts)
+    counts, translated = run.model.parameter_counts(), translate(run, asking)
+    records = [one for one in records if one.figures or one.metric == accuracy.METRIC.name]
+    add_records(path, records, counts, {SECTION: as_section(translated.results, translated.settings)})
     parts = ", ".join(f"{part} {count:,}" for part, count in counts.items())
-    return "\n".join([*lines, "", f"parameters: {parts}", f"kept in {path}"])
+    first = [f"{run.path} on {run.dataset.path}, {asking.split} rows", *in_words(run, translated, width), ""]
+    return "\n".join([*first, *lines, "", f"parameters: {parts}", f"kept in {path}"])
+
+
+def _tasks(
+    run: Run, answers: Sequence[Answer], metrics: Sequence[Metric], generated: Question | None, cohering: str | None
+) -> list[tuple[Metric, Question, str]]:
+    """Return which metrics to measure beside likelihoods, of which questions, and under which keys they are kept."""
+    conditional = [answer.question for answer in answers if answer.question.given]
+    tasks = [(m, q, str(q)) for m in _unique([accuracy.METRIC, *metrics]) for q in conditional]
+    if generated and cohering:
+        tasks.append((coherence.METRIC, generated, cohering))
+    return [*tasks, (reconstruction.METRIC, reconstruction.everything(run.model), "")]
 
 
 def _measure(metric: Metric, run: Run, question: Question, asking: Asking) -> dict[str, Figure]:

@@ -142,7 +142,7 @@ def _product(left: Tensor, right: Tensor) -> Tensor:
         left: `(rows, inputs)`.
         right: `(rows, columns)`.
     """
-    parts = zip(left.split(_CHUNK), right.split(_CHUNK), strict=True)
+    parts = zip(torch.split(left, _CHUNK), torch.split(right, _CHUNK), strict=True)
     return torch.stack([one.double().T @ other.double() for one, other in parts]).sum(0)
 
 

@@ -97,13 +97,19 @@ def check_readable(path: Path) -> None:
     _read(path)
 
 
-def add_records(path: Path, records: Sequence[Record], counts: Mapping[str, int]) -> None:
+def add_records(
+    path: Path,
+    records: Sequence[Record],
+    counts: Mapping[str, int],
+    sections: Mapping[str, Mapping[str, Any]] | None = None,
+) -> None:
     """Add records to an ``evaluation.json``; they replace what the same metric measured for the same question.
 
     Args:
         path: the file.
         records: what was measured.
         counts: how many parameters each part of the model has.
+        sections: other sections of the file, which replace those of the same names.
 
     Raises:
         InputError: the file is damaged.
@@ -122,7 +128,7 @@ def add_records(path: Path, records: Sequence[Record], counts: Mapping[str, int]
                 about = kept.setdefault("metrics", {}).setdefault(one.metric, {"measured": {}})
                 about |= {"summary": one.summary, "display": asdict(one.display)}
                 about["measured"][one.question] = {"figures": one.figures, **one.details} | settings
-    write_json(path, _without_nan(kept | {"parameters": counts}))
+    write_json(path, _without_nan(kept | dict(sections or {}) | {"parameters": counts}))
 
 
 def _built_in(metric: Metric, section: Mapping[str, Any]) -> list[Record]:

@@ -13,6 +13,7 @@ from modalkit.data.reading import draw, evenly
 from modalkit.evaluation.linear import LinearModel, Ridge, chosen_strength, principal_components
 from modalkit.evaluation.measures import Errors, Measure, inputs
 from modalkit.plugin import Schema
+from modalkit.util.progress import bar
 from modalkit.util.randomness import generator
 
 ALL = "all"
@@ -120,18 +121,20 @@ def linear_errors(
         Errors by cell. Cells with texts, those with fewer than 10 training rows, and those whose target is given
         itself without a limit of the rank are left out.
     """
-    found = {}
-    for given in dict.fromkeys(given for given, _ in rows):
-        wants = [want for one, want in rows if one == given and wanted[want].is_linear]
-        for names, fit_rows in _alike(train, given, wants):
-            seen, asked = _side_by_side(train, train, given), _side_by_side(train, test, given)
-            models = _models(train, given, names, [one[fit_rows] for one in seen], fit_rows, rank)
-            together = torch.cat(asked, 1)
-            for want, model in models:
-                kept, measure = rows[given, want], wanted[want]
-                about = test.targets[want] if given == want else together
-                predicted = measure.bounded(model(about[kept]))
-                found[given, want] = measure.errors(predicted, test.targets[want][kept])
+    found, givens = {}, list(dict.fromkeys(given for given, _ in rows))
+    with bar(len(givens), "linear models", unit="modality", leave=False) as progress:
+        for given in givens:
+            wants = [want for one, want in rows if one == given and wanted[want].is_linear]
+            for names, fit_rows in _alike(train, given, wants):
+                seen, asked = _side_by_side(train, train, given), _side_by_side(train, test, given)
+                models = _models(train, given, names, [one[fit_rows] for one in seen], fit_rows, rank)
+                together = torch.cat(asked, 1)
+                for want, model in models:
+                    kept, measure = rows[given, want], wanted[want]
+                    about = test.targets[want] if given == want else together
+                    predicted = measure.bounded(model(about[kept]))
+                    found[given, want] = measure.errors(predicted, test.targets[want][kept])
+            progress.update()
     return found
 
 

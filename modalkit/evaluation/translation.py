@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from math import prod
+from math import isfinite, prod
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from modalkit import registry
 from modalkit.data import Dataset
-from modalkit.data.reading import draw
+from modalkit.data.reading import draw, evenly
 from modalkit.errors import guard
 from modalkit.evaluation.measures import ACCURACY, Errors, Measure, measure_of
 from modalkit.evaluation.predicted import predicted_errors
@@ -36,6 +36,9 @@ from modalkit.util.randomness import generator
 
 MOST_TRANSLATED = 24
 """At most this many modalities are translated, from and to; of more, those that `chosen` returns."""
+
+MOST_ROWS = 500
+"""At most this many rows are translated, evenly spread, by training and by `modalkit evaluate`."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +106,13 @@ def single_and_all_plan(model: MultimodalVAE, present: Tensor, most: int = MOST_
 
 @torch.no_grad()
 def translations(
-    model: MultimodalVAE, dataset: Dataset, rows: Tensor, *, seed: int = 0, batch_size: int = 50
+    model: MultimodalVAE,
+    dataset: Dataset,
+    rows: Tensor,
+    *,
+    training: Dataset | None = None,
+    seed: int = 0,
+    batch_size: int = 50,
 ) -> list[Translation]:
     """Score every modality given all, and given each single one, against the training mean and a linear model.
 
@@ -111,17 +120,18 @@ def translations(
 
     Args:
         model: put in eval mode meanwhile.
-        dataset: the dataset that the model was trained on. The means are those of at most 4,096 of its training rows,
-            evenly spaced.
-        rows: the held-out rows, int64 `(rows,)`.
+        dataset: the dataset of the rows.
+        rows: the rows to predict, int64 `(rows,)`; of more than `MOST_ROWS`, that many, evenly spread.
+        training: the dataset that the model was trained on, if it is another one. Linear models are fitted to its
+            training rows. The means are those of at most 4,096 of them, evenly spaced.
         seed: seed of the samples of z, one for each row and term.
         batch_size: how many rows to evaluate at a time.
     """
-    names = chosen(model.schemas, MOST_TRANSLATED)
-    baseline = _marginal_log_px({n: model.schemas[n] for n in names}, dataset, rows)
+    names, rows, training = chosen(model.schemas, MOST_TRANSLATED), evenly(rows, MOST_ROWS), training or dataset
+    baseline = _marginal_log_px({n: model.schemas[n] for n in names}, dataset, rows, training)
     with evaluating(model):
         terms, wanted, scores = _score(model, dataset, rows, names, seed, batch_size)
-        compared = _compare(model, dataset, rows, names, seed, batch_size)
+        compared = _compare(model, dataset, rows, names, training, seed, batch_size)
     table = []
     for column, want in enumerate(names):
         size = prod(model.schemas[want].event_shape)
@@ -136,7 +146,13 @@ def translations(
 
 
 def _compare(
-    model: MultimodalVAE, dataset: Dataset, rows: Tensor, names: Sequence[str], seed: int, batch_size: int
+    model: MultimodalVAE,
+    dataset: Dataset,
+    rows: Tensor,
+    names: Sequence[str],
+    training: Dataset,
+    seed: int,
+    batch_size: int,
 ) -> dict[Cell, dict[str, Any]]:
     """Measure predictions, those of the training mean and those of a linear model; return fields of `Translation`."""
     measures = {n: m for n in names if n in model.decoders and (m := measure_of(model.schemas[n])) is not None}
@@ -145,7 +161,7 @@ def _compare(
     test = columns_of(batch, model.schemas, measures)
     predicted = predicted_errors(model, batch, plan, measures, test.targets, seed=seed, batch_size=batch_size)
     kept = {(g, w): plan.targets[plan.terms.index(g), :, model.names.index(w)] for g, w in predicted}
-    train = training_columns(dataset, model.schemas, measures, seed)
+    train = training_columns(training, model.schemas, measures, seed)
     constant = constant_errors(train, test, measures, kept)
     linear = linear_errors(train, test, measures, kept, model.latent_dim)
     return {
@@ -166,18 +182,18 @@ def _fields(measure: Measure, model: Errors, constant: Errors | None, linear: Er
     }
     if linear is None:
         return found
-    better = linear.value > model.value if measure.kind == ACCURACY else linear.value < model.value
+    as_good = model.value >= linear.value if measure.kind == ACCURACY else model.value <= linear.value
     return found | {
         "linear_value": linear.value,
         "linear_explained": _explained(linear, constant),
         "linear_similarity": linear.similarity,
-        "behind": better,
+        "behind": not as_good,  # also if the model predicts what is not a number
     }
 
 
 def _explained(errors: Errors, constant: Errors | None) -> float | None:
-    """Return the share of variation explained; None for texts, and where nothing varies."""
-    if constant is None or errors.squared is None or not constant.squared:
+    """Return the share of variation explained; None for texts, where nothing varies, and for what is no number."""
+    if constant is None or errors.squared is None or not constant.squared or not isfinite(errors.squared):
         return None
     return 1 - errors.squared / constant.squared
 
@@ -216,11 +232,13 @@ def _translation(given: str, want: str, log_px: Tensor, margin: Tensor | None) -
     return Translation(given, want, len(log_px), float(log_px.mean()), mean_margin, error)
 
 
-def _marginal_log_px(schemas: dict[str, Schema], dataset: Dataset, rows: Tensor) -> dict[str, Tensor]:
+def _marginal_log_px(
+    schemas: dict[str, Schema], dataset: Dataset, rows: Tensor, training: Dataset
+) -> dict[str, Tensor]:
     """Return log p of `rows` under the best constant prediction for the training rows, `(rows,)` for each modality."""
     baseline = {}
     for name, schema in schemas.items():
-        if (raw := marginal(dataset, name, schema)) is None:
+        if (raw := marginal(training, name, schema)) is None:
             continue
         with guard(f"modality '{name}' (kind '{schema.kind}'): its marginal"):
             constant = registry.modality(schema.kind).likelihood(schema, raw)

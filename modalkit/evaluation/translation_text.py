@@ -7,16 +7,25 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import median
 from typing import Any
 
-from modalkit.evaluation.measures import ACCURACY, measure_of
+from modalkit.evaluation.measures import ACCURACY, RMSE, measure_of
 from modalkit.evaluation.reference import ALL
 from modalkit.evaluation.translation import Translation
 from modalkit.plugin import Schema
 from modalkit.util.text import clipped, columns, listed
 
+MEASURES = {RMSE: "RMSE", ACCURACY: "share right"}
+"""What the measures of translations are called in tables with a line for each cell."""
+
 _WIDEST_NAME, _NARROW_NAME = 32, 22
 
 
-def quality(results: Sequence[Translation], schemas: Mapping[str, Schema], latent_dim: int, width: int = 100) -> str:
+def quality(
+    results: Sequence[Translation],
+    schemas: Mapping[str, Schema],
+    latent_dim: int,
+    width: int = 100,
+    file: str = "translations.json",
+) -> str:
     """Lay out how far predictions are from the truth, beside a linear model and the training mean, with words.
 
     There is one row for each given modality and one column for each predicted one. If the table would be wider than
@@ -27,6 +36,7 @@ def quality(results: Sequence[Translation], schemas: Mapping[str, Schema], laten
         schemas: the modalities to show, in order.
         latent_dim: the size of z, which is the rank of the linear model.
         width: how many characters fit a line.
+        file: the file of the run's folder that has every cell.
 
     Returns:
         The text; empty if no translation has a measure.
@@ -45,20 +55,14 @@ def quality(results: Sequence[Translation], schemas: Mapping[str, Schema], laten
     if max(map(len, table.split("\n"))) > width:
         head = ("predicted", "given all", "given the best other", "mean")
         short = [(*_quality_in_short(cells, want), mean_text(found, want)) for want in wants]
-        table = columns([head, *short]) + "\n(each given each: translations.json in the run's folder)"
+        table = columns([head, *short]) + f"\n(each given each: {file} in the run's folder)"
     said = textwrap.wrap(legend(found, schemas, latent_dim), width)
     return "\n".join([*textwrap.wrap(headline(found, latent_dim), width), "", table, "", *said])
 
 
 def headline(results: Sequence[Translation], latent_dim: int) -> str:
     """Return in one or two sentences how much of the variation is explained, and how often a linear model is better."""
-    shares = {
-        "all modalities": [one.explained for one in results if one.given == ALL and one.explained is not None],
-        "one other modality": [
-            one.explained for one in results if one.given not in (ALL, one.want) and one.explained is not None
-        ],
-    }
-    said = [f"{round(100 * median(found))} % given {given}" for given, found in shares.items() if found]
+    said = [f"{round(100 * share)} % given {given}" for given, share in explained(results).items()]
     compared = [one for one in results if one.behind is not None]
     sentences = []
     if said:
@@ -71,13 +75,22 @@ def headline(results: Sequence[Translation], latent_dim: int) -> str:
     return " ".join(sentences)
 
 
+def explained(results: Iterable[Translation]) -> dict[str, float]:
+    """Return the median share of the variation explained, given ``all modalities`` and ``one other modality``."""
+    shares: dict[str, list[float]] = {"all modalities": [], "one other modality": []}
+    for one in results:
+        if one.explained is not None and one.given != one.want:
+            shares["all modalities" if one.given == ALL else "one other modality"].append(one.explained)
+    return {given: median(found) for given, found in shares.items() if found}
+
+
 def legend(results: Sequence[Translation], schemas: Mapping[str, Schema], latent_dim: int) -> str:
     """Say what the numbers of a table of errors are."""
     by: dict[str, list[str]] = {}
     for name in dict.fromkeys(one.want for one in results if one.value is not None):
         if name in schemas and (measure := measure_of(schemas[name])) is not None:
             share = measure.kind == ACCURACY
-            about = f"share {measure.words.replace('of ', 'of right ')}, higher" if share else f"RMSE {measure.words}"
+            about = f"Share {measure.words.replace('of ', 'of right ')}, higher" if share else f"RMSE {measure.words}"
             by.setdefault(f"{about} is better" if share else f"{about}; lower is better", []).append(name)
     said = [f"{what} ({listed(names, 6)})" if len(by) > 1 else what for what, names in by.items()]
     return (
@@ -97,6 +110,30 @@ def value_text(one: Translation | None) -> str:
         return "-"
     linear = "-" if one.linear_value is None else number_text(one.linear_value, one.measure)
     return f"{number_text(one.value, one.measure)} ({linear}) {'*' if one.behind else ' '}"
+
+
+def more_text(one: Translation, *, linear: bool = False) -> str:
+    """Return the share of variation explained, the similarity of pictures and the distance of levels, if known.
+
+    Args:
+        one: the cell.
+        linear: return those of the linear model, which has no distance of levels.
+
+    Example:
+        >>> more_text(Translation("a", "b", 9, 0, 0, 0, "rmse", 0.037, explained=0.96, similarity=0.912))
+        'explains 96 %, SSIM .912'
+    """
+    explained, similarity = one.explained, one.similarity
+    if linear:
+        explained, similarity = one.linear_explained, one.linear_similarity
+    said = []
+    if explained is not None:
+        said.append(f"explains {round(100 * explained)} %".replace("-", "−"))
+    if similarity is not None:
+        said.append(f"SSIM {number_text(similarity, RMSE)}".replace("-", "−"))
+    if one.levels is not None and not linear:
+        said.append(f"off by {number_text(one.levels, RMSE)} levels")
+    return ", ".join(said)
 
 
 def number_text(value: float, measure: str) -> str:

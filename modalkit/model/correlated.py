@@ -44,9 +44,9 @@ class Measurement(nn.Module):
         matrix = self.directions @ self.directions.mT
         return matrix if self.log_base is None else matrix + self.log_base.exp().diag()
 
-    def weighted(self, measured: Tensor) -> Tensor:
-        """Return precision times mean, `(rows, rank) -> (rows, latent_dim)`."""
-        return measured @ self.directions.mT
+    def weighted(self, measured: Tensor, *, train: bool = True) -> Tensor:
+        """Return precision times mean, `(rows, rank) -> (rows, latent_dim)`; unless `train`, U gets no gradient."""
+        return measured @ (self.directions if train else self.directions.detach()).mT
 
 
 def correlate_experts(networks: ModalityNetworks, rank: int | None, *, full: bool, base: bool) -> None:
@@ -103,12 +103,16 @@ def product_of_measurements(
     like = measurements[0].directions
     prior = torch.ones(len(subsets)) if prior_expert else 1 - subsets.any(1).float()
     precision = prior.to(like)[:, None, None] * torch.eye(len(like), dtype=like.dtype, device=like.device)
-    used = subsets.any(0).nonzero().squeeze(1)
-    if not len(used):
+    used = subsets.any(0)
+    # An encoder that ran enters even if no subset has it: its batch normalisation may wait for other processes in the
+    # backward pass too.
+    entering = [m for m, one in enumerate(measured) if used[m] or one.requires_grad]
+    if not entering:
         return CorrelatedGaussian.from_natural(like.new_zeros(*given.shape[:2], len(like)), precision, pattern)
-    matrices = torch.stack([measurements[m].precision() for m in used.tolist()])
-    chosen = subsets[:, used].to(like)  # (patterns, used)
-    precision = precision + (chosen @ matrices.flatten(1)).reshape(-1, *matrices.shape[1:])
-    each = torch.stack([measurements[m].weighted(measured[m]) for m in used.tolist()], 1)  # (batch, used, latent_dim)
-    weighted = torch.einsum("tbm,bml->tbl", given[..., used].to(each), each)
+    if used.any():
+        matrices = torch.stack([measurements[m].precision() for m in used.nonzero().squeeze(1).tolist()])
+        chosen = subsets[:, used].to(like)  # (patterns, used)
+        precision = precision + (chosen @ matrices.flatten(1)).reshape(-1, *matrices.shape[1:])
+    each = [measurements[m].weighted(measured[m], train=bool(used[m])) for m in entering]  # (batch, latent_dim) each
+    weighted = torch.einsum("tbm,bml->tbl", given[..., entering].to(like), torch.stack(each, 1))
     return CorrelatedGaussian.from_natural(weighted, precision, pattern)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -27,16 +28,21 @@ def fit_factors(
     sizes: Sequence[int],
     factors: int,
     *,
+    shared: Sequence[bool] | None = None,
+    weights: Sequence[float] | None = None,
     iterations: int = 50,
     tolerance: float = 1e-4,
     seed: int = 0,
     progress: Callable[[], object] = lambda: None,
 ) -> FactorAnalysis:
-    """Fit a factor analysis to rows with missing entries, by expectation maximisation.
+    r"""Fit a factor analysis to rows with missing entries, by expectation maximisation.
 
     The log-likelihood of the known values never falls. Values must be missing at random. The rows are read once for
     the means, three times for a start by randomised SVD, and once an iteration. Memory beyond a batch is a few times
     columns x factors. Noise variances stay above a thousandth of the column's variance.
+
+    With weights, it maximises :math:`\log \int p(z) \prod_m p(x_m|z)^{w_m} dz` instead, as an ELBO does whose terms of
+    the likelihood have these weights.
 
     A block is a range of columns that are mostly known or missing together, such as a modality. Whole blocks that are
     missing cost nothing; single missing cells cost cells x factors².
@@ -45,6 +51,8 @@ def fit_factors(
         batches: returns the rows anew at each call, as batches `(values, known)`, both `(rows, columns)`, on the CPU.
         sizes: numbers of columns of the blocks, in order.
         factors: how many factors; fewer if there are not more rows or columns, which the log says.
+        shared: of each block, whether its columns have one noise variance together; by default none do.
+        weights: of each block, the weight of its likelihood, above 0; by default 1.
         iterations: at most so many.
         tolerance: stop once the log-likelihood improves by less than this, relative to its size or to the number of
             known values, whichever is larger.
@@ -53,7 +61,8 @@ def fit_factors(
 
     Returns:
         The model: double precision up to 200,000 loadings, else single precision. A column without any value gets mean
-        0, no loadings, and noise 1.
+        0, no loadings, and noise 1. With weights, the noise variances are divided by them, so that the posterior is
+        that of the weighted likelihood.
 
     Raises:
         ValueError: there is no row with a known value.
@@ -68,7 +77,8 @@ def fit_factors(
     most = max(1, min(factors, moments.rows - 1, sum(sizes)))
     if most < factors:
         _log.info("%d rows of %d columns allow %d factors, not %d", moments.rows, sum(sizes), most, factors)
-    fit = _Fit(batches, sizes, moments, most, progress)
+    noise = _Noise(list(shared or [False] * len(sizes)), torch.tensor(list(weights or [1.0] * len(sizes))).double())
+    fit = _Fit(batches, sizes, moments, most, noise, progress)
     fit.begin(seed)
     return fit.run(iterations, tolerance)
 
@@ -94,6 +104,14 @@ def _moments(batches: Batches, columns: int) -> _Moments:
         square = square + there.square().sum(0)
     mean = total / count.clamp(min=1)
     return _Moments(rows, int(count.sum()), count, mean, (square / count.clamp(min=1) - mean.square()).clamp(min=0))
+
+
+@dataclass(frozen=True)
+class _Noise:
+    """How the noise of each block is treated: see `fit_factors`."""
+
+    shared: list[bool]
+    weights: Tensor
 
 
 @dataclass
@@ -124,6 +142,7 @@ class _Fit:
         sizes: Sequence[int],
         moments: _Moments,
         factors: int,
+        treated: _Noise,
         progress: Callable[[], object],
     ) -> None:
         self.batches, self.sizes, self.factors, self.progress = batches, list(sizes), factors, progress
@@ -132,12 +151,13 @@ class _Fit:
         self.block = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(self.sizes))  # of each column
         spread = torch.stack([part.mean() for part in torch.split(moments.variance, self.sizes)])
         self.spread = spread.where(spread > 0, 1.0)  # (blocks,)
-        self.variance, self.values = moments.variance, moments.values
+        self.variance, self.values, self.shared = moments.variance, moments.values, treated.shared
+        self.weight = treated.weights[self.block]  # (columns,)
         least = torch.maximum(_FLOOR * moments.variance, _LEAST * self.spread[self.block])
         self.floor = least.where(moments.count > 0, 1.0)
         self.loadings = torch.zeros(self.columns, factors, dtype=self.dtype)
         self.offset = torch.zeros(self.columns, dtype=torch.float64)
-        self.noise = self.floor.to(self.dtype)
+        self.noise = self.floor.to(self.dtype, copy=True)  # of the unweighted likelihood
 
     def _rows(self) -> Iterable[tuple[Tensor, Tensor]]:
         """Yield each batch's offsets from the centre, zeros where not known, and which values are known."""
@@ -155,11 +175,15 @@ class _Fit:
             if len(found) > 1 and found[-1] - found[-2] <= tolerance * max(abs(found[-2]), self.values):
                 break
             self.maximise(sums)
-        return FactorAnalysis(self.loadings, (self.center + self.offset).to(self.dtype), self.noise, tuple(found))
+        mean = (self.center + self.offset).to(self.dtype)
+        return FactorAnalysis(self.loadings, mean, self._weighted_noise(), tuple(found))
+
+    def _weighted_noise(self) -> Tensor:
+        return self.noise / self.weight.to(self.noise)
 
     def begin(self, seed: int) -> None:
         """Start at the main directions of the values, blocks scaled to equal variance, by randomised SVD."""
-        scale = self.spread.sqrt()[self.block].to(self.dtype)
+        scale = (self.spread[self.block] / self.weight).sqrt().to(self.dtype)
         width = min(self.factors + _EXTRA, self.columns)
         source = torch.Generator().manual_seed(seed)
         basis = torch.linalg.qr(torch.randn(self.columns, width, generator=source).to(self.dtype))[0]
@@ -174,12 +198,22 @@ class _Fit:
             directions = basis @ vectors.flip(1)[:, : self.factors]
             basis = torch.linalg.qr(mapped)[0]
         strength = (values.flip(0)[: self.factors] / rows).clamp(min=0)
-        rest = max(0.0, self.columns - float(strength.sum())) / max(1, self.columns - self.factors)
+        rest = max(0.0, float(self.weight.sum() - strength.sum())) / max(1, self.columns - self.factors)
         lengths = (strength - rest).clamp(min=1e-3 * max(float(strength[0]), 1e-6)).sqrt()
         there = self.variance.to(self.dtype)[:, None] > 0  # a constant column has no loadings
         self.loadings = (directions * lengths * scale[:, None]).where(there, 0)
         left = self.variance - self.loadings.double().square().sum(1)
-        self.noise = torch.maximum(left, self.floor).to(self.dtype)
+        self._set_noise(slice(None), left)
+        for block, columns in enumerate(self._columns()):
+            if self.shared[block]:
+                self._set_noise(columns, left[columns].mean().expand(self.sizes[block]))
+
+    def _columns(self) -> list[slice]:
+        ends = torch.tensor(self.sizes).cumsum(0).tolist()
+        return [slice(end - size, end) for end, size in zip(ends, self.sizes, strict=True)]
+
+    def _set_noise(self, columns: slice, variance: Tensor) -> None:
+        self.noise[columns] = torch.maximum(variance, self.floor[columns]).to(self.dtype)
 
     def expect(self) -> _Sums:
         """Return the expected sums over all rows under the present parameters."""
@@ -190,15 +224,18 @@ class _Fit:
             torch.zeros(self.columns, size, dtype=torch.float64),
             torch.zeros(self.columns, dtype=torch.float64),
         )
-        grams = Grams(self.loadings, self.noise, self.sizes)
+        noise = self._weighted_noise()
+        grams = Grams(self.loadings, noise, self.sizes)
+        log = 0.5 * (2 * math.pi * self.noise.double()).log()  # p(x|z)^w is a density times e^normaliser
+        normaliser = 0.5 * (2 * math.pi * noise.double()).log() - self.weight * log
         shift = self.offset.to(self.dtype)
         for offset, known in self._rows():
             moved = (offset - shift).where(known, 0)
             eta, patterns = moved @ grams.weighted, grams.patterns(known)
             loc, factor = self._posterior(eta, patterns)
             own = factor if len(factor) == 1 else factor[patterns.index]
-            density = log_density(moved, known, self.noise, eta, loc, own)
-            sums.log_likelihood += float(density.double().sum())
+            density = log_density(moved, known, noise, eta, loc, own)
+            sums.log_likelihood += float(density.double().sum() + (known.double() @ normaliser).sum())
             self._add(sums, offset, known, loc, torch.cholesky_inverse(factor), patterns)
         return sums
 
@@ -241,10 +278,7 @@ class _Fit:
 
     def maximise(self, sums: _Sums) -> None:
         """Set the parameters that maximise the expected log-likelihood."""
-        first = 0
-        for block, size in enumerate(self.sizes):
-            columns = slice(first, first + size)
-            first += size
+        for block, columns in enumerate(self._columns()):
             rows = float(sums.rows[block])
             if not rows:
                 continue
@@ -252,4 +286,4 @@ class _Fit:
             weights = torch.cholesky_solve(sums.xz[columns].T, factor).T  # (size, factors + 1)
             left = (sums.xx[columns] - (weights * sums.xz[columns]).sum(1)) / rows
             self.loadings[columns], self.offset[columns] = weights[:, :-1].to(self.dtype), weights[:, -1]
-            self.noise[columns] = torch.maximum(left, self.floor[columns]).to(self.dtype)
+            self._set_noise(columns, left.mean().expand_as(left) if self.shared[block] else left)

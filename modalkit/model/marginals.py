@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from modalkit import registry
 from modalkit.data import Dataset
 from modalkit.data.reading import evenly
 from modalkit.errors import guard
 from modalkit.model.vae import MultimodalVAE
 from modalkit.nn.centered import Centered
-from modalkit.nn.scaled import Scaled
+from modalkit.nn.scaled import Scaled, join_scale
 from modalkit.plugin import Schema
 
 _MOST_ROWS = 4096
@@ -32,12 +35,36 @@ def marginal(dataset: Dataset, name: str, schema: Schema) -> Any:
     Raises:
         InputError: the plugin raised.
     """
-    made, train = registry.modality(schema.kind).marginal, dataset.rows("train")
-    rows = evenly(train[dataset.present[train, dataset.names.index(name)]], _MOST_ROWS)
-    if made is None or len(rows) < _LEAST_ROWS:
+    made, stored = registry.modality(schema.kind).marginal, _stored(dataset, name)
+    if made is None or len(stored) < _LEAST_ROWS:
         return None
     with guard(f"modality '{name}' (kind '{schema.kind}'): its marginal"):
-        return made(schema, schema.unpack(dataset.values(name, rows)))
+        return made(schema, schema.unpack(stored))
+
+
+def _stored(dataset: Dataset, name: str) -> Tensor:
+    """Return the stored samples that a `marginal` is computed from, `(rows, *event_shape)`."""
+    train = dataset.rows("train")
+    return dataset.values(name, evenly(train[dataset.present[train, dataset.names.index(name)]], _MOST_ROWS))
+
+
+@torch.no_grad()
+def _start(scaled: Scaled, raw: Tensor, stored: Tensor) -> Tensor:
+    """Return a marginal's raw parameters, but with the untrained decoder's scales for values that never vary.
+
+    A scale near zero would make the loss huge until the decoder returns exactly such a value.
+
+    Args:
+        scaled: the untrained decoder.
+        raw: the marginal, in the form of `join_scale`.
+        stored: the samples that it was computed from, `(rows, *event_shape)`.
+    """
+    varies = (stored != stored[:1]).any(0, keepdim=True)  # (1, *event_shape)
+    own = scaled.raw_scale
+    if own.shape != varies.shape:
+        varies = varies.any().expand(own.shape)
+    used = join_scale(torch.ones(1, *stored.shape[1:], dtype=torch.bool), varies)
+    return raw.where(used, join_scale(raw[:, : stored.shape[1]], own))
 
 
 def center(model: MultimodalVAE, dataset: Dataset) -> None:
@@ -50,11 +77,15 @@ def center(model: MultimodalVAE, dataset: Dataset) -> None:
         schema = model.schemas[name]
         if isinstance(decoder, Centered) and (raw := marginal(dataset, name, schema)) is not None:
             with guard(f"modality '{name}' (kind '{schema.kind}'): its marginal"):
+                if isinstance(decoder.decoder, Scaled):
+                    raw = _start(decoder.decoder, raw, _stored(dataset, name))
                 decoder.start_at(raw)
 
 
 def start_scales(model: MultimodalVAE, dataset: Dataset) -> None:
     """Make the scales that `Scaled` decoders learn start at those of the best constant predictions, before training.
+
+    Scales of values that never vary keep the start of an untrained decoder.
 
     Raises:
         InputError: a plugin raised.
@@ -63,4 +94,4 @@ def start_scales(model: MultimodalVAE, dataset: Dataset) -> None:
         schema = model.schemas[name]
         if isinstance(decoder, Scaled) and (raw := marginal(dataset, name, schema)) is not None:
             with guard(f"modality '{name}' (kind '{schema.kind}'): its marginal"):
-                decoder.start_at(raw)
+                decoder.start_at(_start(decoder, raw, _stored(dataset, name)))

@@ -57,8 +57,8 @@ class Patterns:
             `(*samples, *batch_shape, m)`.
         """
         shape = torch.broadcast_shapes(vectors.shape[:-1], self.index.shape)  # type: ignore[no-untyped-call]
-        if not self.index.numel():
-            return vectors.new_zeros(*shape, matrices.shape[-1])
+        if not self.index.numel():  # a product still, so that gradients reach what other processes wait for
+            return vectors.expand(*shape, -1) @ vectors.new_zeros(vectors.shape[-1], matrices.shape[-1])
         if len(matrices) == 1:
             return (vectors @ matrices[0]).expand(*shape, -1)
         if shape[len(shape) - self.index.ndim :] != self.index.shape:

@@ -41,7 +41,12 @@ class Scaled(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         """Return raw parameters, in the form of `join_scale`."""
-        return join_scale(self.decoder(z), _RATE * self.log_scale.unsqueeze(0))
+        return join_scale(self.decoder(z), self.raw_scale)
+
+    @property
+    def raw_scale(self) -> Tensor:
+        """The raw scales, `(1, 1 or first, ...)`."""
+        return _RATE * self.log_scale.unsqueeze(0)
 
     @torch.no_grad()
     def start_at(self, raw: Tensor) -> None:

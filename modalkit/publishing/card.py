@@ -15,6 +15,9 @@ from modalkit.data.manifest import read_json
 from modalkit.errors import InputError
 from modalkit.evaluation.metrics import log_likelihood
 from modalkit.evaluation.records import Record, read_records
+from modalkit.evaluation.saved import read_errors
+from modalkit.evaluation.translation import Translation
+from modalkit.evaluation.translation_text import MEASURES, headline, more_text, number_text
 from modalkit.inference import TrainedModel
 from modalkit.runs.folder import RunFolder
 from modalkit.util.text import markdown_table
@@ -42,7 +45,7 @@ def card(model: TrainedModel, graphs: Sequence[PurePath]) -> str:
         graphs=graphs,
         modalities=markdown_table(("name", "kind", "shape", "weight"), modalities),
         data=_data(model),
-        results=_results(RunFolder(model.path)),
+        results=_results(model),
         parameters=markdown_table(("part", "parameters"), [(part, f"{n:,}") for part, n in counts.items()]),
     )
 
@@ -63,9 +66,10 @@ def _data(model: TrainedModel) -> str:
     return f"{said}: {manifest.rows:,} rows ({splits}){builder}. TODO: where it is from, and its terms.\n\n{table}"
 
 
-def _results(folder: RunFolder) -> str:
-    """Return what the run's own files say of how well the model does; empty if they say nothing."""
-    found = []
+def _results(model: TrainedModel) -> str:
+    """Return what the run's own files say of how well the model does, errors first; empty if they say nothing."""
+    folder = RunFolder(model.path)
+    found = _errors(model, *read_errors(folder))
     if folder.translations.is_file():
         rows = [
             (t["given"], t["want"], t["rows"], _number(t["log_px"]), _number(t["margin"]), _number(t["standard_error"]))
@@ -81,6 +85,27 @@ def _results(folder: RunFolder) -> str:
         title = "Importance-sampled, nats" if likelihoods else records[0].display.title(records[0].summary)
         found.append(f"{title}:\n\n{_figures(records)}")
     return "\n\n".join(found)
+
+
+def _errors(model: TrainedModel, cells: Sequence[Translation], rows: str) -> list[str]:
+    """Return a sentence, a table with a line for each cell, and what its numbers are; nothing without cells."""
+    if not cells:
+        return []
+    head = ("given", "wanted", "rows", "measure", "error or share", "linear model", "training mean", "further")
+    lines = [
+        (
+            *(one.given, one.want, one.rows, MEASURES.get(one.measure, ""), number_text(one.value or 0.0, one.measure)),
+            *("" if v is None else number_text(v, one.measure) for v in (one.linear_value, one.mean_value)),
+            more_text(one),
+        )
+        for one in cells
+    ]
+    size = model.latent_dim
+    about = (
+        f"The linear model has the same size ({size} dimensions) and is fitted to training rows. Further: the share of "
+        "the variation that is explained, and the similarity of pictures (SSIM, at most 1)."
+    )
+    return [f"Errors, on {rows}. {headline(cells, size)}\n\n{markdown_table(head, lines)}\n\n{about}"]
 
 
 def _figures(records: Sequence[Record]) -> str:

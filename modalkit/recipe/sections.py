@@ -46,6 +46,11 @@ class ModelSettings(Settings):
     rank: int | None = Field(
         None, ge=1, description="Largest rank of the matrices of experts: low_rank; null: numbers of a sample."
     )
+    start: Literal["random", "factor_analysis"] = Field(
+        "random",
+        description="Weights to begin with. factor_analysis: those of a factor analysis of the training rows, for "
+        "networks with a linear path (`linear: true`) and experts that are low_rank or full.",
+    )
 
 
 class Recipe(Settings):
@@ -114,6 +119,18 @@ class Recipe(Settings):
                 f"{4 * size**2 / 1e6:,.0f} MB each with latent_dim: {size}; use at most {_MOST_CORRELATED:,} latent "
                 f"dimensions, or diagonal",
             )
+        return self
+
+    @model_validator(mode="after")
+    def _start_fits(self) -> Recipe:
+        if self.model.start == "factor_analysis":
+            if self.model.experts == "diagonal":
+                raise invalid(
+                    ("model", "start"),
+                    "factor_analysis needs experts that can say what it knows: experts: low_rank or full",
+                )
+            if self.model.centered:
+                raise invalid(("model", "centered"), "start: factor_analysis sets the constants too; remove centered")
         return self
 
     @model_validator(mode="after")

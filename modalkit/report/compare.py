@@ -9,9 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from modalkit.errors import InputError
+from modalkit.evaluation.measures import ACCURACY
 from modalkit.evaluation.metrics import accuracy, log_likelihood
 from modalkit.evaluation.records import Record
 from modalkit.evaluation.reference import ALL
+from modalkit.evaluation.saved import read_errors
+from modalkit.evaluation.translation_text import MEASURES, explained, value_text
 from modalkit.report import svg
 from modalkit.report.facts import chart_title, metric_names, points
 from modalkit.report.page import Section, best, figure, many, note, render, table
@@ -33,11 +36,22 @@ class Row:
         name: its heading.
         cells: text, such as a number, or a dash where a run has nothing.
         higher_is_better: None where neither direction is better.
+        values: the numbers by which the best cell is found, None where a run has nothing; by default what the cells
+            begin with.
     """
 
     name: str
     cells: Sequence[str]
     higher_is_better: bool | None = None
+    values: Sequence[float | None] | None = None
+
+    def scores(self) -> list[float]:
+        """Return a number for each cell, the higher the better; minus infinity where a run has nothing."""
+        values = self.values or [
+            None if text == _NOTHING else float(text.split(" ±")[0].replace(",", "")) for text in self.cells
+        ]
+        sign = 1 if self.higher_is_better else -1
+        return [float("-inf") if value is None else sign * value for value in values]
 
 
 def compare(paths: Sequence[Path]) -> tuple[str, str]:
@@ -53,13 +67,14 @@ def compare(paths: Sequence[Path]) -> tuple[str, str]:
         raise InputError("compare needs two run folders or more, each once")
     runs = dict(zip(_titles(paths), (open_source(path, model=False) for path in paths), strict=True))
     tables = {
+        "Errors": _errors(runs),
         "Metrics": _metrics(runs),
         "Recipes": _recipes(runs),
         "Translations": _translations(runs),
         "Evaluation": _evaluation(runs),
     }
     sections = [made for title, (lead, rows) in tables.items() if (made := _section(title, lead, rows, runs))]
-    sections.insert(1, _curves(runs))
+    sections.insert([one.title for one in sections].index("Metrics") + 1, _curves(runs))
     command = shlex.join(["modalkit", "compare", *map(str, paths)])
     page = render("Comparison of runs", ", ".join(runs), [], sections, command)
     texts = [text for title, (_, rows) in tables.items() if (text := _text(title, rows, runs))]
@@ -90,10 +105,7 @@ def _with_best(row: Row) -> list[object]:
     """Return a row's cells; the best number stands out, if not all are equal."""
     if row.higher_is_better is None:
         return list(row.cells)
-    sign = 1 if row.higher_is_better else -1
-    scores = [
-        sign * float(text.split(" ±")[0].replace(",", "")) if text != _NOTHING else float("-inf") for text in row.cells
-    ]
+    scores = row.scores()
     highest = max(scores) if len(set(scores)) > 1 else None
     return [best(text) if score == highest else text for text, score in zip(row.cells, scores, strict=True)]
 
@@ -140,6 +152,38 @@ def _metrics(runs: Mapping[str, Source]) -> tuple[str, list[Row]]:
         "Nats a row on validation rows, from the logs, at the epoch of the best ELBO. The ELBO sums all terms of an "
         "objective, so it compares only runs whose objectives, modalities and data are the same; log_px and the KL are "
         "those of the first term, which is given all that a row has where an objective has such a term."
+    )
+    return lead, rows
+
+
+def _errors(runs: Mapping[str, Source]) -> tuple[str, list[Row]]:
+    """Return in how many cells a linear model is better, and the error of each cell, those from all first."""
+    each = [read_errors(run.folder)[0] for run in runs.values()]
+    if not any(each):
+        return "", []
+    compared = [[one.behind for one in cells if one.behind is not None] for cells in each]
+    behind = [f"{sum(one)} of {len(one)}" if one else _NOTHING for one in compared]
+    rows = [
+        Row(
+            "cells in which a linear model is better", behind, False, [sum(x) / len(x) if x else None for x in compared]
+        )
+    ]
+    for what in ("all modalities", "one other modality"):
+        shares = [explained(cells).get(what) for cells in each]
+        cells = [_NOTHING if share is None else f"{100 * share:.0f} %" for share in shares]
+        rows.append(Row(f"variation explained given {what}, median", cells, higher_is_better=True, values=shares))
+    by = [{(one.given, one.want): one for one in cells} for cells in each]
+    keys = [key for key in dict.fromkeys(key for one in by for key in one) if key[0] != key[1]]
+    for given, want in sorted(keys, key=lambda key: key[0] != ALL):
+        found = [one.get((given, want)) for one in by]
+        measure = next(one.measure for one in found if one is not None)
+        cells = [_NOTHING if one is None else value_text(one).strip() for one in found]
+        values = [None if one is None else one.value for one in found]
+        rows.append(Row(f"{want} from {given}, {MEASURES.get(measure, measure)}", cells, measure == ACCURACY, values))
+    lead = (
+        "How far predictions of held-out rows are from the truth: RMSE, lower is better, or the share of right "
+        "classes, bits or characters. In brackets: a linear model of the size of the run's z; * marks where it is "
+        "better."
     )
     return lead, rows
 

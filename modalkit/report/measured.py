@@ -1,4 +1,4 @@
-"""What `modalkit evaluate` measured: a table of log-likelihoods, and one for each other metric."""
+"""What `modalkit evaluate` measured: tables of errors and log-likelihoods, and one for each other metric."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from markupsafe import Markup
 
 from modalkit.evaluation.metrics import accuracy, log_likelihood
 from modalkit.evaluation.records import Record
+from modalkit.evaluation.saved import read_evaluated
+from modalkit.report.errors import errors_table
 from modalkit.report.page import Section, table
 from modalkit.report.sources import Source
 
@@ -16,14 +18,25 @@ _MOST_LINES = 40
 
 
 def measured(source: Source) -> Section | None:
-    """Show every metric of the run's ``evaluation.json``."""
+    """Show the errors and every metric of the run's ``evaluation.json``."""
     by_metric: dict[str, list[Record]] = {}
     for record in source.records("report"):
         by_metric.setdefault(record.metric, []).append(record)
     likelihoods = by_metric.pop(log_likelihood.METRIC.name, [])
-    parts = [_likelihoods(likelihoods)] if likelihoods else []
+    parts = _errors(source)
+    parts += [_likelihoods(likelihoods)] if likelihoods else []
     parts += [made for records in by_metric.values() if (made := _figures(records)) is not None]
     return Section("Evaluation", "As `modalkit evaluate` left it in evaluation.json.", parts) if parts else None
+
+
+def _errors(source: Source) -> list[Markup]:
+    """Return the table of errors, with the rows and weights that it was measured on."""
+    if (found := read_evaluated(source.folder)) is None:
+        return []
+    best = source.model is not None and found.settings.get("weights") == source.model.weights
+    rows = f"{found.rows}, by {'the best weights' if best else 'other weights than the best'}"
+    recipe = source.recipe
+    return errors_table(found.results, source.names, recipe.modalities, recipe.model.latent_dim, rows)
 
 
 def _likelihoods(records: Sequence[Record]) -> Markup:

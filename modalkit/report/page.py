@@ -52,13 +52,17 @@ class TableCell:
 
     Attributes:
         text: its content.
-        look: its CSS class.
+        look: its CSS class; empty for none.
         shade: how deep its colour is, from 0 to 1; None for no colour.
+        second: its second line, in small print.
+        hint: what appears when the pointer rests on it.
     """
 
     text: str
     look: str
     shade: float | None = None
+    second: str = ""
+    hint: str = ""
 
 
 def table(caption: str, head: Sequence[str], lines: Iterable[Sequence[object]], *, kind: str = "") -> Markup:

@@ -96,7 +96,7 @@ def _facts(source: Source) -> list[tuple[str, str]]:
     if source.metrics:
         last = next((line for line in reversed(source.metrics) if line["split"] != REFIT), source.metrics[-1])
         facts.append(("Trained", f"{last['epoch']} epochs, {last['step']:,} steps"))
-        if source.metrics[-1]["split"] == REFIT:
+        if source.refit:
             facts.append(("Refit", "on training and validation rows, for as many epochs as the best"))
     if (best := best_validation(source)) is not None:
         facts.append(("Best validation ELBO", f"{best[0]:,.2f} nats a row, after epoch {best[1]}"))

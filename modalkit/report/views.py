@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
 from typing import Any
 
 import torch
@@ -11,10 +10,12 @@ from markupsafe import Markup
 
 from modalkit.data import Batch
 from modalkit.evaluation.reference import ALL
-from modalkit.evaluation.translation import Translation, translations
-from modalkit.evaluation.translation_text import among, headline, legend, mean_text, value_text
+from modalkit.evaluation.saved import as_translations
+from modalkit.evaluation.translation import translations
+from modalkit.evaluation.translation_text import among
 from modalkit.inference import Prediction, TrainedModel
 from modalkit.pictures import Cell, row_cells, shown_as_picture
+from modalkit.report.errors import errors_table
 from modalkit.report.latent import Latent
 from modalkit.report.page import Section, cell, heat, note, side_by_side, table
 from modalkit.report.sources import HeldOut, Source, only, take_rows
@@ -30,7 +31,9 @@ def translated(source: Source, seed: int) -> Section | None:
     if source.model is None or source.held_out is None:
         return None
     found = _found(source, source.held_out)
-    parts = [*_errors(source, source.held_out, found), _margins(source, source.held_out, found)]
+    on, size = among(found, source.held_out.split), source.recipe.model.latent_dim
+    errors = errors_table(as_translations(found), source.names, source.recipe.modalities, size, on)
+    parts = [*errors, _margins(source, source.held_out, found)]
     rows = source.held_out.examples(_EXAMPLES)
     parts.append(side_by_side(_translated_row(source, source.model, source.held_out, row, seed) for row in rows))
     if source.unseen:
@@ -50,33 +53,6 @@ def _found(source: Source, held_out: HeldOut) -> list[dict[str, Any]]:
     assert source.model is not None  # `translated` has checked that
     with torch.random.fork_rng():
         return [vars(one) for one in translations(source.model.model, held_out.dataset, held_out.rows)]
-
-
-def _errors(source: Source, held_out: HeldOut, found: Sequence[Mapping[str, Any]]) -> list[Markup]:
-    """Return the table of errors beside those of a linear model; none for runs that did not measure them."""
-    known = {one.name for one in fields(Translation)}
-    results = [Translation(**{key: value for key, value in one.items() if key in known}) for one in found]
-    size, names = source.recipe.model.latent_dim, source.names
-    shown = [one for one in results if one.value is not None and one.want in names and one.given in {ALL, *names}]
-    if not shown:
-        return []
-    by = {(one.given, one.want): one for one in shown}
-    lines: list[list[object]] = []
-    for given in (ALL, *names):
-        if any(one.given == given for one in shown):
-            lines.append([f"from {given}", *(_error(by.get((given, want))) for want in names)])
-    lines.append(["training mean", *(mean_text(shown, want) for want in names)])
-    caption = (
-        f"{legend(shown, source.recipe.modalities, size)} {headline(shown, size)} Each on "
-        f"{among(found, held_out.split)}"
-    )
-    return [table(caption, ("", *names), lines, kind="figures")]
-
-
-def _error(one: Translation | None) -> object:
-    """Return an error or accuracy, shaded where the linear model is better."""
-    text = value_text(one).strip()
-    return heat(text, -0.5) if one is not None and one.behind else text
 
 
 def _margins(source: Source, held_out: HeldOut, found: Sequence[Mapping[str, Any]]) -> Markup:

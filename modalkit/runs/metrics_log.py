@@ -22,7 +22,7 @@ class MetricsLog:
 
     Args:
         folder: of the run.
-        step: number of steps done; lines after it are dropped.
+        step: number of steps done; lines after it are dropped, and all lines if it is 0.
         loggers: names of `LOGGERS`.
         names: the modalities. Of hundreds, loggers that plot get those of `some`, evenly spaced; files hold all.
         enabled: whether this process writes.
@@ -39,7 +39,7 @@ class MetricsLog:
         self.loggers: dict[str, Logger] = {}
         if enabled:
             require(loggers)
-            kept = [line for line in read_metrics(folder.path) if line["step"] <= step]
+            kept = [line for line in read_metrics(folder.path) if step > 0 and line["step"] <= step]
             write_text(folder.metrics, "".join(f"{json.dumps(line)}\n" for line in kept))
             self.lines = folder.metrics.open("a")
             for name in dict.fromkeys(loggers):

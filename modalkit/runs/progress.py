@@ -20,13 +20,18 @@ class Progress:
         epoch: whole epochs done.
         best: best value so far of what ``train.choose`` names; higher is better. It is the validation ELBO (nats a row,
             summed over all terms, beta 1) or minus the error of imputation.
-        best_epoch: the number of epochs done when it was reached; 0 while there is none.
+        best_epoch: the number of epochs done when it was reached; 0 before training, or while there is none.
     """
 
     step: int = 0
     epoch: int = 0
     best: float = -math.inf
     best_epoch: int = 0
+
+    @property
+    def has_best(self) -> bool:
+        """Whether there are best weights; those before training count as epoch 0."""
+        return self.best_epoch > 0 or self.best > -math.inf
 
 
 def saved_progress(folder: RunFolder) -> Progress:

@@ -53,7 +53,7 @@ class Choice:
         elbo = f"ELBO {metrics['elbo']:.2f} nats a row (all terms, beta 1)"
         if self.imputation is None:
             return f"epoch {progress.epoch}: validation {elbo}"
-        best = f"best {-progress.best:.3f} at epoch {progress.best_epoch}" if progress.best_epoch else "no best yet"
+        best = f"best {-progress.best:.3f} at epoch {progress.best_epoch}" if progress.has_best else "no best yet"
         return (
             f"epoch {progress.epoch}: validation: imputation error {metrics['imputation_error']:.3f} of the training "
             f"mean's ({best}); {elbo}"

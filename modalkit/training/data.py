@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from copy import copy
 
 from torch import Tensor
 
 from modalkit.data import Dataset
 from modalkit.data.batches import Batches
-from modalkit.data.manifest import SPLITS
+from modalkit.data.suitability import constant, require_valid
 from modalkit.data.weak import weaken
 from modalkit.errors import InputError
 from modalkit.recipe.loading import Recipe
 from modalkit.util.randomness import derived_seed
+from modalkit.util.text import listed
 
 
 class TrainingData:
@@ -32,17 +32,18 @@ class TrainingData:
         digest: SHA-256 of the dataset's manifest.
 
     Raises:
-        InputError: the dataset cannot be opened or does not fit the recipe, or the recipe needs validation rows and
-            there are none.
+        InputError: the dataset cannot be opened or does not fit the recipe, a kind cannot hold its values, or the
+            recipe needs validation rows and there are none.
     """
 
     def __init__(self, recipe: Recipe, *, refit: bool = False) -> None:
         opened = Dataset(recipe.data.path, list(recipe.modalities), in_memory=recipe.data.in_memory)
         opened.require(recipe.modalities)
+        require_valid(opened, recipe.modalities)
         self.dataset = weaken(opened, opened.rows("train"), recipe.data.weak, recipe.seed)
         if refit:
             seed = derived_seed(recipe.seed, "refit")
-            self.dataset = _without_valid(weaken(self.dataset, opened.rows("valid"), recipe.data.weak, seed))
+            self.dataset = weaken(self.dataset, opened.rows("valid"), recipe.data.weak, seed).with_valid_as_train()
         self.train, self.valid = self._usable("train"), self._usable("valid")
         if recipe.train.patience is not None and not len(self.valid):
             raise InputError(f"train.patience: {recipe.data.path} has no validation rows to wait for")
@@ -60,13 +61,16 @@ class TrainingData:
         self.batches = Batches(self.train, present, recipe.train.batch_size, recipe.train.paired_share)
         self.digest = hashlib.sha256((self.dataset.folder / "manifest.json").read_bytes()).hexdigest()
 
+    def doubt(self) -> str:
+        """Return which modalities hold one value in all training rows, and what to do, or the empty string."""
+        same = constant(self.dataset, self.train)
+        if not same:
+            return ""
+        return (
+            f"{listed(same, 5)}: all training rows have the same value, so that nothing can be learned from "
+            f"{'it; remove this modality' if len(same) == 1 else 'them; remove these modalities'} from the recipe"
+        )
+
     def _usable(self, split: str) -> Tensor:
         rows = self.dataset.rows(split)
         return rows[self.dataset.present[rows].any(1)]
-
-
-def _without_valid(dataset: Dataset) -> Dataset:
-    """Return a view of a dataset whose validation rows are training rows."""
-    view = copy(dataset)
-    view.split = dataset.split.masked_fill(dataset.split == SPLITS.index("valid"), SPLITS.index("train"))
-    return view

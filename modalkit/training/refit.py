@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from pathlib import Path
 
 from modalkit.recipe.loading import Recipe
@@ -32,18 +31,19 @@ class Refit(Trainer):
         run: the run folder.
         host: that of the first fit.
         first: how far the first fit is; its best epoch is the number of epochs.
+        factors: how many factors the first fit started from, if it started from a factor analysis.
 
     Raises:
         InputError: the dataset, a plugin or the saved state does not fit the recipe.
     """
 
-    def __init__(self, recipe: Recipe, run: Path, host: Host, first: Progress) -> None:
+    def __init__(self, recipe: Recipe, run: Path, host: Host, first: Progress, factors: int | None) -> None:
         self.first, self.epochs = first, first.best_epoch
         # Nothing chooses among the epochs of this fit, or ends it early.
         plain = {"refit": False, "choose": "elbo", "patience": None, "max_steps": None, "pictures_every": 0}
         recipe = recipe.model_copy(update={"train": recipe.train.model_copy(update=plain)})
         data, state = TrainingData(recipe, refit=True), RunFolder(run).refit_state
-        super().__init__(recipe, run, host=host, data=data, state=state)
+        super().__init__(recipe, run, host=host, data=data, state=state, factors=factors)
         self.title, self.split, self.steps_before = f"{run.name}, refit", REFIT, first.step
 
     def ended(self) -> str:
@@ -63,7 +63,7 @@ class Refit(Trainer):
         if self.host.first:
             held_out = held_out_split(self.data.dataset)
             with self.learner.averaged():
-                self.results.save_best()
+                self.results.save_best(refit=True)
                 table = self.results.save_translations(held_out)
                 self.results.save_sheet(held_out, "final.png")
             if held_out != "test":
@@ -76,19 +76,17 @@ class Refit(Trainer):
     def _keep_best(self, metrics: dict[str, float], log: MetricsLog) -> None:
         """Keep nothing before the end, so that the best weights are those of a whole fit at any time."""
 
+    def _say_doubts(self) -> None:
+        """Say nothing; the first fit has reported what there is to report."""
+
     @property
     def _epochs(self) -> str:
         return f"{self.epochs} epoch{'' if self.epochs == 1 else 's'}"
 
     def _opening(self) -> str:
         begun = f"resuming after step {self.progress.step}" if self.progress.step else "new"
-        begun = f"already complete ({ended})" if (ended := self.ended()) else begun
+        begun = "already complete" if self.progress.step and self.ended() else begun
         return (
             f"{self.folder.path}: refit for {self._epochs}, as many as the best; {begun}; "
             f"{len(self.data.train)} training and validation rows"
         )
-
-
-def chosen(progress: Progress) -> bool:
-    """Tell whether an epoch was chosen as the best; 0 epochs count if something was measured there."""
-    return progress.best_epoch > 0 or math.isfinite(progress.best)

@@ -8,7 +8,6 @@ import time
 from dataclasses import asdict
 
 from modalkit.data import Dataset
-from modalkit.data.reading import evenly
 from modalkit.errors import InputError
 from modalkit.evaluation.pictures import translation_sheet
 from modalkit.evaluation.translation import Translation, translations
@@ -22,8 +21,6 @@ _log = logging.getLogger(__name__)
 
 _SECONDS_APART = 5.0
 """Least seconds between two lines about epochs; the metrics log has every epoch."""
-_TRANSLATED_ROWS = 500
-"""Most held-out rows that are translated at the end of a run."""
 _PICTURED_ROWS = 3
 
 
@@ -40,9 +37,13 @@ class Results:
     def __init__(self, folder: RunFolder, model: MultimodalVAE, dataset: Dataset, seed: int) -> None:
         self.folder, self.model, self.dataset, self.seed = folder, model, dataset, seed
 
-    def save_best(self) -> None:
-        """Keep the present weights as the best."""
-        save_weights(self.folder.best, self.model)
+    def save_best(self, *, refit: bool = False) -> None:
+        """Keep the present weights as the best.
+
+        Args:
+            refit: whether they were fitted to training and validation rows.
+        """
+        save_weights(self.folder.best, self.model, refit=refit)
 
     def save_last(self) -> None:
         """Keep the present weights as the last."""
@@ -66,9 +67,8 @@ class Results:
 
     def save_translations(self, split: str) -> tuple[Translation, ...]:
         """Translate rows of a split, at most 500, evenly spread; save and return how well that works."""
-        rows = evenly(self.dataset.rows(split), _TRANSLATED_ROWS)
         with evaluating(self.model):
-            table = tuple(translations(self.model, self.dataset, rows, seed=self.seed))
+            table = tuple(translations(self.model, self.dataset, self.dataset.rows(split), seed=self.seed))
         write_json(self.folder.translations, [asdict(t) for t in table])
         return table
 

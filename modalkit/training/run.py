@@ -11,7 +11,7 @@ from modalkit.recipe.loading import Recipe
 from modalkit.runs.folder import RunFolder, check_claim, claim
 from modalkit.training.devices import is_first_process
 from modalkit.training.prepare import prepare
-from modalkit.training.refit import Refit, chosen
+from modalkit.training.refit import Refit
 from modalkit.training.trainer import Result, Trainer
 from modalkit.util.files import locked
 
@@ -47,11 +47,11 @@ def train(recipe: Recipe, run: Path) -> Result:
             signal = trainer.go_on()
             if signal or not trainer.ended():
                 return Result(trainer.progress, "", signal=signal)
-        if not chosen(trainer.progress):
+        if not trainer.progress.has_best:
             if first:
                 _log.warning(f"{run}: no epoch was finished, so there is none to refit")
             return trainer.conclude()
         trainer.keep_last()
-        host, progress = trainer.host, trainer.progress
+        host, progress, factors = trainer.host, trainer.progress, trainer.state.factors
         del trainer  # its model need not stay in memory
-        return replace(Refit(recipe, run, host, progress).fit(), refit=True)
+        return replace(Refit(recipe, run, host, progress, factors).fit(), refit=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,15 @@ import torch
 
 from modalkit.errors import InputError
 from modalkit.model.marginals import center, start_scales
+from modalkit.recipe.loading import Recipe
 from modalkit.runs.checkpoint import load_state, save_state
 from modalkit.runs.folder import RunFolder
 from modalkit.runs.progress import Progress
 from modalkit.training.data import TrainingData
+from modalkit.training.linear_start import start_from_factor_analysis
 from modalkit.training.step import Learner
+
+_log = logging.getLogger(__name__)
 
 
 class TrainingState:
@@ -25,21 +30,30 @@ class TrainingState:
         learner: whose model and optimiser are saved and restored.
         data: the dataset that the run belongs to.
         path: the file; the run's own state by default.
+        factors: how many factors a new run starts from, if it starts from a factor analysis; by default as many as
+            predict validation rows best.
 
     Attributes:
         progress: how far the run is.
     """
 
-    def __init__(self, folder: RunFolder, learner: Learner, data: TrainingData, path: Path | None = None) -> None:
+    def __init__(
+        self,
+        folder: RunFolder,
+        learner: Learner,
+        data: TrainingData,
+        path: Path | None = None,
+        factors: int | None = None,
+    ) -> None:
         self.folder, self.learner, self.data = folder, learner, data
-        self.path = path or folder.state
+        self.path, self.factors = path or folder.state, factors
         self.progress = Progress()
 
-    def start(self, *, centered: bool) -> None:
+    def start(self, recipe: Recipe) -> None:
         """Restore the run's saved state in every process, or start a new run; move the learner to its device.
 
         Args:
-            centered: whether the decoders of a new run start at the best constant predictions.
+            recipe: says with which weights a new run begins.
 
         Raises:
             InputError: the saved state is damaged, or does not fit the recipe or the dataset.
@@ -47,12 +61,22 @@ class TrainingState:
         host = self.learner.host
         begun = host.first and self.path.exists()
         if not begun:
-            start_scales(self.learner.model, self.data.dataset)
-            if centered:
-                center(self.learner.model, self.data.dataset)
+            self._begin(recipe)
         state = load_state(self.path, torch.device("cpu")) if begun else self._state()
         self.learner.move_to_device()
         self._restore(host.processes.of_first(state))
+
+    def _begin(self, recipe: Recipe) -> None:
+        """Give the weights of a new run their values; the other processes receive those of the first."""
+        model, dataset = self.learner.model, self.data.dataset
+        if recipe.model.start == "factor_analysis":
+            if self.learner.host.first:
+                said, self.factors = start_from_factor_analysis(model, dataset, recipe.seed, factors=self.factors)
+                _log.info(said)
+            return
+        start_scales(model, dataset)
+        if recipe.model.centered:
+            center(model, dataset)
 
     def save(self) -> None:
         """Write the state, unless a weight is unsound.
@@ -71,7 +95,9 @@ class TrainingState:
             "model": self.learner.model.state_dict(),
             "optimizer": self.learner.optimizer.state_dict(),
             "data": self.data.digest,
-        } | ({} if average is None else {"average": average.values})
+            **({} if average is None else {"average": average.values}),
+            **({} if self.factors is None else {"factors": self.factors}),
+        }
 
     def _restore(self, state: dict[str, Any]) -> None:
         try:
@@ -79,7 +105,7 @@ class TrainingState:
             self.learner.optimizer.load_state_dict(state["optimizer"])
             if self.learner.average is not None:
                 self.learner.average.restore(state["average"])
-            self.progress = Progress(**state["progress"])
+            self.progress, self.factors = Progress(**state["progress"]), state.get("factors")
             digest = state["data"]
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             reason = " ".join(str(error).split())[:300]

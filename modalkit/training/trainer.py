@@ -85,6 +85,7 @@ class Trainer:
         host: where to train; by default as the recipe says.
         data: the rows; by default as the recipe says.
         state: the file of the saved state; by default that of the run.
+        factors: how many factors a start at a factor analysis has; by default as many as predict validation rows best.
 
     Attributes:
         title: what the progress bar is called.
@@ -103,6 +104,7 @@ class Trainer:
         host: Host | None = None,
         data: TrainingData | None = None,
         state: Path | None = None,
+        factors: int | None = None,
     ) -> None:
         self.recipe, self.folder = recipe, RunFolder(run)
         self.title, self.split, self.steps_before = run.name, "train", 0
@@ -111,8 +113,8 @@ class Trainer:
         self.learner = Learner(recipe, self.host)
         self.model = self.learner.model
         self.planner.require(self.data)
-        self.state = TrainingState(self.folder, self.learner, self.data, state)
-        self.state.start(centered=recipe.model.centered)
+        self.state = TrainingState(self.folder, self.learner, self.data, state, factors)
+        self.state.start(recipe)
         self.learner.compile()
         self.choice = Choice(recipe, self.model, self.data, self.host.processes)
         self.stages = Stages(recipe, self.data, self.model, self.host)
@@ -137,12 +139,14 @@ class Trainer:
         train, first, signal = self.recipe.train, self.host.first, 0
         if first:
             _log.info(self._opening())
-            if doubt := self.choice.doubt():
-                _log.info(doubt)
+            self._say_doubts()
         shown = bar(self.most_steps(), self.title, unit="step", initial=self.progress.step, disable=not first)
         done = self.steps_before + self.progress.step
         log = MetricsLog(self.folder, done, train.loggers, self.model.names, enabled=first)
         with Interrupts() as interrupts, log, shown, self._explained():
+            if not self.progress.step and self.recipe.model.start != "random":
+                with self.learner.averaged():
+                    self._keep_best(self.validate(), log)  # the start may be better than every epoch
             self.pace = Pace()
             while not signal and not self.ended():
                 signal = self._train_epoch(interrupts, log, shown)
@@ -165,7 +169,7 @@ class Trainer:
         if (
             train.patience is not None
             and last_stage  # patience does not end an earlier stage
-            and progress.best_epoch
+            and progress.has_best
             and progress.epoch - progress.best_epoch >= train.patience
         ):
             return f"epoch {progress.epoch}: no {self.choice.improvement} since epoch {progress.best_epoch}"
@@ -233,7 +237,7 @@ class Trainer:
         self.keep_last()
         held_out = held_out_split(self.data.dataset)
         with self.learner.averaged():
-            if self.progress.best_epoch:
+            if self.progress.has_best:
                 self.results.load_best()
             else:
                 self.results.save_best()
@@ -317,6 +321,13 @@ class Trainer:
             f"{self.folder.path}: {begun}; {len(self.data.train)} training rows of {self.data.dataset.path}, "
             f"{len(self.model.names)} modalities, {parameters:,} parameters, on {self.host.device}"
         )
+
+    def _say_doubts(self) -> None:
+        """Report what makes the training or the choice of its best epoch unreliable."""
+        if not self.progress.step and (doubt := self.data.doubt()):
+            _log.warning(doubt)
+        if doubt := self.choice.doubt():
+            _log.info(doubt)
 
     def _agreed(self, interrupts: Interrupts) -> int:
         """Return the signal that any process has received, so that all of them stop after the same step."""

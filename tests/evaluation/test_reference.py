@@ -36,7 +36,7 @@ def test_training_ends_with_errors_in_plain_words_before_nats(work: Path) -> Non
     printed = (work / "printed.txt").read_text()
     words = " ".join(printed.split())  # without line breaks
     assert words.index("A linear model of the same size (4 dimensions) is better in") < words.index("Nats per dim")
-    assert "RMSE of intensities, 0 to 1" in printed and "share of right classes" in printed
+    assert "RMSE of intensities, 0 to 1" in printed and "Share of right classes" in printed
     assert max(map(len, printed.split("Nats per")[0].splitlines())) <= 100
 
 

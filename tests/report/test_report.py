@@ -288,7 +288,7 @@ def test_runs_side_by_side(mixed: Path, tmp_path: Path) -> None:
     compared = here("compare", mixed / "run", tmp_path / "wide", "-o", tmp_path / "both.html", cwd=mixed)
     assert compared.returncode == 0, compared.stderr
     page = Page((tmp_path / "both.html").read_text())
-    assert page.open == [] and page.titles == ["metrics", "curves", "recipes", "translations", "evaluation"]
+    assert page.open == [] and page.titles == ["errors", "metrics", "curves", "recipes", "translations", "evaluation"]
     lines = {line.split("  ")[0]: re.split("  +", line.strip())[-2:] for line in compared.stdout.splitlines()}
     assert lines["model.latent_dim"] == ["3", "5"] and lines["joint"] == ["–", "-1.500 ± 0.100"]
     best = [

@@ -1,0 +1,147 @@
+"""A start at a factor analysis: training begins at the linear answer."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from support.toys import here
+
+import modalkit
+from modalkit.model.factor_analysis import FactorAnalysis
+from modalkit.model.factor_fit import fit_factors
+from modalkit.training.linear_experts import exact_expert, regressed_expert, ridge
+
+ROWS, FACTORS = 500, 3
+SIZES = {"a": 4, "b": 1, "c": 6}
+MLP = "network: {type: mlp, hidden: [8], decoder_hidden: [8], linear: 8}"
+RECIPE = f"""
+data: {{path: data}}
+modalities:
+  a: {{kind: vector, size: 4, {MLP}}}
+  b: {{kind: vector, size: 1, scale: shared, {MLP}}}
+  c: {{kind: vector, size: 6, likelihood: laplace, scale: per_dimension, {MLP}}}
+  class: {{kind: label, classes: 3, {MLP}}}
+  yes: {{kind: bit, {MLP}}}
+model: {{latent_dim: 4, experts: low_rank, start: factor_analysis}}
+train: {{epochs: 1, max_steps: 1, learning_rate: 1e-6, choose: imputation}}
+"""
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a dataset of a linear model, in which modalities are missing, and a trained run."""
+    folder, source = tmp_path_factory.mktemp("start"), torch.Generator().manual_seed(0)
+
+    def normal(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=source)
+
+    z = normal(ROWS, FACTORS)
+    values = {name: z @ normal(FACTORS, size) + 0.3 * normal(ROWS, size) for name, size in SIZES.items()}
+    present = {name: torch.rand(ROWS, generator=source) < 0.8 for name in SIZES}
+    schemas = {name: modalkit.schema("vector", size=size) for name, size in SIZES.items()}
+    schemas |= {"class": modalkit.schema("label", classes=3), "yes": modalkit.schema("bit")}
+    values |= {"class": (z @ normal(FACTORS, 3)).argmax(1), "yes": (z[:, 0] > 0).float()}
+    modalkit.write_dataset(folder / "data", schemas, values, present=present)
+    (folder / "recipe.yaml").write_text(RECIPE)
+    done = here("train", "recipe.yaml", "--out", "run", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert "starting from a factor analysis of 16 numbers with" in done.stderr
+    return folder
+
+
+def test_the_start_predicts_like_the_factor_analysis(work: Path) -> None:
+    first = json.loads((work / "run" / "metrics.jsonl").read_text().splitlines()[0])
+    assert (first["step"], first["epoch"], first["split"]) == (0, 0, "valid")
+    assert first["imputation_error"] < 0.6  # of the training mean's; a random start has about 1
+    saved = json.loads((work / "run" / "translations.json").read_text())
+    by = {(one["given"], one["want"]): one for one in saved}
+    for want in SIZES:
+        assert by["all", want]["explained"] > 0.85
+        assert by["a", want]["value"] < 1.1 * by["a", want]["linear_value"] + 0.02 or want == "a"
+    assert by["a", "class"]["value"] > by["a", "class"]["mean_value"] + 0.1
+    assert by["a", "yes"]["value"] > by["a", "yes"]["mean_value"] + 0.1
+
+
+def test_the_same_seed_starts_alike(work: Path) -> None:
+    assert here("train", "recipe.yaml", "--out", "again", cwd=work).returncode == 0
+    first, second = ((work / run / "checkpoints/last.safetensors").read_bytes() for run in ("run", "again"))
+    assert first == second
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("model.experts=diagonal", "experts: low_rank or full"),
+        ("model.centered=true", "remove centered"),
+        ("modalities.c.network.linear=2", "modality 'c': model.start: factor_analysis needs 4 linear features"),
+    ],
+)
+def test_what_does_not_fit_is_refused(work: Path, change: str, message: str) -> None:
+    done = here("train", "recipe.yaml", "--out", "refused", "--set", change, cwd=work)
+    assert done.returncode == 2 and message in " ".join(done.stderr.split())
+    assert not (work / "refused" / "recipe.yaml").exists()
+
+
+def test_networks_without_a_linear_path_are_refused_or_start_silent(work: Path) -> None:
+    without = [word for name in (*SIZES, "class") for word in ("--set", f"modalities.{name}.network.linear=false")]
+    done = here("train", "recipe.yaml", "--out", "part", *without, cwd=work)
+    assert done.returncode == 0 and "without linear paths: a, b, c, class" in done.stderr
+    done = here(
+        "train", "recipe.yaml", "--out", "none", *without, "--set", "modalities.yes.network.linear=false", cwd=work
+    )
+    assert done.returncode == 2 and "needs networks with a linear path" in done.stderr
+
+
+def test_leave_one_out_residuals_equal_refits() -> None:
+    source = torch.Generator().manual_seed(0)
+    for columns in (3, 40):
+        x, z = torch.randn(20, columns, generator=source).double(), torch.randn(20, 2, generator=source).double()
+        weight, residual = ridge(x, z)
+        moved = x - x.mean(0)
+        # The strength is not returned: find it by the weights, then refit without the first row.
+        fits = {}
+        for strength in (1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0):
+            penalty = strength * float(moved.square().sum()) / 20
+            gram = moved.T @ moved + penalty * torch.eye(columns).double()
+            fits[penalty] = torch.linalg.solve(gram, moved.T @ (z - z.mean(0))).T
+        penalty = min(fits, key=lambda one: float((fits[one] - weight).abs().max()))
+        torch.testing.assert_close(fits[penalty], weight, atol=1e-4, rtol=1e-4)
+        # An unpenalised constant beside the columns, whose mean changes without the row, is the same as centring.
+        rest, wanted = x[1:], z[1:]
+        gram = (rest - rest.mean(0)).T @ (rest - rest.mean(0)) + penalty * torch.eye(columns).double()
+        left = torch.linalg.solve(gram, (rest - rest.mean(0)).T @ (wanted - wanted.mean(0)))
+        predicted = wanted.mean(0) + (x[0] - rest.mean(0)) @ left
+        torch.testing.assert_close(z[0] - predicted, residual[0], atol=1e-3, rtol=1e-3)
+
+
+def test_experts_have_the_precision_and_mean_that_they_should() -> None:
+    source = torch.Generator().manual_seed(0)
+    w, x = torch.randn(7, 3, generator=source), torch.randn(5, 7, generator=source)
+    part = FactorAnalysis(w, torch.randn(7, generator=source), torch.rand(7, generator=source) + 0.1)
+    expert = exact_expert(part, 4)
+    eta, precision = part.natural(x)
+    torch.testing.assert_close(expert.directions @ expert.directions.T, precision[0], atol=1e-3, rtol=1e-4)
+    measured = x @ expert.weight.T + expert.bias
+    torch.testing.assert_close(measured @ expert.directions.T, eta, atol=1e-3, rtol=1e-4)
+    left = torch.diag(torch.tensor([0.1, 0.5, 0.9]))
+    expert = regressed_expert(w.T, part.mean, torch.ones(3), left, 3)
+    own = expert.directions @ expert.directions.T + torch.eye(3)
+    torch.testing.assert_close(own, left.inverse(), atol=1e-4, rtol=1e-4)
+    loc = left @ (expert.directions @ (x @ expert.weight.T + expert.bias).T)
+    torch.testing.assert_close(loc.T, (x - part.mean) @ w + 1, atol=1e-3, rtol=1e-4)
+
+
+def test_weighted_and_shared_noise_keep_the_likelihood_rising() -> None:
+    source = torch.Generator().manual_seed(0)
+    x = torch.randn(200, 2, generator=source) @ torch.randn(2, 9, generator=source)
+    x = x + 0.5 * torch.randn(200, 9, generator=source)
+    known = torch.ones_like(x, dtype=torch.bool)
+    found = fit_factors(
+        lambda: [(x, known)], (4, 5), 2, shared=(True, False), weights=(4.0, 0.5), iterations=40, tolerance=0
+    )
+    rises = torch.tensor(found.log_likelihoods).diff()
+    assert bool((rises > -1e-6 * abs(found.log_likelihoods[-1])).all())
+    assert len(set(found.noise[:4].tolist())) == 1 and len(set(found.noise[4:].tolist())) == 5
