@@ -12,7 +12,6 @@ STRENGTHS = (1e-3, 1e-2, 0.1, 1.0, 10.0, 100.0)
 """Strengths of the ridge to choose from, ascending, as multiples of the inputs' mean squared length."""
 _SKETCH = 32  # columns of random sums that stand for many targets while the strength is chosen
 _MORE = 10  # directions beyond the rank that an approximate singular value decomposition follows
-_CHUNK = 8192  # rows that are converted to double precision at once
 _EXACT = 512  # an exact decomposition is affordable up to this many columns
 
 
@@ -69,7 +68,7 @@ class Ridge:
         """Return `A A^T` or `A^T A`, the smaller one, in double precision."""
         if not self.dual:
             (inputs,) = self.blocks
-            return _product(inputs, inputs)
+            return (inputs.T @ inputs).double()
         return torch.stack([(block @ block.T).double() for block in self.blocks]).sum(0)
 
     def _solve(self, right: Tensor, strength: float) -> Tensor:
@@ -98,9 +97,7 @@ class Ridge:
 
     def weights(self, targets: Tensor, strength: float) -> Tensor:
         """Return the weights of what `reduced` returns, for centred targets, without a limit of the rank."""
-        if self.dual:
-            return self._solve(targets, strength)
-        return self._solve(_product(self.blocks[0], targets), strength).to(targets.dtype)
+        return self._solve(targets if self.dual else self.blocks[0].T @ targets, strength)
 
     def fitted(self, targets: Tensor, strength: float) -> Tensor:
         """Return the fitted values of centred targets, `(rows, targets)`, without a limit of the rank."""
@@ -130,20 +127,6 @@ class Ridge:
         if rank is not None and rank < targets.shape[1]:
             directions = _directions(targets, rank, lambda thin: self.fitted(thin, strength))
         return self.weights(targets @ directions, strength), directions.T
-
-
-def _product(left: Tensor, right: Tensor) -> Tensor:
-    """Return `left.T @ right`, summed in double precision.
-
-    In single precision, the sums over many rows are too rough to be solved if columns depend on each other, such as the
-    indicators of classes, which add up to 1.
-
-    Args:
-        left: `(rows, inputs)`.
-        right: `(rows, columns)`.
-    """
-    parts = zip(torch.split(left, _CHUNK), torch.split(right, _CHUNK), strict=True)
-    return torch.stack([one.double().T @ other.double() for one, other in parts]).sum(0)
 
 
 def chosen_strength(blocks: Sequence[Tensor], targets: Sequence[Tensor], rank: int | None) -> list[float]:

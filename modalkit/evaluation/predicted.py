@@ -81,7 +81,7 @@ def _decoder_inputs(model: MultimodalVAE, batch: Batch, plan: Plan, draws: int, 
 
 
 def expected(model: MultimodalVAE, name: str, inputs: Tensor, measure: Measure) -> Tensor:
-    """Return the mean prediction of rows as columns, `(rows, width)`, on the CPU.
+    """Return the mean prediction of rows as columns, within what is possible, `(rows, width)`, on the CPU.
 
     Args:
         model: in eval mode.
@@ -96,7 +96,7 @@ def expected(model: MultimodalVAE, name: str, inputs: Tensor, measure: Measure) 
         here = inputs[:, start : start + size]
         point = _point(model.likelihood(name, here.flatten(0, 1).to(model.device)), measure).cpu()
         point = point.reshape(draws, here.shape[1], -1)  # (draws * rows, …) -> (draws, rows, width)
-        parts.append(point.float().mean(0) if measure.is_linear else point.mode(0)[0].float())
+        parts.append(measure.bounded(point.float().mean(0)) if measure.is_linear else point.mode(0)[0].float())
     return torch.cat(parts)
 
 

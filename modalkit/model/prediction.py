@@ -128,6 +128,8 @@ def predict(model: MultimodalVAE, name: str, inputs: Tensor, samples: int, *, no
         mean, variance = (torch.unflatten(one, 0, (draws, rows)) for one in decoded.moments)
         if outcome is Outcome.COUNT:
             value = whole(mean.mean(0))
+        if outcome is Outcome.PICTURE:
+            value = schema.storable(value)  # the mean of a Gaussian can be outside [0, 1]
         between = mean.var(0) if draws > 1 else torch.zeros_like(value, dtype=mean.dtype)
         scale = (variance.mean(0) + between).sqrt()
         return Prediction(schema, value, kept, scale, between.sqrt() if draws > 1 else None)

@@ -21,7 +21,7 @@ from modalkit.model import MultimodalVAE, gaussian
 from modalkit.model.moments import point
 from modalkit.model.prediction import as_stored
 from modalkit.nn import CategoryEncoder
-from modalkit.plugin import Modality
+from modalkit.plugin import Modality, Outcome
 from modalkit.util.randomness import generator
 
 _TOLERANCE = 1e-4
@@ -41,6 +41,7 @@ class Translator(nn.Module):
 
     def __init__(self, model: MultimodalVAE, given: Sequence[str], want: str) -> None:
         super().__init__()
+        self.covariance: Tensor
         # A ModuleList, because parts of a graph are named in Python, where a modality called `class` is an error.
         experts = (nn.Sequential(model.encoders[name], model.heads[name]) for name in given)
         self.experts = copy.deepcopy(nn.ModuleList(experts))
@@ -49,21 +50,45 @@ class Translator(nn.Module):
             if isinstance(module, CategoryEncoder):
                 module.apart = True  # otherwise it depends on the number of rows, which a graph leaves open
         self.schema, self.prior_expert = model.schemas[want], model.prior_expert
+        self.correlated = bool(model.measurements)
+        if self.correlated:
+            self._measure(model, given)
         self.kind: Modality[Any] = registry.modality(self.schema.kind)
         zero = self.schema.unpack(self.schema.zeros(1))
         self.floating = zero.is_floating_point()
 
     def forward(self, *values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the wanted modality, and loc and scale of z, `(rows, latent_dim)`."""
-        experts = [gaussian(expert(value)) for expert, value in zip(self.experts, values, strict=True)]
-        stacked = Gaussian(torch.stack([e.loc for e in experts], 1), torch.stack([e.precision for e in experts], 1))
-        every = torch.ones_like(stacked.loc[..., 0])[None]  # (1, rows, given)
-        posterior = product_of_experts(stacked, every, prior_expert=self.prior_expert)
-        loc, scale = posterior.loc[0], posterior.scale[0]
+        said = [expert(value) for expert, value in zip(self.experts, values, strict=True)]
+        loc, scale = self._correlated(said) if self.correlated else self._diagonal(said)
         likelihood: Any = self.kind.likelihood(self.schema, self.decoder(loc))
         if self.kind.outcome.is_one_of_several:
             return likelihood.probs, loc, scale
-        return point(self.kind.outcome, likelihood, self.floating), loc, scale
+        value = point(self.kind.outcome, likelihood, self.floating)
+        return (self.schema.storable(value) if self.kind.outcome is Outcome.PICTURE else value), loc, scale
+
+    def _diagonal(self, said: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        experts = [gaussian(one) for one in said]
+        stacked = Gaussian(torch.stack([e.loc for e in experts], 1), torch.stack([e.precision for e in experts], 1))
+        every = torch.ones_like(stacked.loc[..., 0])[None]  # (1, rows, given)
+        posterior = product_of_experts(stacked, every, prior_expert=self.prior_expert)
+        return posterior.loc[0], posterior.scale[0]
+
+    def _measure(self, model: MultimodalVAE, given: Sequence[str]) -> None:
+        """Keep the directions of each expert, and the covariance of the posterior, which is the same for all rows."""
+        measurements: list[Any] = [model.measurements[name] for name in given]
+        precision = torch.stack([one.precision() for one in measurements]).sum(0)
+        if self.prior_expert:
+            precision = precision + torch.eye(len(precision)).to(precision)
+        self.register_buffer("covariance", torch.cholesky_inverse(torch.linalg.cholesky(precision)))
+        for place, one in enumerate(measurements):
+            self.register_buffer(f"directions_{place}", one.directions.detach().clone())
+
+    def _correlated(self, said: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        directions: list[Tensor] = [getattr(self, f"directions_{place}") for place in range(len(said))]
+        weighted = torch.stack([one @ each.mT for one, each in zip(said, directions, strict=True)]).sum(0)
+        loc: Tensor = weighted @ self.covariance
+        return loc, self.covariance.diagonal().sqrt().expand_as(loc)
 
 
 def onnx_graph(model: TrainedModel, given: Sequence[str], want: str) -> Callable[[Path], Path]:
@@ -88,10 +113,6 @@ def onnx_graph(model: TrainedModel, given: Sequence[str], want: str) -> Callable
         raise InputError(
             f"--onnx: this run's objective ({model.recipe.objective.name}) has posteriors of another form; "
             f"graphs support products of experts only (mvae, mvtcae)"
-        )
-    if model.recipe.model.experts != "diagonal":
-        raise InputError(
-            f"--onnx: this run has model.experts: {model.recipe.model.experts}; graphs support diagonal experts only"
         )
     if not given:
         raise InputError("--onnx: name what is given, --given NAME,NAME")

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from modalkit.model.factor_analysis import FactorAnalysis
 
-_STRENGTHS = (1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0)  # of the ridge, relative to the numbers' mean squared length
+STRENGTHS = [10 ** (power / 2) for power in range(-8, 4)]
+"""Strengths of a ridge regression to choose from, relative to the mean squared length of a row."""
 _EXACT_IF_CLOSE = 0.98  # a regression must have a lower error than this times the exact expert's
 _LEAST_VARIANCE, _MOST_VARIANCE = 1e-4, 0.999  # of a factor given a modality; it is 1 before
 
@@ -98,7 +99,9 @@ def _expert(directions: Tensor, weight: Tensor, bias: Tensor, rank: int) -> Line
 
 
 def ridge(x: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
-    r"""Fit a ridge regression whose strength has the lowest leave-one-out error, which has a closed form.
+    r"""Fit a ridge regression, where each target has the strength with the lowest leave-one-out error.
+
+    That error has a closed form: the residual of a row, divided by 1 minus its leverage.
 
     Args:
         x: `(rows, columns)`.
@@ -120,13 +123,16 @@ def ridge(x: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
     left = vectors if dual else moved @ vectors / squares.sqrt()  # left singular vectors, (rows, kept)
     projected = left.T @ wanted  # (kept, targets)
     scale = float(squares.sum()) / rows
-    found: list[tuple[float, float, Tensor]] = []
-    for strength in _STRENGTHS:
+    least = wanted.new_full((z.shape[1],), torch.inf)
+    inner, residual = torch.zeros_like(projected), wanted
+    for strength in STRENGTHS:
         shrunk = squares / (squares + strength * scale)
         leverage = left.square() @ shrunk + 1 / rows
-        residual = (wanted - left @ (shrunk[:, None] * projected)) / (1 - leverage).clamp(min=1e-9)[:, None]
-        found.append((float(residual.square().mean()), strength, residual))
-    _, strength, residual = min(found, key=lambda one: one[0])
-    inner = projected * (squares.sqrt() / (squares + strength * scale))[:, None]  # (kept, targets)
+        found = (wanted - left @ (shrunk[:, None] * projected)) / (1 - leverage).clamp(min=1e-9)[:, None]
+        error = found.square().mean(0)
+        better = error < least
+        least = torch.where(better, error, least)
+        residual = torch.where(better, found, residual)
+        inner = torch.where(better, projected * (shrunk / squares.sqrt())[:, None], inner)
     right = moved.T @ (vectors / squares.sqrt()) if dual else vectors  # right singular vectors, (columns, kept)
     return (right @ inner).T, residual

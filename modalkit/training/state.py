@@ -62,6 +62,8 @@ class TrainingState:
         begun = host.first and self.path.exists()
         if not begun:
             self._begin(recipe)
+            if self.learner.average is not None:
+                self.learner.average.follow()
         state = load_state(self.path, torch.device("cpu")) if begun else self._state()
         self.learner.move_to_device()
         self._restore(host.processes.of_first(state))

@@ -43,6 +43,16 @@ def test_an_integer_kind_that_declares_nothing_is_predicted_by_its_modes(label: 
     torch.testing.assert_close(found.probability, (modes == found.value).float().mean(0))
 
 
+def test_pictures_of_a_gaussian_are_predicted_within_their_range() -> None:
+    torch.manual_seed(0)
+    schema = registry.schema("image", size=16, channels=1, likelihood="gaussian", network={"type": "mlp"})
+    model = MultimodalVAE({"scan": schema}, 2).eval()
+    draws = 100 * torch.randn(1, 4, 2)
+    assert model.likelihood("scan", draws[0]).mean.abs().max() > 1
+    value = predict(model, "scan", draws, 0, noise=False).value
+    assert value.min() == 0 and value.max() == 1
+
+
 def test_samples_of_a_row_with_the_same_noise_do_not_depend_on_its_place(tmp_path: Path) -> None:
     run = linear_run(tmp_path)
     batch = run.dataset[torch.arange(6)]

@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 from support.toys import here
+from torch import Tensor
 
 import modalkit
 from modalkit.model.factor_analysis import FactorAnalysis
 from modalkit.model.factor_fit import fit_factors
-from modalkit.training.linear_experts import exact_expert, regressed_expert, ridge
+from modalkit.training.linear_experts import STRENGTHS, exact_expert, regressed_expert, ridge
 
 ROWS, FACTORS = 500, 3
 SIZES = {"a": 4, "b": 1, "c": 6}
@@ -99,22 +100,26 @@ def test_leave_one_out_residuals_equal_refits() -> None:
     source = torch.Generator().manual_seed(0)
     for columns in (3, 40):
         x, z = torch.randn(20, columns, generator=source).double(), torch.randn(20, 2, generator=source).double()
+        z[:, 0] += 30 * x[:, 0]  # one target is easy, the other is noise, so that their strengths differ
         weight, residual = ridge(x, z)
-        moved = x - x.mean(0)
-        # The strength is not returned: find it by the weights, then refit without the first row.
-        fits = {}
-        for strength in (1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0):
-            penalty = strength * float(moved.square().sum()) / 20
-            gram = moved.T @ moved + penalty * torch.eye(columns).double()
-            fits[penalty] = torch.linalg.solve(gram, moved.T @ (z - z.mean(0))).T
-        penalty = min(fits, key=lambda one: float((fits[one] - weight).abs().max()))
-        torch.testing.assert_close(fits[penalty], weight, atol=1e-4, rtol=1e-4)
-        # An unpenalised constant beside the columns, whose mean changes without the row, is the same as centring.
-        rest, wanted = x[1:], z[1:]
-        gram = (rest - rest.mean(0)).T @ (rest - rest.mean(0)) + penalty * torch.eye(columns).double()
-        left = torch.linalg.solve(gram, (rest - rest.mean(0)).T @ (wanted - wanted.mean(0)))
-        predicted = wanted.mean(0) + (x[0] - rest.mean(0)) @ left
-        torch.testing.assert_close(z[0] - predicted, residual[0], atol=1e-3, rtol=1e-3)
+        chosen = []
+        for target in range(2):
+            wanted, penalties = z[:, target], [float((x - x.mean(0)).square().sum()) / 20 * s for s in STRENGTHS]
+            fits = {penalty: ridge_weights(x, wanted, penalty) for penalty in penalties}
+            penalty = min(fits, key=lambda one: float((fits[one] - weight[target]).abs().max()))
+            chosen.append(penalty)
+            torch.testing.assert_close(fits[penalty], weight[target], atol=1e-4, rtol=1e-4)
+            left = ridge_weights(x[1:], wanted[1:], penalty)
+            predicted = wanted[1:].mean() + (x[0] - x[1:].mean(0)) @ left
+            torch.testing.assert_close(wanted[0] - predicted, residual[0, target], atol=1e-3, rtol=1e-3)
+        assert chosen[0] < chosen[1]
+
+
+def ridge_weights(x: Tensor, z: Tensor, penalty: float) -> Tensor:
+    """Return the weights of a ridge regression of one target on centred columns."""
+    moved = x - x.mean(0)
+    gram = moved.T @ moved + penalty * torch.eye(x.shape[1]).to(x)
+    return torch.linalg.solve(gram, moved.T @ (z - z.mean()))
 
 
 def test_experts_have_the_precision_and_mean_that_they_should() -> None:
