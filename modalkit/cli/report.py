@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from pathlib import Path
 from typing import Annotated
@@ -10,6 +11,8 @@ import typer
 
 from modalkit.cli.options import Device, OtherData, Plugins, RunArgument, Seed, Weights, add_plugins
 from modalkit.errors import InputError
+
+_log = logging.getLogger(__name__)
 
 
 def evaluate(
@@ -54,6 +57,11 @@ def evaluate(
     from modalkit.runs.opened import load_run
 
     opened = load_run(run, data=data, device=device, weights=weights)
+    if split == "valid" and data is None and opened.refit:
+        _log.warning(
+            f"{run}: train.refit has trained on the validation rows too, so they do not tell how good the model is; "
+            f"use --split test"
+        )
     own = add_plugins(plugin)
     asked = parse(opened.model, targets, given, proposal)
     asking = Asking(split, rows, particles, prior_particles, seed)

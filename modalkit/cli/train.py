@@ -42,7 +42,8 @@ def train(
     loaded = load_recipe(path, [*overrides, *given])
     result = fit(loaded, run := out or run)
     if result.signal:
-        typer.echo(f"stopped at step {result.progress.step}; resume with: modalkit train {run}", err=True)
+        fit_of = " of the refit" if result.refit else ""
+        typer.echo(f"stopped at step {result.progress.step}{fit_of}; resume with: modalkit train {run}", err=True)
         raise typer.Exit(128 + result.signal)
     if result.translations:
         _print_translations(result, RunFolder(run).read_recipe())  # with the names and units that the dataset knows
@@ -53,6 +54,8 @@ def train(
 
 def _weights(result: Result) -> str:
     """Return in words which weights the run keeps to answer questions."""
+    if result.refit:
+        return "with the weights of the refit on training and validation rows"
     progress = result.progress
     if not (progress.has_best and math.isfinite(progress.best)):
         return "with the last weights"

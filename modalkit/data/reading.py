@@ -214,6 +214,12 @@ class Dataset:
                 values[name][at] = self._values[index][name][local[at]]
         return values
 
+    def with_valid_as_train(self) -> Dataset:
+        """Return a view of this dataset whose validation rows are training rows; it shares the values."""
+        view = copy(self)
+        view.split = self.split.masked_fill(self.split == SPLITS.index("valid"), SPLITS.index("train"))
+        return view
+
     def rows(self, split: str) -> Tensor:
         """Return the rows of a split as int64 indices, `(rows,)`, in order."""
         if split not in SPLITS:

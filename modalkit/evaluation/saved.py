@@ -11,6 +11,7 @@ from typing import Any
 from modalkit.errors import InputError
 from modalkit.evaluation.translation import Translation
 from modalkit.evaluation.translation_text import among
+from modalkit.runs.checkpoint import is_refit
 from modalkit.runs.folder import RunFolder
 
 SECTION = "translations"
@@ -81,7 +82,8 @@ def read_errors(folder: RunFolder) -> tuple[list[Translation], str]:
     if saved:
         return saved, among(map(vars, saved), "held-out")
     found = read_evaluated(folder)
-    if found is None or found.settings.get("split") == "train":
+    trained_on = ("train", "valid") if is_refit(folder.weights) else ("train",)
+    if found is None or found.settings.get("split") in trained_on:
         return [], ""
     if found.settings.get("weights") != _digest(folder.weights):
         return [], ""

@@ -63,10 +63,14 @@ def in_words(run: Run, found: Evaluated, width: int) -> list[str]:
 
 
 def _training(run: Run) -> Dataset:
-    """Return the dataset that the run was trained on; the one that is evaluated if the former cannot be opened."""
+    """Return the dataset that the run was trained on; the one that is evaluated if the former cannot be opened.
+
+    The training rows of a refit include the validation rows.
+    """
     if str(run.dataset.path) == str(run.recipe.data.path):
-        return run.dataset
+        return run.dataset.with_valid_as_train() if run.refit else run.dataset
     try:
-        return open_dataset(run.recipe, in_memory=False)
+        opened = open_dataset(run.recipe, in_memory=False)
     except InputError:
         return run.dataset
+    return opened.with_valid_as_train() if run.refit else opened

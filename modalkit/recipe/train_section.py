@@ -75,6 +75,11 @@ class TrainSettings(Settings):
     patience: PositiveInt | None = Field(
         None, description="Stop early after this many epochs without a better one, as `choose` compares them."
     )
+    refit: bool = Field(
+        False,
+        description="Once the best epoch is chosen, train again from the start on training and validation rows, for as "
+        "many epochs, and keep these weights as the best.",
+    )
     accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps"] = Field("auto", description="Type of device to train on.")
     devices: PositiveInt | Literal["auto"] = Field(1, description="Number of devices; auto: all.")
     precision: Precision = Field("32", description="Floating-point format of the computation.")
@@ -104,6 +109,12 @@ class TrainSettings(Settings):
     def _paired_share_leaves_room(self) -> TrainSettings:
         if self.paired_share is not None and self.batch_size < 2:
             raise invalid(("paired_share",), "needs a batch_size of 2 or more")
+        return self
+
+    @model_validator(mode="after")
+    def _refit_without_guesses(self) -> TrainSettings:
+        if self.refit and self.self_training is not None:
+            raise invalid(("refit",), "cannot be combined with train.self_training; remove one of the two")
         return self
 
     @model_validator(mode="after")

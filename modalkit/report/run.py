@@ -15,6 +15,7 @@ from modalkit.report.measured import measured
 from modalkit.report.page import Section, note, render
 from modalkit.report.sources import Source, open_source
 from modalkit.report.views import samples, translated, walks
+from modalkit.runs.metrics import REFIT
 from modalkit.training.planning import Planner
 from modalkit.util.progress import bar
 
@@ -93,8 +94,10 @@ def _facts(source: Source) -> list[tuple[str, str]]:
     if source.model is not None:
         facts.append(("Parameters", f"{sum(source.model.model.parameter_counts().values()):,}"))
     if source.metrics:
-        last = source.metrics[-1]
+        last = next((line for line in reversed(source.metrics) if line["split"] != REFIT), source.metrics[-1])
         facts.append(("Trained", f"{last['epoch']} epochs, {last['step']:,} steps"))
+        if source.refit:
+            facts.append(("Refit", "on training and validation rows, for as many epochs as the best"))
     if (best := best_validation(source)) is not None:
         facts.append(("Best validation ELBO", f"{best[0]:,.2f} nats a row, after epoch {best[1]}"))
     if source.held_out is not None:

@@ -17,8 +17,10 @@ from modalkit.evaluation.records import Record, read_records
 from modalkit.inference import TrainedModel, load
 from modalkit.pictures import chosen
 from modalkit.recipe.loading import Recipe
+from modalkit.runs.checkpoint import is_refit
 from modalkit.runs.folder import RunFolder
 from modalkit.runs.metrics import Line, read_metrics
+from modalkit.runs.opened import held_out_split
 
 MOST_SHOWN = 16
 """How many modalities the page's tables have room for; of more, they show those that are `chosen`."""
@@ -30,7 +32,7 @@ class HeldOut:
 
     Attributes:
         dataset: where they are.
-        split: test, or else valid, or else train.
+        split: test, or else valid unless the model was trained on them, or else train.
         rows: int64 `(rows,)`.
         batch: their values.
     """
@@ -65,6 +67,11 @@ class Source:
     model: TrainedModel | None = None
     held_out: HeldOut | None = None
     lacking: list[str] = field(default_factory=list)
+
+    @property
+    def refit(self) -> bool:
+        """Whether the best weights are those of a refit on training and validation rows."""
+        return is_refit(self.folder.best)
 
     @property
     def names(self) -> list[str]:
@@ -134,7 +141,7 @@ def open_source(
                 raise
             lacking.append(f"There are no weights to ask, so only what was logged is shown ({error}).")
         try:
-            held_out = _held_out(recipe, data or recipe.data.path, rows)
+            held_out = _held_out(recipe, data or recipe.data.path, rows, data is None and is_refit(folder.best))
         except InputError as error:
             if data is not None:
                 raise
@@ -145,10 +152,10 @@ def open_source(
     return Source(folder, recipe, metrics, trained, held_out, lacking)
 
 
-def _held_out(recipe: Recipe, path: Path | str, most: int) -> HeldOut:
+def _held_out(recipe: Recipe, path: Path | str, most: int, refit: bool) -> HeldOut:
     dataset = Dataset(path, list(recipe.modalities), in_memory=False)
     dataset.manifest.check(recipe.modalities, dataset.path)
-    split = next((s for s in ("test", "valid", "train") if len(dataset.rows(s))), "train")
+    split = held_out_split(dataset, refit=refit)
     rows = dataset.rows(split)
     rows = evenly(rows[dataset.present[rows].any(1)], most)
     return HeldOut(dataset, split, rows, dataset[rows])

@@ -7,17 +7,38 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_model, save_model
 from torch import nn
 
 from modalkit.errors import InputError
 from modalkit.util.files import write_atomic
 
+_REFIT = {"fit": "refit"}
 
-def save_weights(path: Path, model: nn.Module) -> None:
-    """Write a model's weights and running statistics as safetensors."""
-    write_atomic(path, lambda temporary: save_model(model, str(temporary)))
+
+def save_weights(path: Path, model: nn.Module, *, refit: bool = False) -> None:
+    """Write a model's weights and running statistics as safetensors.
+
+    Args:
+        path: the file.
+        model: whose weights to write.
+        refit: whether they were fitted to training and validation rows; the file says so then.
+    """
+    write_atomic(path, lambda temporary: save_model(model, str(temporary), _REFIT if refit else None))
+
+
+def is_refit(path: Path) -> bool:
+    """Tell whether a file holds weights that were fitted to training and validation rows; False if it is no such file.
+
+    Args:
+        path: what `save_weights` wrote.
+    """
+    try:
+        with safe_open(str(path), "pt") as file:
+            return (file.metadata() or {}).get("fit") == _REFIT["fit"]
+    except (OSError, SafetensorError):
+        return False
 
 
 def load_weights(path: Path, model: nn.Module) -> None:

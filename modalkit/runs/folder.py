@@ -6,16 +6,18 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import BaseModel
 
 import modalkit
 from modalkit.errors import InputError
 from modalkit.recipe.loading import Recipe, load_recipe
+from modalkit.recipe.yaml import flow
 from modalkit.util.files import is_empty, remove_leftovers, write_json, write_text
 from modalkit.util.text import listed
 
@@ -34,7 +36,11 @@ MAY_CHANGE = {
 """Keys of ``train:`` that may change when a run is resumed: how long, where, and how often to report."""
 
 WEIGHTS = ("best", "last")
-"""The weights that a run keeps: of the best epoch, and after the last step."""
+"""The weights that a run keeps: of the best epoch or the refit, and after the last step of the first fit."""
+
+
+_MOST_STATED = 3
+"""Most keys of which a message says how a run has them."""
 
 
 @dataclass(frozen=True)
@@ -73,8 +79,13 @@ class RunFolder:
         return self.checkpoints / "state.pt"
 
     @property
+    def refit_state(self) -> Path:
+        """All that resuming the refit needs, the second fit of ``train.refit``."""
+        return self.checkpoints / "refit.pt"
+
+    @property
     def best(self) -> Path:
-        """The weights with the best validation, which answer questions."""
+        """The weights that answer questions: those with the best validation, or those of the refit once it is done."""
         return self.checkpoints / "best.safetensors"
 
     @property
@@ -179,15 +190,15 @@ def check_claim(recipe: Recipe, folder: RunFolder) -> None:
         raise InputError(f"{folder.path}: is not empty and not a run; choose another --out")
     remove_leftovers(folder.path, folder.checkpoints, folder.pictures)
     trained = folder.is_run() and any(folder.checkpoints.glob("*"))
-    if trained and (changed := differences(_recipe_of(folder), recipe)):
+    if trained and (changed := differences(before := _recipe_of(folder), recipe)):
         if changed == ["train.epochs"]:
             raise InputError(
                 f"{folder.path}: train.epochs cannot change when this run is resumed, because a schedule of it "
                 f"(train.schedule or train.beta_schedule) is spread over the epochs; choose another --out"
             )
         raise InputError(
-            f"{folder.path}: holds a run of another recipe (it differs in {listed(changed)}); choose another --out, or "
-            f"delete this folder"
+            f"{folder.path}: holds a run of another recipe (it differs in {listed(changed)}); "
+            f"{_as_before(changed, before, recipe)}choose another --out, or delete this folder"
         )
 
 
@@ -209,11 +220,50 @@ def _recipe_of(folder: RunFolder) -> Recipe:
 def differences(before: Recipe, now: Recipe) -> list[str]:
     """Return the dotted keys in which two recipes differ, without those that may change when a run is resumed.
 
-    The number of epochs may not change if a schedule depends on it.
+    The number of epochs may not change if a schedule depends on it. A refit may be switched on, but not off, because it
+    has replaced the best weights.
     """
     fixed = {"epochs"} if before.train.depends_on_epochs or now.train.depends_on_epochs else set()
-    one, other = (dict(leaves(_comparable(recipe, MAY_CHANGE - fixed))) for recipe in (before, now))
+    free = MAY_CHANGE - fixed | ({"refit"} if now.train.refit else set())
+    one, other = (dict(leaves(_comparable(recipe, free))) for recipe in (before, now))
     return [key for key in one | other if one.get(key) != other.get(key)]
+
+
+def _as_before(changed: Sequence[str], before: Recipe, now: Recipe) -> str:
+    """Return what a recipe must state to go on with a run, if only defaults differ; a default may have changed.
+
+    Args:
+        changed: the dotted keys in which the recipes differ.
+        before: the recipe of the run.
+        now: the recipe that is given.
+    """
+    values = dict(leaves(before.model_dump(mode="json")))
+    if len(changed) > _MOST_STATED or not all(key in values and not _states(now, key) for key in changed):
+        return ""
+    lines = []
+    for key in changed:
+        top, *rest = key.split(".")
+        value = values[key]
+        for part in reversed(rest):
+            value = {part: value}
+        lines.append(f"`{top}: {flow(value)}`")
+    return (
+        f"this recipe does not state {'it' if len(changed) == 1 else 'them'}, and its default is not what the run was "
+        f"trained with; to go on with the run, write {' and '.join(lines)}; otherwise "
+    )
+
+
+def _states(recipe: Recipe, key: str) -> bool:
+    """Tell whether a recipe states the value of a dotted key, so that it is not a default."""
+    inside: Any = recipe
+    for part in key.split("."):
+        if isinstance(inside, Mapping):
+            inside = inside.get(part)
+        elif isinstance(inside, BaseModel) and part in inside.model_fields_set:
+            inside = getattr(inside, part)
+        else:
+            return False
+    return True
 
 
 def _comparable(recipe: Recipe, without: set[str]) -> dict[str, Any]:

@@ -10,7 +10,11 @@ from typing import Any
 from modalkit.runs.folder import RunFolder
 
 Line = dict[str, Any]
-"""``step``, ``epoch``, ``split``, and metrics by name."""
+"""``step``, ``epoch``, ``split``, and metrics by name. The split is train, valid or `REFIT`."""
+
+REFIT = "refit"
+"""The split of lines of a second fit, on training and validation rows. Its steps follow those of the first fit, and its
+epochs are counted from the start."""
 
 
 def read_metrics(run: Path) -> Iterator[Line]:

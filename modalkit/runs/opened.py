@@ -12,7 +12,7 @@ from modalkit.data import Dataset
 from modalkit.errors import InputError
 from modalkit.model import MultimodalVAE, assemble
 from modalkit.recipe.loading import Recipe
-from modalkit.runs.checkpoint import load_weights
+from modalkit.runs.checkpoint import is_refit, load_weights
 from modalkit.runs.folder import RunFolder
 
 
@@ -44,9 +44,11 @@ class Run(LoadedModel):
 
     Attributes:
         dataset: the recipe's own, or another one that has its modalities.
+        refit: whether the weights were fitted to training and validation rows.
     """
 
     dataset: Dataset
+    refit: bool = False
 
 
 def load_model(path: Path, *, device: str = "cpu", weights: str = "best") -> LoadedModel:
@@ -88,7 +90,8 @@ def load_run(path: Path, *, data: Path | str | None = None, device: str = "cpu",
         InputError: no run there, no such weights, or the dataset does not have the recipe's modalities.
     """
     loaded = load_model(path, device=device, weights=weights)
-    return Run(path, loaded.recipe, loaded.model, loaded.weights, open_dataset(loaded.recipe, data))
+    dataset, refit = open_dataset(loaded.recipe, data), is_refit(loaded.folder.weights_of(weights))
+    return Run(path, loaded.recipe, loaded.model, loaded.weights, dataset, refit)
 
 
 def open_dataset(recipe: Recipe, data: Path | str | None = None, *, in_memory: bool | None = None) -> Dataset:
@@ -108,6 +111,12 @@ def open_dataset(recipe: Recipe, data: Path | str | None = None, *, in_memory: b
     return dataset
 
 
-def held_out_split(dataset: Dataset) -> str:
-    """Return the split whose rows tell best how well a model generalises: test, or else valid, or else train."""
-    return next((split for split in ("test", "valid") if len(dataset.rows(split))), "train")
+def held_out_split(dataset: Dataset, *, refit: bool = False) -> str:
+    """Return the split whose rows tell best how well a model generalises: test, or else valid, or else train.
+
+    Args:
+        dataset: has the rows.
+        refit: whether the model was trained on the validation rows too, so that they do not tell it.
+    """
+    unseen = ("test",) if refit else ("test", "valid")
+    return next((split for split in unseen if len(dataset.rows(split))), "train")

@@ -9,12 +9,15 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from modalkit.training.trainer import Result, train
+    from modalkit.training.run import train
+    from modalkit.training.trainer import Result
 
 __all__ = ["Result", "train"]
 
+_MODULES = {"Result": "trainer", "train": "run"}
+
 
 def __getattr__(name: str) -> Any:
-    if name in __all__:
-        return getattr(importlib.import_module("modalkit.training.trainer"), name)
+    if name in _MODULES:
+        return getattr(importlib.import_module(f"modalkit.training.{_MODULES[name]}"), name)
     raise AttributeError(f"module 'modalkit.training' has no attribute {name!r}")

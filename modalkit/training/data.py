@@ -12,6 +12,7 @@ from modalkit.data.suitability import constant, require_valid
 from modalkit.data.weak import weaken
 from modalkit.errors import InputError
 from modalkit.recipe.loading import Recipe
+from modalkit.util.randomness import derived_seed
 from modalkit.util.text import listed
 
 
@@ -20,6 +21,8 @@ class TrainingData:
 
     Args:
         recipe: names the dataset, the modalities, and what to hide.
+        refit: whether the validation rows count as training rows, for a second fit; ``data.weak`` then hides entries of
+            theirs too.
 
     Attributes:
         dataset: with the entries hidden that ``data.weak`` hides.
@@ -29,15 +32,18 @@ class TrainingData:
         digest: SHA-256 of the dataset's manifest.
 
     Raises:
-        InputError: the dataset cannot be opened or does not fit the recipe, a kind cannot hold its values, or patience
-            or the choice of the best epoch has no validation rows.
+        InputError: the dataset cannot be opened or does not fit the recipe, a kind cannot hold its values, or the
+            recipe needs validation rows and there are none.
     """
 
-    def __init__(self, recipe: Recipe) -> None:
+    def __init__(self, recipe: Recipe, *, refit: bool = False) -> None:
         opened = Dataset(recipe.data.path, list(recipe.modalities), in_memory=recipe.data.in_memory)
         opened.require(recipe.modalities)
         require_valid(opened, recipe.modalities)
         self.dataset = weaken(opened, opened.rows("train"), recipe.data.weak, recipe.seed)
+        if refit:
+            seed = derived_seed(recipe.seed, "refit")
+            self.dataset = weaken(self.dataset, opened.rows("valid"), recipe.data.weak, seed).with_valid_as_train()
         self.train, self.valid = self._usable("train"), self._usable("valid")
         if recipe.train.patience is not None and not len(self.valid):
             raise InputError(f"train.patience: {recipe.data.path} has no validation rows to wait for")
@@ -45,6 +51,11 @@ class TrainingData:
             raise InputError(
                 f"train.choose: {recipe.data.path} has no validation rows to impute; use train.choose: elbo, which "
                 f"then keeps the last weights"
+            )
+        if recipe.train.refit and not len(self.valid):
+            raise InputError(
+                f"train.refit: {recipe.data.path} has no validation rows, which choose the number of epochs and then "
+                f"join the training rows; remove train.refit"
             )
         present = self.dataset.present[self.train]
         self.batches = Batches(self.train, present, recipe.train.batch_size, recipe.train.paired_share)

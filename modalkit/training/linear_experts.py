@@ -37,36 +37,44 @@ class Rows:
     loc: Tensor
 
 
-def best_expert(
-    part: FactorAnalysis, train: Rows, held_out: Rows, covariance: Tensor, importance: Tensor, rank: int
-) -> LinearExpert:
-    r"""Return the linear expert of one modality that predicts the factors best.
+def can_regress(part: FactorAnalysis, rows: Rows, rank: int) -> bool:
+    """Tell whether a modality has enough rows, and its expert enough directions, for a regression."""
+    return len(rows.x) >= 4 * part.factors and rank >= part.factors
 
-    It is the exact one of the factor analysis unless a regression of the factors on the modality has a lower error on
-    held-out rows. An error counts by what it does to the predictions of all modalities. With thousands of numbers a
-    sample, noise is not independent given the factors. The exact expert of a modality on its own is then wrong, and a
-    regression is better.
+
+class Regression:
+    """A ridge regression of the factors on a modality.
+
+    With thousands of numbers a sample, noise is not independent given the factors. The exact expert of a modality on
+    its own is then wrong, and a regression is better.
 
     Args:
-        part: the factor analysis of the modality's columns.
-        train: training rows.
-        held_out: rows that took no part in the factor analysis.
-        covariance: the mean covariance of the posteriors of the training rows, `(factors, factors)`.
-        importance: A, where an error e of the factors costs :math:`e^\top A e`, `(factors, factors)`.
-        rank: most directions of the expert.
+        rows: training rows.
+        covariance: the mean covariance of the posteriors of these rows, `(factors, factors)`.
     """
-    exact = exact_expert(part, rank)
-    if len(train.x) < 4 * part.factors or rank < part.factors or not len(held_out.x):
-        return exact
-    weight, residual = ridge(train.x, train.loc)
-    center, mean = train.x.mean(0), train.loc.mean(0)
-    eta, precision = part.natural(held_out.x)
-    by_exact = torch.linalg.solve(precision[0] + torch.eye(part.factors).to(precision), eta.T).T
-    regressed = mean + (held_out.x - center) @ weight.T
-    cost = [float((((away := one - held_out.loc) @ importance) * away).sum()) for one in (regressed, by_exact)]
-    if cost[0] > _EXACT_IF_CLOSE * cost[1]:
-        return exact
-    return regressed_expert(weight, center, mean, residual.T @ residual / len(residual) + covariance, rank)
+
+    def __init__(self, rows: Rows, covariance: Tensor) -> None:
+        self.weight, residual = ridge(rows.x, rows.loc)
+        self.center, self.mean = rows.x.mean(0), rows.loc.mean(0)
+        self.left = residual.T @ residual / len(residual) + covariance
+
+    def predicts_better(self, part: FactorAnalysis, held_out: Rows, importance: Tensor) -> bool:
+        r"""Tell whether it predicts the factors of held-out rows better than the exact expert, by 2 % at least.
+
+        Args:
+            part: the factor analysis of the modality's columns.
+            held_out: rows that took no part in the factor analysis.
+            importance: A, where an error e of the factors costs :math:`e^\top A e`, `(factors, factors)`.
+        """
+        eta, precision = part.natural(held_out.x)
+        exact = torch.linalg.solve(precision[0] + torch.eye(part.factors).to(precision), eta.T).T
+        own = self.mean + (held_out.x - self.center) @ self.weight.T
+        mine, theirs = (float((((e := z - held_out.loc) @ importance) * e).sum()) for z in (own, exact))
+        return mine < _EXACT_IF_CLOSE * theirs
+
+    def expert(self, rank: int) -> LinearExpert:
+        """Return the expert with at most `rank` directions under which z has the regression's mean and covariance."""
+        return regressed_expert(self.weight, self.center, self.mean, self.left, rank)
 
 
 def exact_expert(part: FactorAnalysis, rank: int) -> LinearExpert:

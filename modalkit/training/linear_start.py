@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,24 +12,20 @@ from torch import Tensor
 from modalkit.data import Dataset
 from modalkit.data.reading import evenly
 from modalkit.errors import InputError
-from modalkit.model.factor_analysis import FactorAnalysis, posterior_of
+from modalkit.model.factor_analysis import FactorAnalysis
 from modalkit.model.factor_fit import fit_factors
 from modalkit.model.marginals import start_scales
 from modalkit.model.vae import MultimodalVAE
-from modalkit.plugin import Outcome
-from modalkit.training.linear_experts import Rows, best_expert
+from modalkit.training.linear_experts import Regression, can_regress, exact_expert
 from modalkit.training.linear_paths import LinearPath
+from modalkit.training.linear_rows import FEWER_ROWS, LEAST_ROWS, Numbers, Posterior, Seen
 from modalkit.util.progress import bar
 from modalkit.util.randomness import generator
 
 _log = logging.getLogger(__name__)
 
-_ROWS = 20_000  # most training rows of the factor analysis
-_FEWER_ROWS = 4000  # most training rows of regressions and decoders
-_BATCH = 1000
 _NUMBERS = 1 << 17  # of the training rows up to which the analysis is fitted to convergence
 _ITERATIONS, _CONVERGED = (30, 1e-4), (200, 1e-6)  # most iterations, and the tolerance
-_LEAST_ROWS = 10  # training rows that a start is computed from
 _MANY = 12  # rows for each factor from which all factors are used, because too many do no harm
 _MANY_IF_SHARED = 4  # the same if no column has a noise variance of its own
 _WORSE = 1.05  # ratio to the least error at which no fewer factors are tried
@@ -39,7 +35,22 @@ _DRAWS = 4  # of z for each row to which decoders are fitted
 _UNUSED = 1e-2  # weights of latent dimensions beyond the factors: small, but not a saddle point
 
 
-def start_from_factor_analysis(model: MultimodalVAE, dataset: Dataset, seed: int) -> str:
+@dataclass(frozen=True)
+class StartChoices:
+    """What a start chooses on rows that its factor analysis does not see.
+
+    Attributes:
+        factors: number of factors.
+        regressed: modalities whose expert is a regression of the factors.
+    """
+
+    factors: int
+    regressed: tuple[str, ...]
+
+
+def start_from_factor_analysis(
+    model: MultimodalVAE, dataset: Dataset, seed: int, *, choices: StartChoices | None = None
+) -> tuple[str, StartChoices]:
     """Give a model's linear paths the weights of a factor analysis of the training rows.
 
     The analysis is of the numbers that the encoders' linear paths see, with the modalities' weights. It has the number
@@ -51,9 +62,10 @@ def start_from_factor_analysis(model: MultimodalVAE, dataset: Dataset, seed: int
         model: with experts that have a precision matrix.
         dataset: at most 20,000 training rows are used, evenly spaced.
         seed: of the random numbers.
+        choices: those of an earlier start, so that no row need be set apart.
 
     Returns:
-        What was done, in words.
+        What was done, in words, and what was chosen.
 
     Raises:
         InputError: no modality has linear paths, a path is too narrow, or there are fewer than 10 training rows.
@@ -67,89 +79,42 @@ def start_from_factor_analysis(model: MultimodalVAE, dataset: Dataset, seed: int
     for path in linear:
         path.require_width()
     start_scales(model, dataset)
-    numbers = _Numbers(model, dataset, linear)
-    if len(numbers.train) < _LEAST_ROWS:
-        raise InputError(f"model.start: factor_analysis needs {_LEAST_ROWS} training rows, not {len(numbers.train)}")
-    analysis = _chosen(numbers, model.latent_dim, seed)
+    numbers = Numbers(model, dataset, linear, choosing=choices is None)
+    if len(numbers.train) < LEAST_ROWS:
+        raise InputError(f"model.start: factor_analysis needs {LEAST_ROWS} training rows, not {len(numbers.train)}")
+    tried = _tried(numbers, model.latent_dim) if choices is None else [choices.factors]
+    analysis = _chosen(numbers, tried, seed)
     said = f"starting from a factor analysis of {sum(numbers.sizes):,} numbers with {analysis.factors} factors"
-    _give(model, numbers, analysis, seed)
+    regressed = _give(model, numbers, analysis, seed, None if choices is None else choices.regressed)
     silent = [path for path in paths if not path.complete]
     for path in silent:
         path.silence()
-    return said + (f"; without linear paths: {', '.join(path.name for path in silent)}" if silent else "")
+    said += f"; without linear paths: {', '.join(path.name for path in silent)}" if silent else ""
+    return said, StartChoices(analysis.factors, regressed)
 
 
-class _Numbers:
-    """What the linear paths see of some rows of a dataset.
-
-    Attributes:
-        sizes: of each path's block of columns.
-        train: rows of the analysis.
-        valid: rows on which the number of factors is chosen, disjoint from `train`.
-    """
-
-    def __init__(self, model: MultimodalVAE, dataset: Dataset, paths: Sequence[LinearPath]) -> None:
-        self.model, self.dataset, self.paths = model, dataset, paths
-        self.sizes = [path.inputs for path in paths]
-        self.places = [dataset.names.index(path.name) for path in paths]
-        train, valid = (evenly(self._with_any(dataset.rows(split)), _ROWS) for split in ("train", "valid"))
-        if len(valid) < _LEAST_ROWS:
-            apart = torch.arange(len(train)) % 5 == 4
-            train, valid = train[~apart], train[apart]
-        self.train, self.valid = train, evenly(valid, _FEWER_ROWS // 4)
-
-    def _with_any(self, rows: Tensor) -> Tensor:
-        return rows[self.dataset.present[rows][:, self.places].any(1)]
-
-    def value(self, path: LinearPath, rows: Tensor) -> Tensor:
-        """Return the values of a modality, `(rows, *event_shape)`."""
-        return self.model.unpack(path.name, self.dataset.values(path.name, rows))
-
-    def of(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the numbers of rows, and which are known, `(rows, columns)` each."""
-        present = self.dataset.present[rows][:, self.places]
-        blocks = [torch.zeros(len(rows), size) for size in self.sizes]
-        for block, path, there in zip(blocks, self.paths, present.T, strict=True):
-            if there.any():
-                block[there] = path.numbers(self.value(path, rows[there])).to(block)
-        return torch.cat(blocks, 1), torch.repeat_interleave(present, torch.tensor(self.sizes), 1)
-
-    def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield the numbers of the training rows, in batches."""
-        for rows in torch.split(self.train, _BATCH):
-            yield self.of(rows)
-
-    @property
-    def shared(self) -> list[bool]:
-        """Of each block, whether its noise is one variance: that of pictures, and of a likelihood with one scale."""
-        return [self._one_scale(path) for path in self.paths]
-
-    def _one_scale(self, path: LinearPath) -> bool:
-        schema = self.model.schemas[path.name]
-        return self.model.kinds[path.name].outcome is Outcome.PICTURE or getattr(schema, "scale", None) == "shared"
-
-    @property
-    def weights(self) -> list[float]:
-        """Of each block, the modality's weight; the columns of a one-hot vector tell less than independent ones."""
-        return [
-            self.model.schemas[path.name].weight * ((path.categories - 1) / path.categories if path.categories else 1)
-            for path in self.paths
-        ]
-
-
-def _chosen(numbers: _Numbers, latent_dim: int, seed: int) -> FactorAnalysis:
-    """Return the factor analysis with the number of factors that predicts hidden modalities best."""
-    columns = sum(numbers.sizes)
-    most = max(1, min(latent_dim, columns, len(numbers.train) - 1))
+def _tried(numbers: Numbers, latent_dim: int) -> list[int]:
+    """Return the numbers of factors to try, descending."""
+    most = max(1, min(latent_dim, sum(numbers.sizes), len(numbers.train) - 1))
     many = _MANY_IF_SHARED if all(numbers.shared) else _MANY
     steps = 1 if len(numbers.paths) < 2 or many * most < len(numbers.train) else 12
-    tried = sorted({max(1, round(most * 0.75**i)) for i in range(steps)}, reverse=True)
+    return sorted({max(1, round(most * 0.75**i)) for i in range(steps)}, reverse=True)
+
+
+def _chosen(numbers: Numbers, tried: Sequence[int], seed: int) -> FactorAnalysis:
+    """Return the factor analysis with the number of factors that predicts hidden modalities best.
+
+    Args:
+        numbers: of the rows.
+        tried: numbers of factors, descending.
+        seed: of the random numbers.
+    """
     x, known = numbers.of(numbers.valid)
     given = _hidden(known, numbers.sizes, seed)
     best, least = None, float("inf")
-    iterations, tolerance = _CONVERGED if columns * len(numbers.train) <= _NUMBERS else _ITERATIONS
+    iterations, tolerance = _CONVERGED if x.shape[1] * len(numbers.train) <= _NUMBERS else _ITERATIONS
     with bar(len(tried) * (iterations + 4), "factor analysis", unit="pass") as shown:
-        kept = list(numbers.batches()) if columns * len(numbers.train) <= 1 << 27 else None
+        kept = list(numbers.batches()) if x.shape[1] * len(numbers.train) <= 1 << 27 else None
         for factors in tried:
             found = fit_factors(
                 (lambda: kept) if kept is not None else numbers.batches,
@@ -195,70 +160,33 @@ def _error(found: FactorAnalysis, x: Tensor, known: Tensor, given: Tensor, sizes
     return float(torch.stack(errors).mean()) if errors else 0.0
 
 
-@dataclass(frozen=True)
-class _Posterior:
-    """The factors given everything that rows have: means, and the Cholesky factors of the precisions."""
-
-    loc: Tensor
-    factor: Tensor
-
-    def covariance(self, rows: Tensor) -> Tensor:
-        """Return the mean covariance over some rows, `(factors, factors)`."""
-        chosen = self.factor if len(self.factor) == 1 else self.factor[rows]
-        mean: Tensor = torch.cholesky_inverse(chosen).mean(0)
-        return mean
-
-    def sample(self, rows: Tensor, draws: int, source: torch.Generator) -> Tensor:
-        """Return samples, `(draws * rows, factors)`."""
-        loc = self.loc[rows]
-        noise = torch.randn(draws, *loc.shape, generator=source).to(loc)
-        factor = self.factor if len(self.factor) == 1 else self.factor[rows]
-        away: Tensor = torch.linalg.solve_triangular(factor.mT, noise.unsqueeze(-1), upper=True)
-        return (loc + away.squeeze(-1)).flatten(0, 1)  # (draws, rows, factors) -> (draws * rows, factors)
-
-
-class _Seen:
-    """Numbers of rows, and what a factor analysis makes of them.
-
-    Attributes:
-        rows: int64 `(rows,)`.
-        x: `(rows, columns)`.
-        known: bool of the same shape.
-        posterior: of the factors.
-    """
-
-    def __init__(self, numbers: _Numbers, analysis: FactorAnalysis, rows: Tensor) -> None:
-        self.rows = rows
-        x, self.known = numbers.of(rows)
-        self.x = x.to(analysis.loadings)
-        eta, precision = analysis.natural(self.x, None if bool(self.known.all()) else self.known)
-        self.posterior = _Posterior(*posterior_of(eta, precision))
-
-    def having(self, columns: slice) -> tuple[Tensor, Rows]:
-        """Return the places of the rows that have a block, and its numbers and factors there."""
-        there = self.known[:, columns.start].nonzero().squeeze(1)
-        return there, Rows(self.x[there][:, columns], self.posterior.loc[there])
-
-
-def _give(model: MultimodalVAE, numbers: _Numbers, analysis: FactorAnalysis, seed: int) -> None:
-    """Give experts and decoders to the linear paths."""
-    train = _Seen(numbers, analysis, evenly(numbers.train, _FEWER_ROWS))
-    valid = _Seen(numbers, analysis, numbers.valid)
+def _give(
+    model: MultimodalVAE, numbers: Numbers, analysis: FactorAnalysis, seed: int, regressed: Sequence[str] | None
+) -> tuple[str, ...]:
+    """Give experts and decoders to the linear paths, and return the modalities whose experts are regressions."""
+    train = Seen(numbers, analysis, evenly(numbers.train, FEWER_ROWS))
+    valid = Seen(numbers, analysis, numbers.valid)
     importance = _importance(analysis, numbers.sizes)
-    source, first = generator(seed, "start"), 0
+    source, first, found = generator(seed, "start"), 0, []
     for path in numbers.paths:
         columns = slice(first, first + path.inputs)
         first += path.inputs
         there, own = train.having(columns)
-        if len(there) < _LEAST_ROWS:
+        if len(there) < LEAST_ROWS:
             path.silence()
             continue
         part, posterior = analysis.part(columns), train.posterior
-        expert = best_expert(part, own, valid.having(columns)[1], posterior.covariance(there), importance, path.rank)
+        expert = exact_expert(part, path.rank)
+        if can_regress(part, own, path.rank) and (regressed is None or path.name in regressed):
+            fit = Regression(own, posterior.covariance(there))
+            if regressed is not None or fit.predicts_better(part, valid.having(columns)[1], importance):
+                expert = fit.expert(path.rank)
+                found.append(path.name)
         extra = torch.randn(model.latent_dim - analysis.factors, path.rank, generator=source) * _UNUSED
         path.give_expert(torch.cat([expert.directions, extra]), expert.weight, expert.bias)
         value = numbers.value(path, train.rows[there])
         _give_decoder(path, part, value, own.x, posterior, there, source)
+    return tuple(found)
 
 
 def _importance(analysis: FactorAnalysis, sizes: Sequence[int]) -> Tensor:
@@ -273,7 +201,7 @@ def _give_decoder(
     part: FactorAnalysis,
     value: Tensor,
     own: Tensor,
-    posterior: _Posterior,
+    posterior: Posterior,
     rows: Tensor,
     source: torch.Generator,
 ) -> None:
@@ -296,7 +224,7 @@ def _give_decoder(
     path.fit_decoder(whole, value.repeat(draws, *[1] * (value.ndim - 1)), _DECODER_ITERATIONS)
 
 
-def _regressed(posterior: _Posterior, rows: Tensor, flat: Tensor) -> Tensor:
+def _regressed(posterior: Posterior, rows: Tensor, flat: Tensor) -> Tensor:
     """Return the loadings of other numbers of the same rows, `(numbers, factors)`, as maximisation finds them."""
     loc = posterior.loc[rows]
     second = loc.T @ loc + len(rows) * posterior.covariance(rows)

@@ -37,9 +37,13 @@ class Results:
     def __init__(self, folder: RunFolder, model: MultimodalVAE, dataset: Dataset, seed: int) -> None:
         self.folder, self.model, self.dataset, self.seed = folder, model, dataset, seed
 
-    def save_best(self) -> None:
-        """Keep the present weights as the best."""
-        save_weights(self.folder.best, self.model)
+    def save_best(self, *, refit: bool = False) -> None:
+        """Keep the present weights as the best.
+
+        Args:
+            refit: whether they were fitted to training and validation rows.
+        """
+        save_weights(self.folder.best, self.model, refit=refit)
 
     def save_last(self) -> None:
         """Keep the present weights as the last."""
@@ -86,3 +90,16 @@ class EpochLines:
         if self.waiting:
             _log.info(self.waiting)
             self.waiting, self.logged_at = "", time.monotonic()
+
+
+class Pace:
+    """Measures rows a second since the last measurement."""
+
+    def __init__(self) -> None:
+        self.rows, self.since = 0, time.monotonic()
+
+    def measure(self) -> float:
+        """Return the rows a second, and start again."""
+        rate = self.rows / (time.monotonic() - self.since)
+        self.rows, self.since = 0, time.monotonic()
+        return rate

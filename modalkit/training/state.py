@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from modalkit.runs.checkpoint import load_state, save_state
 from modalkit.runs.folder import RunFolder
 from modalkit.runs.progress import Progress
 from modalkit.training.data import TrainingData
-from modalkit.training.linear_start import start_from_factor_analysis
+from modalkit.training.linear_start import StartChoices, start_from_factor_analysis
 from modalkit.training.step import Learner
 
 _log = logging.getLogger(__name__)
@@ -28,13 +29,23 @@ class TrainingState:
         folder: the run folder.
         learner: whose model and optimiser are saved and restored.
         data: the dataset that the run belongs to.
+        path: the file; the run's own state by default.
+        choices: what a new run's start at a factor analysis chooses; by default it chooses by validation rows.
 
     Attributes:
         progress: how far the run is.
     """
 
-    def __init__(self, folder: RunFolder, learner: Learner, data: TrainingData) -> None:
+    def __init__(
+        self,
+        folder: RunFolder,
+        learner: Learner,
+        data: TrainingData,
+        path: Path | None = None,
+        choices: StartChoices | None = None,
+    ) -> None:
         self.folder, self.learner, self.data = folder, learner, data
+        self.path, self.choices = path or folder.state, choices
         self.progress = Progress()
 
     def start(self, recipe: Recipe) -> None:
@@ -47,12 +58,12 @@ class TrainingState:
             InputError: the saved state is damaged, or does not fit the recipe or the dataset.
         """
         host = self.learner.host
-        begun = host.first and self.folder.state.exists()
+        begun = host.first and self.path.exists()
         if not begun:
             self._begin(recipe)
             if self.learner.average is not None:
                 self.learner.average.follow()  # the start itself is validated, with averaged weights
-        state = load_state(self.folder.state, torch.device("cpu")) if begun else self._state()
+        state = load_state(self.path, torch.device("cpu")) if begun else self._state()
         self.learner.move_to_device()
         self._restore(host.processes.of_first(state))
 
@@ -61,7 +72,8 @@ class TrainingState:
         model, dataset = self.learner.model, self.data.dataset
         if recipe.model.start == "factor_analysis":
             if self.learner.host.first:
-                _log.info(start_from_factor_analysis(model, dataset, recipe.seed))
+                said, self.choices = start_from_factor_analysis(model, dataset, recipe.seed, choices=self.choices)
+                _log.info(said)
             return
         start_scales(model, dataset)
         if recipe.model.centered:
@@ -75,7 +87,7 @@ class TrainingState:
         """
         self.learner.check_weights()
         if self.learner.host.first:
-            save_state(self.folder.state, self._state())
+            save_state(self.path, self._state())
 
     def _state(self) -> dict[str, Any]:
         average = self.learner.average
@@ -84,7 +96,9 @@ class TrainingState:
             "model": self.learner.model.state_dict(),
             "optimizer": self.learner.optimizer.state_dict(),
             "data": self.data.digest,
-        } | ({} if average is None else {"average": average.values})
+            **({} if average is None else {"average": average.values}),
+            **({} if self.choices is None else {"start": asdict(self.choices)}),
+        }
 
     def _restore(self, state: dict[str, Any]) -> None:
         try:
@@ -93,12 +107,11 @@ class TrainingState:
             if self.learner.average is not None:
                 self.learner.average.restore(state["average"])
             self.progress = Progress(**state["progress"])
+            self.choices = StartChoices(**state["start"]) if "start" in state else None
             digest = state["data"]
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             reason = " ".join(str(error).split())[:300]
-            raise InputError(
-                f"{self.folder.state}: does not fit this recipe ({reason}); choose another --out"
-            ) from None
+            raise InputError(f"{self.path}: does not fit this recipe ({reason}); choose another --out") from None
         if digest != self.data.digest:
             raise InputError(
                 f"{self.folder.path}: was trained on another content of {self.data.dataset.path} than is there now; "

@@ -7,6 +7,7 @@ A run folder holds::
     metrics.jsonl              a line for each log step and each validation
     metrics.csv, events.out.tfevents…  the same for other programs
     checkpoints/state.pt       everything that resuming needs, replaced as a whole
+    checkpoints/refit.pt       the same for the second fit, if the recipe asks for one
     checkpoints/best.safetensors, last.safetensors
     pictures/                  reconstructions, and every single modality translated into every other
     translations.json          quality of the translations on held-out rows: errors, references, nats
@@ -17,9 +18,8 @@ from __future__ import annotations
 import logging
 import math
 import sys
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,21 +35,20 @@ from modalkit.model.engine import evaluate_plan, means
 from modalkit.model.sampling import plan_noise
 from modalkit.nn import evaluating
 from modalkit.recipe.loading import Recipe
-from modalkit.runs.folder import RunFolder, check_claim, claim
+from modalkit.runs.folder import RunFolder
 from modalkit.runs.metrics_log import MetricsLog
 from modalkit.runs.opened import held_out_split
 from modalkit.runs.progress import Progress
 from modalkit.training import courses
 from modalkit.training.choosing import Choice
 from modalkit.training.data import TrainingData
-from modalkit.training.devices import Host, ahead, is_first_process
+from modalkit.training.devices import Host, ahead
+from modalkit.training.linear_start import StartChoices
 from modalkit.training.planning import Planner
-from modalkit.training.prepare import prepare
-from modalkit.training.results import EpochLines, Results
+from modalkit.training.results import EpochLines, Pace, Results
 from modalkit.training.stages import Stages
 from modalkit.training.state import TrainingState
 from modalkit.training.step import Learner, NotFiniteError, Step
-from modalkit.util.files import locked
 from modalkit.util.interrupts import Interrupts
 from modalkit.util.progress import bar
 from modalkit.util.randomness import derived_seed, generator
@@ -67,6 +66,7 @@ class Result:
         signal: the signal's number, or 0.
         held_out: the split that was translated; empty in all processes but the first.
         translations: how well each modality is predicted from each other, unless interrupted.
+        refit: whether the best weights are those of a second fit, or an interrupted one was the second.
     """
 
     progress: Progress
@@ -74,6 +74,7 @@ class Result:
     signal: int = 0
     held_out: str = ""
     translations: tuple[Translation, ...] = ()
+    refit: bool = False
 
 
 class Trainer:
@@ -82,19 +83,38 @@ class Trainer:
     Args:
         recipe: what to train, completed by its dataset.
         run: the run folder.
+        host: where to train; by default as the recipe says.
+        data: the rows; by default as the recipe says.
+        state: the file of the saved state; by default that of the run.
+        choices: those of a start at a factor analysis; by default it chooses by validation rows.
+
+    Attributes:
+        title: what the progress bar is called.
+        split: what the metrics of its steps are called.
+        steps_before: steps of an earlier fit, from which the steps of the metrics go on.
 
     Raises:
         InputError: the dataset, a plugin or the saved state does not fit the recipe.
     """
 
-    def __init__(self, recipe: Recipe, run: Path) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        run: Path,
+        *,
+        host: Host | None = None,
+        data: TrainingData | None = None,
+        state: Path | None = None,
+        choices: StartChoices | None = None,
+    ) -> None:
         self.recipe, self.folder = recipe, RunFolder(run)
-        self.host = Host(recipe.train)
-        self.data, self.planner = TrainingData(recipe), Planner(recipe)
+        self.title, self.split, self.steps_before = run.name, "train", 0
+        self.host = host or Host(recipe.train)
+        self.data, self.planner = data or TrainingData(recipe), Planner(recipe)
         self.learner = Learner(recipe, self.host)
         self.model = self.learner.model
         self.planner.require(self.data)
-        self.state = TrainingState(self.folder, self.learner, self.data)
+        self.state = TrainingState(self.folder, self.learner, self.data, state, choices)
         self.state.start(recipe)
         self.learner.compile()
         self.choice = Choice(recipe, self.model, self.data, self.host.processes)
@@ -103,7 +123,7 @@ class Trainer:
         self.learning_rate = courses.learning_rate(recipe, self.steps_per_epoch)
         self.beta = courses.beta(recipe, self.steps_per_epoch)
         self.results = Results(self.folder, self.model, self.data.dataset, recipe.seed)
-        self.lines, self.pace = EpochLines(), _Pace()
+        self.lines, self.pace = EpochLines(), Pace()
 
     @property
     def progress(self) -> Progress:
@@ -112,27 +132,32 @@ class Trainer:
 
     def fit(self) -> Result:
         """Train until the recipe is fulfilled or a signal arrives; then save the results, and return how it ended."""
+        signal = self.go_on()
+        return self.conclude() if self.ended() else Result(self.progress, "", signal=signal)
+
+    def go_on(self) -> int:
+        """Train until the recipe is fulfilled or a signal arrives; return the signal, or 0."""
         train, first, signal = self.recipe.train, self.host.first, 0
         if first:
             _log.info(self._opening())
-            if not self.progress.step and (doubt := self.data.doubt()):
-                _log.warning(doubt)
-            if doubt := self.choice.doubt():
-                _log.info(doubt)
-        total = min(train.epochs * self.steps_per_epoch, train.max_steps or sys.maxsize)
-        shown = bar(total, self.folder.path.name, unit="step", initial=self.progress.step, disable=not first)
-        log = MetricsLog(self.folder, self.progress.step, train.loggers, self.model.names, enabled=first)
+            self._say_doubts()
+        shown = bar(self.most_steps(), self.title, unit="step", initial=self.progress.step, disable=not first)
+        done = self.steps_before + self.progress.step
+        log = MetricsLog(self.folder, done, train.loggers, self.model.names, enabled=first)
         with Interrupts() as interrupts, log, shown, self._explained():
             if not self.progress.step and self.recipe.model.start != "random":
                 with self.learner.averaged():
                     self._keep_best(self.validate(), log)  # the start may be better than every epoch
-            self.pace = _Pace()
+            self.pace = Pace()
             while not signal and not self.ended():
                 signal = self._train_epoch(interrupts, log, shown)
         self.lines.close()
-        if not self.ended():
-            return Result(self.progress, "", signal=signal)
-        return self.conclude()
+        return signal
+
+    def most_steps(self) -> int:
+        """Return how many steps the training has at most."""
+        train = self.recipe.train
+        return min(train.epochs * self.steps_per_epoch, train.max_steps or sys.maxsize)
 
     def ended(self) -> str:
         """Return why training is over, in words, or the empty string."""
@@ -210,9 +235,9 @@ class Trainer:
         """Save last and best weights, translations and pictures of the best, and return how the run ended."""
         if not self.host.first:
             return Result(self.progress, self.ended())
+        self.keep_last()
         held_out = held_out_split(self.data.dataset)
         with self.learner.averaged():
-            self.results.save_last()
             if self.progress.has_best:
                 self.results.load_best()
             else:
@@ -220,6 +245,12 @@ class Trainer:
             table = self.results.save_translations(held_out)
             self.results.save_sheet(held_out, "final.png")
         return Result(self.progress, self.ended(), held_out=held_out, translations=table)
+
+    def keep_last(self) -> None:
+        """Save the present weights as the last."""
+        if self.host.first:
+            with self.learner.averaged():
+                self.results.save_last()
 
     def _train_epoch(self, interrupts: Interrupts, log: MetricsLog, shown: Any) -> int:
         """Train to the end of this epoch, or to the last step or a signal before; return the signal, or 0."""
@@ -256,7 +287,7 @@ class Trainer:
         learning_rate = self.learning_rate(self.progress.step - 1)  # of the step that was just done
         metrics = means(parts) | {"beta": step.beta, "learning_rate": learning_rate, "rows_per_second": rate}
         shown.set_postfix_str(f"ELBO {metrics.get('elbo', 0):.1f}, {rate:.0f} rows/s", refresh=False)
-        log("train", self.progress.step, self.progress.epoch, metrics)
+        log(self.split, self.steps_before + self.progress.step, self.progress.epoch, metrics)
 
     def _end_epoch(self, log: MetricsLog) -> None:
         """Validate, keep the best weights, and count the epoch."""
@@ -292,6 +323,13 @@ class Trainer:
             f"{len(self.model.names)} modalities, {parameters:,} parameters, on {self.host.device}"
         )
 
+    def _say_doubts(self) -> None:
+        """Report what makes the training or the choice of its best epoch unreliable."""
+        if not self.progress.step and (doubt := self.data.doubt()):
+            _log.warning(doubt)
+        if doubt := self.choice.doubt():
+            _log.info(doubt)
+
     def _agreed(self, interrupts: Interrupts) -> int:
         """Return the signal that any process has received, so that all of them stop after the same step."""
         return int(self.host.processes.most(torch.tensor(interrupts.signal)))
@@ -302,7 +340,7 @@ class Trainer:
         try:
             yield
         except NotFiniteError as error:
-            path = self.folder.state
+            path = self.state.path
             kept = f"{path} is from an earlier step" if path.exists() else "nothing had been saved"
             advice = unusual(self.data.dataset, self.model.schemas, self.data.train) or (
                 "Try a lower train.learning_rate, train.clip_norm, or a longer objective.warmup_epochs, in a new --out"
@@ -310,40 +348,3 @@ class Trainer:
             raise RunError(
                 f"step {self.progress.step + 1}: the loss is NaN or infinite; first in {error}; {kept}. {advice}"
             ) from error
-
-
-class _Pace:
-    """Measures rows a second since the last measurement."""
-
-    def __init__(self) -> None:
-        self.rows, self.since = 0, time.monotonic()
-
-    def measure(self) -> float:
-        """Return the rows a second, and start again."""
-        rate = self.rows / (time.monotonic() - self.since)
-        self.rows, self.since = 0, time.monotonic()
-        return rate
-
-
-def train(recipe: Recipe, run: Path) -> Result:
-    """Train a recipe into a run folder, or resume the run that the folder holds.
-
-    Args:
-        recipe: what to train; its dataset is built first if it does not exist and the recipe says how.
-        run: created if needed. A folder with a run of the same recipe is resumed, and the result is equal to the bit to
-            that of a run that never stopped. Only keys of ``train:`` in `modalkit.runs.folder.MAY_CHANGE` may differ
-            from the run's recipe: the length of the training, where it runs, and how often it reports. ``epochs`` may
-            not if a schedule is spread over them.
-
-    Raises:
-        InputError: something that was given does not fit; the message says what.
-        RunError: the loss became NaN, or the disk is full; the last saved state is kept.
-    """
-    recipe, first = prepare(recipe), is_first_process()
-    with locked(run, "training") if first else nullcontext():
-        if first:
-            check_claim(recipe, RunFolder(run))
-        trainer = Trainer(recipe, run)
-        if first:  # the folder is claimed only when everything fits
-            claim(recipe, RunFolder(run))
-        return trainer.fit()

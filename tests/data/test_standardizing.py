@@ -18,7 +18,7 @@ from modalkit.errors import RunError
 from modalkit.model.rows import bounded, gaussian
 from modalkit.recipe import load_recipe
 from modalkit.recipe.draft import draft
-from modalkit.training.trainer import train
+from modalkit.training import train
 
 ROWS = 120
 

@@ -79,6 +79,10 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         {"model.experts": "low_rank", "data.weak.keep": 0.3, "train.batch_size": 7},
     ),
     "full-experts": ("{name: mvtcae}", {"model.experts": "full", "data.weak.keep": 0.5}),
+    "refit": (
+        "{name: mvae}",
+        {"data.weak.keep": 0.5, "train.refit": "true", "train.average": 0.9, "train.choose": "imputation", **TWO},
+    ),
     # torch's own batch normalisation, in networks of the user's.
     "torchs-batch-norm": ("{name: mvae}", {"data.weak.keep": 0.5, "modalities.position.network": TORCHS, **TWO}),
 }
@@ -86,7 +90,7 @@ SCRIPT = """\
 import sys
 from pathlib import Path
 from modalkit.recipe.loading import load_recipe
-from modalkit.training.trainer import train
+from modalkit.training import train
 for file in sys.argv[1:]:
     train(load_recipe(Path(file)), Path(file).parent / f"{Path(file).stem}-two")
 """
@@ -137,7 +141,8 @@ def test_two_processes_equal_one(work: Path, case: str) -> None:
     done = here("train", f"{case}.yaml", "--out", f"{case}-one", cwd=work)
     assert done.returncode == 0, done.stderr
     one, two = work / f"{case}-one", work / f"{case}-two"
-    a, b = (load_file(run / "checkpoints" / "last.safetensors") for run in (one, two))
+    read = [[(run / "checkpoints" / f"{name}.safetensors") for name in ("last", "best")] for run in (one, two)]
+    a, b = ({(path.stem, key): value for path in paths for key, value in load_file(path).items()} for paths in read)
     for key in a:
         # Rounding alone: a bias before batch normalisation has none but rounding for a gradient, which Adam scales up.
         torch.testing.assert_close(b[key], a[key], rtol=1e-6, atol=1e-7, msg=lambda text, key=key: f"{key}: {text}")
