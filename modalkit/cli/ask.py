@@ -72,6 +72,9 @@ def sample(
     n: Annotated[int, typer.Option("-n", min=1, help="Number of samples.")] = 16,
     want: Want = None,
     noise: Noise = False,
+    temperature: Annotated[
+        float, typer.Option(min=0, help="Factor of the prior's standard deviation: below 1, more typical samples.")
+    ] = 1.0,
     seed: Seed = 0,
     device: Device = "cpu",
     weights: Weights = "best",
@@ -87,8 +90,8 @@ def sample(
 
     earlier_files(out)
     model = load(run, device=device, weights=weights)
-    files, figures = samples(model.sample(n, split_names(want), noise=noise, seed=seed))
-    about = {"run": str(run), "weights": model.weights, "seed": seed, "drawn": figures}
+    files, figures = samples(model.sample(n, split_names(want), noise=noise, temperature=temperature, seed=seed))
+    about = {"run": str(run), "weights": model.weights, "seed": seed, "temperature": temperature, "drawn": figures}
     written = write_answer(out, files, about)
     if "samples.csv" in files:
         typer.echo("\n".join(first_samples(files["samples.csv"])))

@@ -27,6 +27,7 @@ def infer(
     seed: int = 0,
     targets: Tensor | None = None,
     mirrored: bool = False,
+    temperature: float = 1.0,
 ) -> Inference:
     """Predict modalities from all that each row has.
 
@@ -41,6 +42,7 @@ def infer(
         targets: bool `(rows, modalities)`: of each modality in `want`, predict only these rows; by default all rows.
         mirrored: use antithetic samples, see `modalkit.model.sampling.Noise.mirrored`. The first half of the draws is
             independent.
+        temperature: factor of the posteriors' standard deviations.
     """
     parts: dict[str, list[Prediction]] = {name: [] for name in want}
     posteriors = []
@@ -49,6 +51,7 @@ def infer(
         random = sample_noise(draws, 1, len(part), model.latent_dim, generator(seed, "infer", start))
         if mirrored:
             random = random.mirrored()
+        random = random.scaled(temperature)
         with computing(model, derived_seed(seed, "values", start)):
             observed = model.observed(part.to(model.device))
             found = sample_z(model, observed, part.present, part.present[None], random)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -124,28 +125,42 @@ class TrainedModel:
             self.model, batch, want, draws=draws, samples=samples, noise=noise, seed=seed, mirrored=mirrored
         )
 
-    def sample(self, n: int, want: Sequence[str] | None = None, *, noise: bool = False, seed: int = 0) -> Inference:
+    def sample(
+        self,
+        n: int,
+        want: Sequence[str] | None = None,
+        *,
+        noise: bool = False,
+        temperature: float = 1.0,
+        seed: int = 0,
+    ) -> Inference:
         """Sample `n` rows from the prior: each is one sample of z, decoded into every modality.
 
         Args:
             n: number of rows.
             want: the modalities to decode; all by default.
             noise: whether the sample of each row is sampled from the likelihoods, or is their mean.
+            temperature: factor of the prior's standard deviation, from 0. Below 1, samples are more typical and less
+                diverse.
             seed: seed of the samples.
 
         Returns:
             `n` rows, each with one sample; `value` is the point that z decodes to.
 
         Raises:
-            InputError: the model has no prior without a condition.
+            InputError: the model has no prior without a condition, or a number is out of its range.
         """
         if n < 1:
             raise InputError(f"cannot sample {n} rows; ask for 1 or more")
+        if not 0 <= temperature < math.inf:
+            raise InputError(f"the temperature must be a number from 0, not {temperature}")
         batch = as_batch(self.schemas, {}, n)
         want = self.predictable if want is None else want
         check_want(self.model, want)
         self._check_given(batch)
-        return predicting.infer(self.model, batch, want, draws=1, samples=1, noise=noise, seed=seed)
+        return predicting.infer(
+            self.model, batch, want, draws=1, samples=1, noise=noise, seed=seed, temperature=temperature
+        )
 
     def embed(self, given: Given) -> Embedding:
         """Return the posterior q(z|x_given) of each row: mean and standard deviation, `(rows, latent_dim)`.

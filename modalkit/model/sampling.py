@@ -42,6 +42,10 @@ class Noise:
         half = len(self.normal) // 2
         return Noise(torch.cat([self.normal[:half], -self.normal[:half], self.normal[2 * half :]]), self.choice)
 
+    def scaled(self, factor: float) -> Noise:
+        """Return the noise of samples with other standard deviations."""
+        return self if factor == 1 else Noise(self.normal * factor, self.choice)
+
     def shared_by(self, rows: int) -> Noise:
         """Return the noise of one row for each of several rows."""
         return Noise(self.normal.expand(-1, -1, rows, -1), self.choice.expand(-1, -1, rows))

@@ -1,6 +1,7 @@
 """How much draws of a run's prior look like data, for modalities that are pictures.
 
     python tests/benchmarks/draws.py runs/quickstart
+    python tests/benchmarks/draws.py runs/quickstart --temperature 0.7
 
 Of 1,000 draws, each the means of its likelihoods: how many correlate with the mean training picture (a negative does
 not), and the distance to the nearest training row, root mean square over pixels, beside that of held-out rows. A draw
@@ -37,8 +38,10 @@ def share(which: Tensor) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run")
-    model = modalkit.load(parser.parse_args().run)
-    dataset, answer = Dataset(model.recipe.data.path), model.sample(DRAWS)
+    parser.add_argument("--temperature", type=float, default=1.0, help="factor of the prior's standard deviation")
+    given = parser.parse_args()
+    model = modalkit.load(given.run)
+    dataset, answer = Dataset(model.recipe.data.path), model.sample(DRAWS, temperature=given.temperature)
     alike, near = torch.ones(2, DRAWS, dtype=torch.bool)
     print(f"{'':12}{'correlation > 0':>16}{'distance':>10}{'held out':>10}{'near':>8}")
     for name, schema in model.schemas.items():

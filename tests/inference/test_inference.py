@@ -313,6 +313,16 @@ def test_samples_of_the_prior_are_whole_rows(model: TrainedModel) -> None:
     assert len({tuple(row) for row in drawn["position"].value.tolist()}) == 6
 
 
+def test_a_temperature_scales_samples_of_the_prior(exact: tuple[TrainedModel, Dataset]) -> None:
+    linear, _ = exact
+    mean, half, whole = (linear.sample(5, temperature=t, seed=1)["a"].value for t in (0.0, 0.5, 1.0))
+    assert torch.equal(mean, mean[:1].expand_as(mean))
+    torch.testing.assert_close(half - mean, 0.5 * (whole - mean))
+    for wrong in (-1.0, math.nan, math.inf):
+        with pytest.raises(InputError, match="temperature"):
+            linear.sample(2, temperature=wrong)
+
+
 def test_a_run_that_is_none_or_has_no_weights(tmp_path: Path, work: Path) -> None:
     with pytest.raises(InputError, match=r"is not a run \(no recipe.yaml\)"):
         modalkit.load(tmp_path)

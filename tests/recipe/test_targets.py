@@ -13,7 +13,7 @@ from modalkit.errors import InputError
 from modalkit.plugin import Draws
 from modalkit.recipe import load_recipe, shipped
 
-FOLLOWS_THE_CODE = {"quickstart", "mnist_weak_mvae", "celeba19_small_mvae"}
+FOLLOWS_THE_CODE = {"quickstart", "celeba_transforms_small", "mnist_weak_mvae", "celeba19_small_mvae"}
 
 
 @pytest.mark.parametrize("name", ["mvae", "mixture-mvae"])
