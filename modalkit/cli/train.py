@@ -83,3 +83,5 @@ def _print_translations(result: Result, recipe: Recipe) -> None:
         f"{among(map(vars, found), result.held_out)}\n({sure}{few}):\n\n"
         f"{table(found, names, width)}\n"
     )
+    if any(one.margin is not None and one.margin < -1 for one in found):
+        typer.echo("Below -1: z is too uncertain for so narrow a likelihood, though its mean may predict well.\n")
