@@ -499,7 +499,13 @@ def test_the_draft_of_a_table_starts_at_a_factor_analysis(tmp_path: Path) -> Non
     options = recipe.objective.model_dump()
     assert (options["k"], options["singles"], options["beta"]) == (1, 0, 1)
     assert (recipe.model.experts, recipe.model.start) == ("low_rank", "factor_analysis")
-    assert here("train", "mine.yaml", "--set", "train.max_steps=2", cwd=tmp_path).returncode == 0
+    assert recipe.train.refit
+    trained = here("train", "mine.yaml", "--set", "train.max_steps=2", cwd=tmp_path)
+    assert trained.returncode == 0 and "with the weights of the refit" in trained.stdout, trained.stderr
+    # Without test rows, errors would be those of rows that a refit has trained on.
+    held = table(tmp_path, "t.csv", "--out", "held", "--yes", "--train", 0.8, "--valid", 0.2)
+    assert held.returncode == 0, held.stderr
+    assert "refit" not in here("init", "held", cwd=tmp_path).stdout
 
 
 def test_so_few_rows_are_said_to_teach_little(tmp_path: Path) -> None:
