@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -475,7 +476,8 @@ def test_a_recipe_is_drafted_for_a_table_and_trains_as_it_is(tmp_path: Path) -> 
     assert resolved["blood"].model_dump()["names"] == ("blood_1", "blood_2")
     assert resolved["blood"].model_dump()["standardize"] is not None
     again = here("train", "mine.yaml", "--set", "train.max_steps=4", cwd=tmp_path)
-    assert again.returncode == 0 and "already complete" in again.stderr
+    # The second fit says the same, unless it has no step because the start was best.
+    assert again.returncode == 0 and re.search("already complete|refit for 0 epochs", again.stderr), again.stderr
     assert here("train", "runs/mine", cwd=tmp_path).returncode == 0
 
 
