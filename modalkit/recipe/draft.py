@@ -25,6 +25,8 @@ _LEAST_ROWS = 20
 """Training rows from which the error of imputation, which is relative to their mean and frequencies, is measured."""
 _SINGLES, _SUBSETS = 4, 16
 """Most single and most random subsets a step if modalities are single values."""
+_REFIT_ROWS = 10_000
+"""Most training rows with a second fit on validation rows too; with more, the fit takes long and gains little."""
 _START_WIDTHS = 32, 128
 """Units of dense networks beside a linear path, if modalities are single values and if they are not."""
 
@@ -33,7 +35,8 @@ def draft(path: Path, plugins: Sequence[Path] = ()) -> str:
     """Return a recipe for a dataset as YAML with comments; it trains as it is, but for what its comments leave out.
 
     If every modality has dense networks, training starts from a factor analysis, and the objective is the ELBO of
-    what a row has and of random subsets of it. Otherwise, or with too few rows, networks start at random. Rules of
+    what a row has and of random subsets of it. A second fit then learns from the validation rows too, if there are
+    test rows and at most 10,000 training rows. Otherwise, or with too few rows, networks start at random. Rules of
     thumb choose the sizes: 8 to 64 latent dimensions, and fewer epochs the more rows there are.
 
     Args:
@@ -50,9 +53,9 @@ def draft(path: Path, plugins: Sequence[Path] = ()) -> str:
     enough = train >= _LEAST_ROWS
     modalities = _modalities(dataset, path, may_start=enough)
     several = enough and len(modalities.entries) > 1
-    valid = dataset.rows("valid")
+    valid, refit = dataset.rows("valid"), train <= _REFIT_ROWS and len(dataset.rows("test")) > 0
     pairs = int((dataset.present[valid].sum(1) > 1).sum()) if several else 0
-    sizes = _sizes(train, len(valid), pairs, modalities)
+    sizes = _sizes(train, len(valid), pairs, modalities, refit=refit)
     lines = "\n".join(modalities.entries + modalities.left_out)
     return f"""\
 # modalkit train recipe.yaml
@@ -152,8 +155,8 @@ def _modalities(dataset: Dataset, path: Path, *, may_start: bool) -> _Modalities
     return _Modalities(entries, left_out, numbers, networks.start)
 
 
-def _sizes(train: int, valid: int, pairs: int, modalities: _Modalities) -> _Sizes:
-    """Choose sizes by the numbers of rows, of modalities and of values in a row."""
+def _sizes(train: int, valid: int, pairs: int, modalities: _Modalities, *, refit: bool) -> _Sizes:
+    """Choose sizes by the numbers of rows, of modalities and of values in a row; for `refit`, see `_choice`."""
     # A start needs little training, and large batches are faster a row.
     steps, least = (_STEPS_FROM_START, 3) if modalities.start else (_STEPS, 10)
     batch_size = next((size for size in (100, 50, 20) if train >= least * size), 10)
@@ -165,7 +168,7 @@ def _sizes(train: int, valid: int, pairs: int, modalities: _Modalities) -> _Size
         learning_rate="2e-3" if modalities.start else "1e-3",
         epochs=epochs,
         objective=_from_start(modalities) if modalities.start else _from_random(modalities, epochs),
-        choice=_choice(valid, pairs, epochs),
+        choice=_choice(valid, pairs, epochs, refit=refit and modalities.start),
     )
 
 
@@ -200,15 +203,24 @@ def _from_random(modalities: _Modalities, epochs: int) -> str:
   beta: {0.3 if single else 1.0}  # weight of the KL: above 1 smoother, below 1 more exact reconstructions"""
 
 
-def _choice(valid: int, pairs: int, epochs: int) -> str:
-    """Return how the best epoch is chosen, by the numbers of validation rows, and of those with two modalities."""
+def _choice(valid: int, pairs: int, epochs: int, *, refit: bool) -> str:
+    """Return how the best epoch is chosen, and whether a second fit follows.
+
+    Args:
+        valid: validation rows.
+        pairs: those of them that have two modalities.
+        epochs: at most so many.
+        refit: whether to fit again, to training and validation rows, if the latter choose by the error of imputation.
+    """
     if not valid:
         return ""
     # The epochs in which the learning rate is low are often the best, so patience is long.
     patience = f"  patience: {max(3, epochs // 3)}  # stop early after so many epochs without a better one\n"
     if not pairs:
         return patience
-    return f"{patience}  choose: imputation  # the best epoch is the one that predicts hidden entries best\n"
+    chosen = "  choose: imputation  # the best epoch is the one that predicts hidden entries best\n"
+    again = "  refit: true  # then train again for as many epochs, on training and validation rows\n" if refit else ""
+    return patience + chosen + again
 
 
 class _Networks:
