@@ -44,7 +44,9 @@ def recipe_schema() -> dict[str, Any]:
     objectives = _variants(registry.OBJECTIVES, "name", objective_options, definitions)
     sections["objective"] = {"description": sections["objective"]["description"], "anyOf": objectives}
     builders = _variants(registry.BUILDERS, "builder", step_settings, definitions)
-    definitions["DataSettings"]["properties"]["build"]["items"] = {"anyOf": builders}
+    build = definitions["DataSettings"]["properties"]["build"]
+    build["items"] = {"anyOf": builders}
+    build["type"] = ["array", "null"]  # null removes the steps of the recipe that is extended
     schedules = _variants(registry.SCHEDULES, "name", schedule_options, definitions)
     for key in ("schedule", "beta_schedule"):
         _describe_schedule(definitions["TrainSettings"]["properties"], key, schedules)
