@@ -46,7 +46,8 @@ def recipe_schema() -> dict[str, Any]:
     builders = _variants(registry.BUILDERS, "builder", step_settings, definitions)
     build = definitions["DataSettings"]["properties"]["build"]
     build["items"] = {"anyOf": builders}
-    build["type"] = ["array", "null"]  # null removes the steps of the recipe that is extended
+    steps = {key: build.pop(key) for key in ("type", "items")}
+    build["anyOf"] = [steps, {"type": "null"}]  # null removes the steps of the recipe that is extended
     schedules = _variants(registry.SCHEDULES, "name", schedule_options, definitions)
     for key in ("schedule", "beta_schedule"):
         _describe_schedule(definitions["TrainSettings"]["properties"], key, schedules)
