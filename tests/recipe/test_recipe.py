@@ -610,7 +610,7 @@ def test_json_schema(plugin, write):
     by_kind = {kind["properties"]["kind"]["const"]: kind for kind in kinds if "properties" in kind}
     assert {"image", "label", "vector", "recipe-test-dial"} <= by_kind.keys()
     assert by_kind["vector"]["required"] == ["kind", "size"] and not by_kind["vector"]["additionalProperties"]
-    steps = schema["$defs"]["DataSettings"]["properties"]["build"]["items"]["anyOf"]
+    steps = schema["$defs"]["DataSettings"]["properties"]["build"]["anyOf"][0]["items"]["anyOf"]
     draw = next(step for step in steps if step["properties"]["builder"]["const"] == "recipe-test-draw")
     assert set(draw["properties"]) == {"builder", "out", "count", "source"} and draw["required"] == ["builder", "count"]
     objectives = {one["properties"]["name"]["const"]: one for one in schema["properties"]["objective"]["anyOf"]}
