@@ -19,7 +19,7 @@ from modalkit.errors import InputError, RunError, install
 from modalkit.inference import TrainedModel
 from modalkit.model import MultimodalVAE, gaussian
 from modalkit.model.moments import point
-from modalkit.model.prediction import as_stored
+from modalkit.model.prediction import as_stored, in_units
 from modalkit.nn import CategoryEncoder
 from modalkit.plugin import Modality, Outcome
 from modalkit.util.randomness import generator
@@ -174,7 +174,7 @@ def _check(model: TrainedModel, given: Sequence[str], want: str, path: Path) -> 
         except Exception as error:  # for instance for a number of rows that was traced as a constant
             said = " ".join(str(error).split())[:300]
             raise RunError(f"--onnx: the graph does not run on {count} rows ({said}), so it was not kept") from error
-        posterior = model.embed(inputs)
+        posterior = model.embed({name: in_units(model.schemas[name], value) for name, value in inputs.items()})
         decoded = model.decode(posterior.loc, [want])[want]
         ours = decoded.value if decoded.probabilities is None else decoded.probabilities
         for what, mine, theirs in zip(

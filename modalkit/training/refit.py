@@ -6,6 +6,7 @@ import logging
 from pathlib import Path
 
 from modalkit.recipe.loading import Recipe
+from modalkit.runs.checkpoint import is_refit
 from modalkit.runs.folder import RunFolder
 from modalkit.runs.metrics import REFIT
 from modalkit.runs.metrics_log import MetricsLog
@@ -86,7 +87,7 @@ class Refit(Trainer):
 
     def _opening(self) -> str:
         begun = f"resuming after step {self.progress.step}" if self.progress.step else "new"
-        begun = "already complete" if self.progress.step and self.ended() else begun
+        begun = "already complete" if self.ended() and is_refit(self.folder.best) else begun
         return (
             f"{self.folder.path}: refit for {self._epochs}, as many as the best; {begun}; "
             f"{len(self.data.train)} training and validation rows"

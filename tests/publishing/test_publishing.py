@@ -123,13 +123,14 @@ def test_plugins_and_own_networks_travel_with_the_model(tmp_path: Path) -> None:
 # Graphs
 
 
-def test_a_graph_of_a_picture_with_a_learned_scale(tmp_path: Path) -> None:
+def test_a_graph_of_a_picture_with_a_learned_scale_given_standardised_numbers(tmp_path: Path) -> None:
     dense = "network: {type: mlp, hidden: [8], decoder_hidden: [8]}"
     run = untrained(
         tmp_path,
         "data: {path: data/x}\nmodalities:\n"
         f"  image: {{kind: image, size: 6, likelihood: discretized_logistic, scale: shared, {dense}}}\n"
-        f"  at: {{kind: vector, size: 2, likelihood: laplace, scale: per_dimension, {dense}}}\n"
+        f"  at: {{kind: vector, size: 2, likelihood: laplace, scale: per_dimension, {dense},\n"
+        "    standardize: {loc: [100, -3], scale: [20, 0.1]}}\n"
         "model: {latent_dim: 2}\n",
     )
     done = here("export", run, "shared", "--onnx", "--given", "at", "--want", "image", cwd=tmp_path)

@@ -225,7 +225,7 @@ def test_if_the_start_is_best_the_refit_is_a_start_on_all_rows(tmp_path: Path) -
         f"model: {{latent_dim: 6, experts: low_rank, start: factor_analysis}}\n"
         f"train: {{epochs: 2, learning_rate: 1.0, choose: imputation, refit: true, batch_size: 12}}\n"
     )
-    for begun in ("new", "new"):  # no step is taken, so there is nothing to resume from
+    for begun in ("new", "already complete"):
         done = here("train", "recipe.yaml", "--out", "run", cwd=tmp_path)
         assert done.returncode == 0 and f"refit for 0 epochs, as many as the best; {begun}; 50" in done.stderr
     assert is_refit(tmp_path / "run/checkpoints/best.safetensors")
