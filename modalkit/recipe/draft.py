@@ -178,10 +178,16 @@ def _latent_dim(numbers: int) -> int:
 
 def _from_start(modalities: _Modalities) -> str:
     """Return the rest of the objective for a training that starts from a factor analysis."""
-    singles = "\n  singles: 0  # a single value tells little about a row" if modalities.single_values else ""
-    return f"""\
+    if modalities.single_values:
+        return """\
   targets: subset  # each term is the ELBO of the modalities that it is given, so that scales stay right
-  k: 1  # random subsets of modalities a step, beside all together{singles}
+  k: 1  # random subsets of modalities a step, beside all together
+  singles: 0  # a single value tells little about a row
+  beta: 1.0  # weight of the KL: above 1 smoother, below 1 more exact reconstructions"""
+    return """\
+  targets: present  # any given subset must explain all that a row has, so that the model learns to impute
+  decoder_gradients: given  # decoders learn from what they are given, so that scales stay right
+  k: 3  # random subsets of modalities a step, beside all together and each alone
   beta: 1.0  # weight of the KL: above 1 smoother, below 1 more exact reconstructions"""
 
 
