@@ -230,7 +230,7 @@ def differences(before: Recipe, now: Recipe) -> list[str]:
 
 
 def _as_before(changed: Sequence[str], before: Recipe, now: Recipe) -> str:
-    """Return what a recipe must state to go on with a run, if only defaults differ; a default may have changed.
+    """Return what a recipe must state to continue a run that differs from it only in defaults.
 
     Args:
         changed: the dotted keys in which the recipes differ.
@@ -249,7 +249,7 @@ def _as_before(changed: Sequence[str], before: Recipe, now: Recipe) -> str:
         lines.append(f"`{top}: {flow(value)}`")
     return (
         f"this recipe does not state {'it' if len(changed) == 1 else 'them'}, and its default is not what the run was "
-        f"trained with; to go on with the run, write {' and '.join(lines)}; otherwise "
+        f"trained with; to continue the run, write {' and '.join(lines)}; otherwise "
     )
 
 

@@ -83,15 +83,14 @@ class Trainer:
     Args:
         recipe: what to train, completed by its dataset.
         run: the run folder.
-        host: where to train; by default as the recipe says.
-        data: the rows; by default as the recipe says.
+        host, data: where to train, and the rows; by default as the recipe says.
         state: the file of the saved state; by default that of the run.
         choices: those of a start at a factor analysis; by default it chooses by validation rows.
 
     Attributes:
         title: what the progress bar is called.
         split: what the metrics of its steps are called.
-        steps_before: steps of an earlier fit, from which the steps of the metrics go on.
+        steps_before: steps of an earlier fit, which the metrics add to the steps of this one.
 
     Raises:
         InputError: the dataset, a plugin or the saved state does not fit the recipe.

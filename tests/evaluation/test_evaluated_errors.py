@@ -165,7 +165,7 @@ def test_a_damaged_file_is_named(run: Path, text: str) -> None:
     with pytest.raises(InputError, match=r"evaluation\.json: cannot be read"):
         read_evaluated(RunFolder(run))
     done = here("evaluate", run, *FEW, cwd=run.parent)
-    assert not (run / "evaluation").exists()  # it is said before the work
+    assert not (run / "evaluation").exists()  # the message comes before any work
     assert done.returncode == 2 and "delete it, or move it away" in done.stderr
 
 

@@ -64,6 +64,18 @@ def write_recipe(folder: Path, data: Path) -> Path:
     return path
 
 
+def overrides(*changes: str) -> list[str]:
+    """Return `KEY=VALUE` as arguments of the command line."""
+    return [word for change in changes for word in ("--set", change)]
+
+
+def train_circle(work: Path, run: str, *changes: str) -> str:
+    """Train `circle.yaml` of a folder with changes, and return what the command printed."""
+    done = here("train", "circle.yaml", "--out", run, *overrides(*changes), cwd=work)
+    assert done.returncode == 0, done.stderr
+    return done.stdout + done.stderr
+
+
 def here(*arguments: object, cwd: Path) -> CompletedProcess[str]:
     """Run the command line in this process, which has paid for its imports; raise what it does not catch."""
     given = [str(argument) for argument in arguments]

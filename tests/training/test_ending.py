@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
-from support.toys import here, write_circle, write_recipe
+from support.toys import here, overrides, train_circle, write_circle, write_recipe
 from torch import Tensor
 
 import modalkit
@@ -31,13 +31,11 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def options(*changes: str) -> list[str]:
-    return [word for change in (*SHORT, *changes) for word in ("--set", change)]
+    return overrides(*SHORT, *changes)
 
 
 def train(work: Path, run: str, *changes: str) -> str:
-    done = here("train", "circle.yaml", "--out", run, *options(*changes), cwd=work)
-    assert done.returncode == 0, done.stderr
-    return done.stdout + done.stderr
+    return train_circle(work, run, *SHORT, *changes)
 
 
 def saved(work: Path, run: str, name: str) -> dict[str, Tensor]:

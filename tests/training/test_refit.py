@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from support.toys import here, write_circle, write_recipe
+from support.toys import here, overrides, train_circle, write_circle, write_recipe
 from torch import Tensor
 
 import modalkit
@@ -64,13 +64,11 @@ def refitted(work: Path) -> Path:
 
 
 def options(*changes: str) -> list[str]:
-    return [word for change in (*SHORT, *changes) for word in ("--set", change)]
+    return overrides(*SHORT, *changes)
 
 
 def train(work: Path, run: str, *changes: str) -> str:
-    done = here("train", "circle.yaml", "--out", run, *options(*changes), cwd=work)
-    assert done.returncode == 0, done.stderr
-    return done.stdout + done.stderr
+    return train_circle(work, run, *SHORT, *changes)
 
 
 def weights(run: Path, name: str) -> dict[str, Tensor]:
@@ -175,7 +173,7 @@ def test_killed_and_interrupted_in_the_refit_it_ends_with_the_same_bits(
 
 
 def test_interrupted_in_the_first_fit_it_ends_with_the_same_bits(work: Path, refitted: Path) -> None:
-    # The 2nd epoch is the last whole one. The refit that follows this end is void when the first fit goes on.
+    # Epoch 2 is the last whole one. Its refit is void as soon as the first fit continues.
     said = train(work, "short", REFIT, *COSINE, "train.max_steps=13", "train.patience=3")
     assert "refit for 2 epochs done" in said
     train(work, "short", REFIT, *COSINE)
@@ -185,7 +183,7 @@ def test_interrupted_in_the_first_fit_it_ends_with_the_same_bits(work: Path, ref
 def test_a_refit_cannot_be_switched_off_and_needs_validation_rows(work: Path, refitted: Path, tmp_path: Path) -> None:
     off = here("train", "circle.yaml", "--out", refitted, *options(*COSINE), cwd=work)
     assert off.returncode == 2 and "it differs in train.refit" in off.stderr
-    assert "to go on with the run, write `train: {refit: true}`; otherwise choose another --out" in off.stderr
+    assert "to continue the run, write `train: {refit: true}`; otherwise choose another --out" in off.stderr
     schema = {name: SCHEMAS[name] for name in ("position", "class")}
     values = {"position": torch.randn(20, 2), "class": torch.arange(20) % 3}
     modalkit.write_dataset(tmp_path / "all", schema, values, split=["train"] * 20)
