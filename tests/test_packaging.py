@@ -30,6 +30,7 @@ ORDER = [
     ["evaluation", "testing"],
     ["inference", "training"],
     ["playground", "publishing", "report", "reproduction"],
+    ["doctor"],
     ["cli"],
     ["__main__"],
 ]

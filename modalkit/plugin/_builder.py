@@ -46,6 +46,8 @@ class Builder(Generic[SettingsT]):
         argument: the option that the command line takes without its name, such as ``"file"``. Optional.
         fill: `(dataset's folder, by modality what was filled, file)` writes a dataset's rows without gaps in the layout
             of what the dataset was built from, a table, and returns the files that it wrote. Optional.
+        require: raises an `InputError` if this machine lacks something that the builder needs beside its packages, such
+            as a model's file; `modalkit doctor` calls it. Optional.
     """
 
     name: str
@@ -54,3 +56,4 @@ class Builder(Generic[SettingsT]):
     build: Callable[[SettingsT, Path], str]
     argument: str | None = None
     fill: Callable[[Path, Mapping[str, Filled], Path], list[Path]] | None = None
+    require: Callable[[], object] | None = None
