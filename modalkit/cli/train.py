@@ -66,6 +66,7 @@ def _weights(result: Result) -> str:
 
 def _print_translations(result: Result, recipe: Recipe) -> None:
     """Print how good each prediction is: its error beside a linear model's, and then in nats per dimension."""
+    from modalkit.evaluation.doubts import doubts
     from modalkit.evaluation.translation import MOST_TRANSLATED
     from modalkit.evaluation.translation_text import among, quality, table
     from modalkit.pictures import chosen
@@ -85,3 +86,5 @@ def _print_translations(result: Result, recipe: Recipe) -> None:
     )
     if any(one.margin is not None and one.margin < -1 for one in found):
         typer.echo("Below -1: z is too uncertain for so narrow a likelihood, though its mean may predict well.\n")
+    for doubt in doubts(found):
+        typer.echo(f"warning: {doubt}\n")
