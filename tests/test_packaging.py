@@ -29,6 +29,7 @@ ORDER = [
     ["runs"],
     ["evaluation", "testing"],
     ["inference", "training"],
+    ["api"],
     ["playground", "publishing", "report", "reproduction"],
     ["doctor"],
     ["cli"],

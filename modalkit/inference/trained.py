@@ -25,7 +25,9 @@ from modalkit.model.prediction import Prediction
 from modalkit.model.vae import MultimodalVAE
 from modalkit.plugin import Outcome, Schema
 from modalkit.recipe.loading import Recipe
-from modalkit.runs.opened import load_model
+from modalkit.runs.folder import RunFolder
+from modalkit.runs.metrics import read_history
+from modalkit.runs.opened import load_model, load_saved
 
 
 class TrainedModel:
@@ -39,18 +41,29 @@ class TrainedModel:
         recipe: the recipe that it was trained with.
         path: the folder that it was loaded from.
         weights: SHA-256 of its weights.
+        history: the metrics of each epoch; see `modalkit.TrainedModel.history`.
 
     Attributes:
+        history: the metrics of each epoch of the training: ``epoch``, ``step``, and by ``split/name`` the metrics of
+            the validation, such as ``valid/elbo``, and of the last report about training, such as ``train/elbo``.
         modalities: their names, in the recipe's order.
         schemas: the modalities' schemas.
         latent_dim: size of z.
     """
 
-    def __init__(self, model: MultimodalVAE, recipe: Recipe, path: Path, weights: str) -> None:
+    def __init__(
+        self,
+        model: MultimodalVAE,
+        recipe: Recipe,
+        path: Path,
+        weights: str,
+        history: Sequence[Mapping[str, float]] = (),
+    ) -> None:
         self.model, self.recipe, self.path, self.weights = model, recipe, path, weights
         self.modalities: tuple[str, ...] = model.names
         self.schemas: dict[str, Schema] = model.schemas
         self.latent_dim: int = model.latent_dim
+        self.history: list[dict[str, float]] = [dict(epoch) for epoch in history]
 
     @property
     def predictable(self) -> tuple[str, ...]:
@@ -282,7 +295,22 @@ def load(run: Path | str, *, device: str = "cpu", weights: str = "best") -> Trai
         InputError: the folder is not a run or has no such weights, or the device is not available.
     """
     loaded = load_model(Path(run), device=device, weights=weights)
-    return TrainedModel(loaded.model, loaded.recipe, loaded.path, loaded.weights)
+    return TrainedModel(loaded.model, loaded.recipe, loaded.path, loaded.weights, read_history(loaded.path))
+
+
+def load_latest(run: Path) -> TrainedModel:
+    """Load the model of a run that may be unfinished: its best weights, or else those of its last saved step.
+
+    Args:
+        run: the run folder.
+
+    Raises:
+        InputError: the folder is not a run, or nothing is saved in it.
+    """
+    if RunFolder(run).best.is_file():
+        return load(run)
+    loaded = load_saved(run)
+    return TrainedModel(loaded.model, loaded.recipe, loaded.path, loaded.weights, read_history(loaded.path))
 
 
 def _only(batch: Batch, names: Mapping[str, Schema]) -> Batch:

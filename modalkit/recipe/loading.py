@@ -48,12 +48,36 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         InputError: lists every error, each on a line ``file:line: key: message``.
     """
     path = find(str(path), Path())
-    document = _read(path, (path,))
+    return _checked(_read(path, (path,)), path.parent, overrides)
+
+
+def recipe_of(document: Document, overrides: Sequence[str] = ()) -> Recipe:
+    """Check a recipe that is in memory, and return it. Paths in it are relative to the working directory.
+
+    Args:
+        document: as `read` returns it for a file; it is changed.
+        overrides: see `load_recipe`.
+
+    Raises:
+        InputError: lists every error, each on a line ``place: key: message``.
+    """
+    _anchor(document.value, Path())
+    return _checked(_extended(document, Path(), ()), Path(), overrides)
+
+
+def _checked(document: Document, folder: Path, overrides: Sequence[str]) -> Recipe:
+    """Return the recipe that a document is once overrides are applied and templates expanded.
+
+    Args:
+        document: with the recipe that it extends.
+        folder: of the recipe; paths of plugins are relative to it.
+        overrides: see `load_recipe`.
+    """
     for text in overrides:
         override(document, text)
     if isinstance(document.value.get("extends"), str):  # the files' own are merged already
         document.blame(("extends",), "cannot be changed here; write it in the recipe")
-    _anchor(document.value, path.parent)
+    _anchor(document.value, folder)
     known = {
         problem.key for problem in document.problems if reach(document.value, problem.key) is None
     }  # could not be read
@@ -63,9 +87,11 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         known |= broken | _OF_NAMES
     plugin_problems = _add_plugins(document)
     problems = document.problems + plugin_problems
+    if "data" not in document.value:  # which Python code may leave out
+        problems.append(Problem(document.place(()), ("data",), "is missing"))
     recipe = None
     try:
-        context = {"folder": str(path.parent.resolve()), "schemas": {}}
+        context = {"folder": str(folder.resolve()), "schemas": {}}
         recipe = Recipe.model_validate_json(to_json(document.value), strict=True, context=context)
     except ValidationError as error:
         details = _once_a_template(error.errors(include_url=False), document, templates)
@@ -100,16 +126,21 @@ def _once_a_template(
 
 
 def _read(path: Path, chain: tuple[Path, ...]) -> Document:
-    """Read a file and lay it over the recipe that it extends; `chain` holds the files that led here."""
+    """Read a file and lay it over the recipe that it extends; `chain` holds the files that led here, and it."""
     document = read(path)
     _anchor(document.value, path.parent)
+    return _extended(document, path.parent, chain)
+
+
+def _extended(document: Document, folder: Path, chain: tuple[Path, ...]) -> Document:
+    """Lay a document over the recipe that it extends, if it names one; its paths are relative to `folder`."""
     reference = document.value.get("extends")
     if not isinstance(reference, str):
         return document
     place = document.place(("extends",))
     del document.value["extends"]
     try:
-        base = find(reference, path.parent)
+        base = find(reference, folder)
     except InputError as error:
         raise InputError(f"{place}: extends: {error}") from None
     if base.resolve() in [p.resolve() for p in chain]:

@@ -25,6 +25,7 @@ from modalkit.recipe.templates import fold, modality_name
 from modalkit.recipe.train_section import TrainSettings
 from modalkit.recipe.yaml import Key, dump
 
+_NOWHERE = "no-data"
 _MOST_CORRELATED = 2048
 """Latent dimensions of experts with precision matrices. A matrix then has 17 MB, and a step dozens of them."""
 
@@ -64,7 +65,10 @@ class Recipe(Settings):
     )
     plugins: tuple[Path, ...] = Field((), description="Python files with plugins, relative to this file.")
     seed: int = Field(0, ge=0, description="Determines every random choice of the run.")
-    data: DataSettings = Field(description="The dataset to train on.")
+    data: DataSettings = Field(
+        default_factory=lambda: DataSettings(path=_NOWHERE),  # in Python, data may be given apart
+        description="The dataset to train on.",
+    )
     modalities: dict[
         Annotated[str, AfterValidator(modality_name)],
         Annotated[SerializeAsAny[Schema], BeforeValidator(validated_schema)],

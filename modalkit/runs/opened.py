@@ -12,7 +12,7 @@ from modalkit.data import Dataset
 from modalkit.errors import InputError
 from modalkit.model import MultimodalVAE, assemble
 from modalkit.recipe.loading import Recipe
-from modalkit.runs.checkpoint import is_refit, load_weights
+from modalkit.runs.checkpoint import is_refit, load_state, load_weights
 from modalkit.runs.folder import RunFolder
 
 
@@ -64,17 +64,45 @@ def load_model(path: Path, *, device: str = "cpu", weights: str = "best") -> Loa
     """
     folder = RunFolder(path)
     recipe, file_of_weights = folder.read_recipe(), folder.weights_of(weights)
-    with torch.random.fork_rng(devices=[]):  # initial weights are sampled and then replaced
-        model = assemble(recipe)
+    model = _assembled(recipe)
     try:
         model.to(device, torch.float64 if recipe.train.precision == "64" else torch.float32)
         torch.zeros(1, device=device).item()  # some devices hold tensors but cannot compute
     except (RuntimeError, AssertionError) as error:  # torch's errors for a missing device
         raise InputError(f"--device {device}: is not available here ({error}); use --device cpu") from error
     load_weights(file_of_weights, model)
-    with file_of_weights.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return LoadedModel(path, recipe, model.eval(), digest)
+    return LoadedModel(path, recipe, model.eval(), _digest(file_of_weights))
+
+
+def load_saved(path: Path) -> LoadedModel:
+    """Open the model of a run that has no weights yet, from the state that it would resume from.
+
+    Args:
+        path: the run folder.
+
+    Raises:
+        InputError: no run there, or nothing is saved yet.
+    """
+    folder = RunFolder(path)
+    recipe = folder.read_recipe()
+    if not folder.state.is_file():
+        raise InputError(f"{path}: nothing is saved yet; the training stopped before its first step was done")
+    model = _assembled(recipe)
+    model.to(torch.float64 if recipe.train.precision == "64" else torch.float32)
+    state = load_state(folder.state, torch.device("cpu"))
+    model.load_state_dict(state["model"] | state.get("average", {}))
+    return LoadedModel(path, recipe, model.eval(), _digest(folder.state))
+
+
+def _assembled(recipe: Recipe) -> MultimodalVAE:
+    """Return a recipe's model; its weights are sampled, to be replaced, without a change of the global generator."""
+    with torch.random.fork_rng(devices=[]):
+        return assemble(recipe)
+
+
+def _digest(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def load_run(path: Path, *, data: Path | str | None = None, device: str = "cpu", weights: str = "best") -> Run:
