@@ -36,7 +36,7 @@ ORDER = [
     ["__main__"],
 ]
 ROOMS = {
-    "modalities": {"plugin", "nn", "distributions", "likelihoods", "errors"},
+    "modalities": {"plugin", "nn", "distributions", "likelihoods", "errors", "util"},
     "tools": {"plugin", "data", "registry", "errors", "util", "recipe"},
 }
 
