@@ -8,8 +8,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from modalkit.api.frames import write_frame
 from modalkit.api.rows import Arrays, as_arrays
 from modalkit.data import Dataset, read_manifest, write_dataset
+from modalkit.data.frames import as_frame
 from modalkit.errors import InputError
 from modalkit.plugin import Schema
 from modalkit.recipe.draft import draft
@@ -80,6 +82,11 @@ class Source:
             shutil.rmtree(new, ignore_errors=True)
 
     def _write(self, schemas: Mapping[str, Schema], out: Path) -> None:
+        if (frame := as_frame(self.data)) is not None:
+            if self.present is not None:
+                raise InputError("present: is for arrays; in a table, missing cells are absent")
+            write_frame(frame, schemas, out, self.split)
+            return
         made: Arrays = as_arrays(self.data, schemas, self.present or {})
         write_dataset(out, made.schemas, made.values, present=made.present, split=self.split, shard_rows=10_000)
 

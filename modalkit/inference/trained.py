@@ -6,17 +6,20 @@ import math
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from modalkit import registry
 from modalkit.data import Batch, Dataset, check_manifest
+from modalkit.data.frames import as_frame
 from modalkit.errors import InputError
 from modalkit.evaluation.likelihood import Estimate
 from modalkit.evaluation.questions import allows
 from modalkit.inference import predicting
 from modalkit.inference.filling import Known, fill
+from modalkit.inference.frames import impute_frame
 from modalkit.inference.results import Embedding, Imputed, Inference
 from modalkit.inference.scoring import score
 from modalkit.inference.subsets import check_given, check_want, usable
@@ -216,8 +219,14 @@ class TrainedModel:
         return predicting.decode(self.model, z, batch, want, seed)
 
     def impute(
-        self, data: Dataset | Given, rows: Tensor | None = None, *, sample: bool = False, draws: int = 32, seed: int = 0
-    ) -> Imputed:
+        self,
+        data: Dataset | Given,
+        rows: Tensor | None = None,
+        *,
+        sample: bool = False,
+        draws: int = 32,
+        seed: int = 0,
+    ) -> Imputed | Any:
         """Fill every absent entry from what its row has.
 
         An entry is filled with the mean of its prediction as the schema stores it (for bits, the more probable one), or
@@ -226,17 +235,27 @@ class TrainedModel:
         whose mean is the same for all such rows and all seeds. If the model has no posterior of all that a row has, the
         first modality that it has a posterior of alone is used. If there is none, the entries stay absent.
 
+        Of a table (pandas, polars or Arrow), the missing cells of the model's columns are filled. The result is a table
+        of the same type, with the same rows, index, columns and types; only missing cells change.
+
         Args:
-            data: a dataset with the model's modalities, or values as for `infer`.
+            data: a dataset with the model's modalities, a table, or values as for `infer`.
             rows: rows of the dataset, int64 `(rows,)`; all by default.
             sample: fill with samples from the predictive distribution instead of its mean.
             draws: number of samples of z for each row, over which the mean is taken.
             seed: seed of the samples.
 
+        Returns:
+            The same kind of table, or `modalkit.inference.Imputed` for anything else.
+
         Raises:
-            InputError: the dataset does not have the model's modalities.
+            InputError: the dataset does not have the model's modalities, or the table none of its columns.
         """
         known: Known = {}
+        if (frame := as_frame(data)) is not None:
+            if rows is not None:
+                raise InputError("rows: is for datasets; give the rows of the table that you mean")
+            return impute_frame(self.model, frame, sample=sample, draws=draws, seed=seed)
         if isinstance(data, Dataset):
             check_manifest(data.path, self.schemas)
             rows = torch.arange(len(data)) if rows is None else rows

@@ -16,13 +16,19 @@ from torch import Tensor
 from modalkit import registry
 from modalkit.data import Array, Batch
 from modalkit.data.arrays import packed
+from modalkit.data.frames import as_frame
 from modalkit.errors import InputError, did_you_mean, guard
+<<<<<<< HEAD
 from modalkit.plugin import Outcome, Schema
 from modalkit.util.picture_files import eight_bit, is_gray
+=======
+from modalkit.inference.frame_rows import frame_batch
+from modalkit.plugin import Schema
+>>>>>>> w-ev
 
-Given: TypeAlias = Mapping[str, Any] | Batch
+Given: TypeAlias = Mapping[str, Any] | Batch | Any
 """Known values: for each modality one value, a batch of values, or a list with None for absent ones; or rows of a
-dataset."""
+dataset; or a table in memory."""
 
 
 def check_names(names: Sequence[str], known: Sequence[str]) -> None:
@@ -45,7 +51,8 @@ def as_batch(schemas: Mapping[str, Schema], given: Given, rows: int = 1) -> Batc
       taken as they are stored, floats in the user's units (those of an image lie in [0, 1]);
     - a list with any of these for each row; None means that the row does not have the modality.
 
-    A single sample of one modality is repeated for every row of the others.
+    A single sample of one modality is repeated for every row of the others. A table (pandas, polars or Arrow) stands
+    for all of its rows; missing cells are absent.
 
     Args:
         schemas: the modalities.
@@ -62,6 +69,8 @@ def as_batch(schemas: Mapping[str, Schema], given: Given, rows: int = 1) -> Batc
         >>> batch.present.tolist(), batch.values["class"].tolist(), batch.values["at"].tolist()
         ([[True, True], [False, True]], [1, 0], [[0.5, 1.0], [0.5, 1.0]])
     """
+    if (frame := as_frame(given)) is not None:
+        return frame_batch(schemas, frame)
     if isinstance(given, Batch):
         check_names(list(given.values), list(schemas))
         columns = {name: given.present[:, column] for column, name in enumerate(given.values)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from support.toys import here
 
 import modalkit
+from modalkit import registry
 from modalkit.errors import InputError
 
 RECIPE: dict[str, Any] = {
@@ -109,6 +111,43 @@ def test_nothing_that_is_given_changes() -> None:
         given.flags.writeable = False
     model = train(RECIPE, arrays, present=present, epochs=1)
     assert model.modalities == ("a", "c") and RECIPE["train"]["epochs"] == 2
+
+
+INTERRUPTING = """
+import signal
+from modalkit.plugin import Schedule, ScheduleOptions
+left = [1]
+
+def factor(options, done):
+    if left and done >= 0.2:
+        left.pop()
+        signal.raise_signal(signal.SIGINT)
+    return 1.0
+
+SCHEDULE = Schedule(name="interrupting", summary="interrupts once", options=ScheduleOptions, factor=factor)
+"""
+
+
+@pytest.mark.parametrize("epochs", [1, 2])  # one: no epoch ends, so that there are no best weights
+def test_an_interrupt_leaves_a_model_that_answers_and_a_run_that_resumes(tmp_path: Path, epochs: int) -> None:
+    plugin = tmp_path / "interrupting.py"
+    plugin.write_text(INTERRUPTING.replace("0.2", str(0.2 if epochs == 1 else 0.6)))
+    recipe = RECIPE | {"plugins": [plugin]}
+    train_settings = RECIPE["train"] | {"schedule": "interrupting", "epochs": epochs, "batch_size": 10, "average": 0.9}
+    recipe |= {"train": train_settings}
+    try:
+        model = train(recipe, ARRAYS, tmp_path / "run")
+        assert len(model.history) < epochs and (epochs == 1) != (tmp_path / "run/checkpoints/best.safetensors").exists()
+        assert model.infer({"c": 1})["a"].value.isfinite().all()
+        finished = train(recipe, ARRAYS, tmp_path / "run")
+        assert len(finished.history) == epochs and equal(finished, train(recipe, ARRAYS))
+    finally:
+        registry.forget_files()
+
+
+def test_it_trains_outside_the_main_thread() -> None:
+    with ThreadPoolExecutor(1) as thread:
+        assert thread.submit(train, RECIPE, ARRAYS, epochs=1).result().modalities == ("a", "c")
 
 
 WRONG: dict[str, tuple[Callable[[], Any], str]] = {
