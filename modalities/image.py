@@ -28,6 +28,7 @@ from modalkit.likelihoods import (
 from modalkit.nn import Dcgan, ImageNetwork, Scaled, check_size, join_scale, split_scale
 from modalkit.nn import decoder as make_decoder
 from modalkit.nn import encoder as make_encoder
+from modalkit.nn.precise import bounded_log
 from modalkit.plugin import Modality, Outcome, Proposal, Schema, Stored, as_tuple
 from modalkit.util.picture_files import any_colour, read_picture
 
@@ -179,7 +180,8 @@ def likelihood(schema: ImageSchema, raw: Tensor) -> Distribution:
     """Return independent Bernoullis, which take any intensity, or what `schema.likelihood` names.
 
     A scale is the least one plus `exp(raw)` if it is a parameter, and plus `softplus(raw + c)` if it is predicted;
-    the constant c makes it 0.2 above the least one where a decoder returns 0.
+    the constant c makes it 0.2 above the least one where a decoder returns 0. Raw scales that are parameters are
+    bounded smoothly beyond ±16.
     """
     dims = len(schema.event_shape)
     if schema.likelihood == "bernoulli":
@@ -188,7 +190,7 @@ def likelihood(schema: ImageSchema, raw: Tensor) -> Distribution:
     if isinstance(scale, float):
         return family(raw, raw.new_full((1,) * raw.ndim, scale), dims)
     loc, raw_scale = split_scale(raw, schema.event_shape, shared=scale == "shared")
-    above = functional.softplus(raw_scale + _OFFSET) if scale == "predicted" else raw_scale.exp()
+    above = functional.softplus(raw_scale + _OFFSET) if scale == "predicted" else bounded_log(raw_scale).exp()
     return family(loc, above + schema.least_scale, dims)
 
 

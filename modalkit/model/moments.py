@@ -56,8 +56,8 @@ def most_frequent(points: Tensor) -> Tensor:
         return points[0]
     flat = points.reshape(draws * rows, -1)  # (draws, rows, *event_shape) -> (draws * rows, places)
     row = torch.arange(rows, device=points.device).repeat(draws)  # (draws * rows,)
-    samples = flat.unique(dim=0, return_inverse=True)[1]  # (draws * rows,): equal samples have the same number
-    tokens = flat.unique(return_inverse=True)[1]  # (draws * rows, places)
+    samples = torch.unique(flat, dim=0, return_inverse=True)[1]  # (draws * rows,): equal samples have the same number
+    tokens = torch.unique(flat, return_inverse=True)[1]  # (draws * rows, places)
     cells = (row.unsqueeze(1) * flat.shape[1] + torch.arange(flat.shape[1], device=flat.device)) * flat.numel() + tokens
     score = _frequency(row * len(flat) + samples) * (flat.numel() + 1) + _frequency(cells).sum(1)
     score, samples = score.reshape(draws, rows), samples.reshape(draws, rows)
@@ -67,7 +67,9 @@ def most_frequent(points: Tensor) -> Tensor:
 
 def _frequency(keys: Tensor) -> Tensor:
     """Return how often each number occurs, in the shape of `keys`."""
-    _, inverse, counts = keys.unique(return_inverse=True, return_counts=True)
+    inverse: Tensor
+    counts: Tensor
+    _, inverse, counts = torch.unique(keys, return_inverse=True, return_counts=True)
     return counts[inverse]
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -56,8 +57,46 @@ def load_weights(path: Path, model: nn.Module) -> None:
 
 
 def save_state(path: Path, state: dict[str, Any]) -> None:
-    """Write tensors and plain values for `load_state`."""
-    write_atomic(path, lambda temporary: torch.save(state, temporary))
+    """Write tensors and plain values for `load_state`.
+
+    Raises:
+        RunError: the disk is full or cannot be written. The earlier content of `path` is unchanged.
+    """
+
+    def write(temporary: Path) -> None:
+        with temporary.open("wb") as file:
+            kept = _KeepsError(file)
+            try:
+                torch.save(state, kept)
+            except Exception as error:
+                raise kept.error or error from error
+
+    write_atomic(path, write)
+
+
+class _KeepsError(io.RawIOBase):
+    """A file that keeps the error of its last write: `torch.save` replaces it by an error about its own position.
+
+    Args:
+        file: the file that everything is written to.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file, self.error = file, None
+
+    error: OSError | None
+
+    def writable(self) -> bool:
+        """Return true."""
+        return True
+
+    def write(self, content: Any) -> int:
+        """Write bytes, and keep the error if that fails."""
+        try:
+            return self.file.write(content)
+        except OSError as error:
+            self.error = error
+            raise
 
 
 def load_state(path: Path, device: torch.device) -> dict[str, Any]:
