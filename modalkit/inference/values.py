@@ -18,13 +18,9 @@ from modalkit.data import Array, Batch
 from modalkit.data.arrays import packed
 from modalkit.data.frames import as_frame
 from modalkit.errors import InputError, did_you_mean, guard
-<<<<<<< HEAD
+from modalkit.inference.frame_rows import frame_batch
 from modalkit.plugin import Outcome, Schema
 from modalkit.util.picture_files import eight_bit, is_gray
-=======
-from modalkit.inference.frame_rows import frame_batch
-from modalkit.plugin import Schema
->>>>>>> w-ev
 
 Given: TypeAlias = Mapping[str, Any] | Batch | Any
 """Known values: for each modality one value, a batch of values, or a list with None for absent ones; or rows of a
