@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import zipfile
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -67,7 +67,7 @@ def save_state(path: Path, state: dict[str, Any]) -> None:
         with temporary.open("wb") as file:
             kept = _KeepsError(file)
             try:
-                torch.save(state, kept)
+                torch.save(state, cast(IO[bytes], kept))  # a RawIOBase has all that torch uses
             except Exception as error:
                 raise kept.error or error from error
 
