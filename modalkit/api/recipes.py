@@ -37,7 +37,7 @@ def read_recipe(recipe: AnyRecipe, changes: Sequence[str], *, has_data: bool) ->
     if isinstance(recipe, (str, Path)):
         own = RunFolder(Path(recipe)).recipe
         path = own if own.is_file() else find(str(recipe), Path())
-        changes = [f"data.path={NO_DATA}", "data.build=null", *changes] if has_data else changes
+        changes = [f"data.path={NO_DATA}", *changes] if has_data else changes
         return load_recipe(path, changes)
     if isinstance(recipe, Recipe):
         value = recipe.model_dump(mode="json", exclude={"extends"})

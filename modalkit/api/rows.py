@@ -186,7 +186,7 @@ def _given(name: str, given: Mapping[str, Any], rows: int) -> npt.NDArray[np.boo
     """Return in which rows the caller says that a modality is present, as an array of our own."""
     if name not in given:
         return np.ones(rows, bool)
-    present = np.array(given[name])
+    present = np.array(given[name].cpu().numpy() if isinstance(given[name], Tensor) else given[name])
     if present.shape != (rows,) or present.dtype != bool:
         raise InputError(
             f"present: '{name}' should be {rows} booleans, one for each row, not {present.dtype} {present.shape}"

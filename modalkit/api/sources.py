@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 
 from modalkit.api.frames import write_frame
 from modalkit.api.rows import Arrays, as_arrays
-from modalkit.data import Dataset, read_manifest, write_dataset
+from modalkit.data import Dataset, write_dataset
 from modalkit.data.frames import as_frame
 from modalkit.errors import InputError
 from modalkit.plugin import Schema
@@ -18,7 +18,7 @@ from modalkit.recipe.draft import draft
 from modalkit.recipe.loading import Recipe, recipe_of
 from modalkit.recipe.yaml import Place, parse
 from modalkit.runs.folder import RunFolder
-from modalkit.util.remote import location
+from modalkit.util.remote import is_url, location
 
 AnyData: TypeAlias = Dataset | Path | str | Mapping[str, Any] | Iterable[Mapping[str, Any]] | Any
 """A table, a mapping of arrays, an iterable of mappings, a dataset, or the path of one."""
@@ -72,6 +72,8 @@ class Source:
         if isinstance(self.data, Dataset):
             return self.data.path
         if isinstance(self.data, (Path, str)):
+            if (file := Path(self.data)).is_file():
+                raise InputError(f"data: {file} is a file; give what it holds, such as pandas.read_csv('{file}')")
             return location(self.data)
         new, kept = run / _NEW, run / _FOLDER
         shutil.rmtree(new, ignore_errors=True)
@@ -109,5 +111,6 @@ def drafted(path: Path | str, changes: Sequence[str]) -> Recipe:
     Raises:
         InputError: there is no dataset, or nothing in it to train on.
     """
-    read_manifest(Path(path))
+    if is_url(path):
+        raise InputError(f"data: {path} is at a URL, for which no recipe is drafted; give a recipe")
     return recipe_of(parse(draft(Path(path)), Place("recipe drafted for the data")), changes)

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from modalkit.api.recipes import AnyRecipe, overrides, read_recipe
 from modalkit.api.sources import AnyData, Source, drafted
+from modalkit.data import read_manifest
 from modalkit.errors import InputError
-from modalkit.inference import TrainedModel
-from modalkit.inference.trained import load_latest
+from modalkit.inference import TrainedModel, load
 from modalkit.recipe.loading import Recipe
 from modalkit.runs.folder import RunFolder
+from modalkit.runs.opened import load_saved
 from modalkit.training.run import train as fit
 from modalkit.util.files import is_empty, write_text
 from modalkit.util.progress import bars
@@ -28,6 +29,8 @@ _log = logging.getLogger(__name__)
 
 IN_MEMORY = Path("(in memory)")
 """The path of a model that was trained without a run folder."""
+_LARGE = 64 << 20
+"""Bytes of a dataset above which it is mapped, not read into memory."""
 
 
 def train(
@@ -94,6 +97,7 @@ def train(
             model = _train(
                 recipe, Source(data, split, present), Path(folder) / "training", ["train.loggers=[]", *changes]
             )
+            _ = model.history  # reads it while the folder is there
         model.path = IN_MEMORY
         return model
 
@@ -113,6 +117,11 @@ def _train(recipe: AnyRecipe | None, source: Source, run: Path, changes: Sequenc
             path = source.write(resolved.modalities, run)
             data = resolved.data.model_copy(update={"path": path, "build": ()})
             resolved = resolved.model_copy(update={"data": data})
+    if source.rows and resolved.data.in_memory is None:
+        # Rows are in memory already, as the caller has them: many are not read into memory again.
+        large = sum(shard.bytes for shard in read_manifest(Path(resolved.data.path)).shards) > _LARGE
+        data = resolved.data.model_copy(update={"in_memory": False if large else None})
+        resolved = resolved.model_copy(update={"data": data})
     if source.in_folder(run) and not RunFolder(run).is_run():
         write_text(RunFolder(run).recipe, resolved.to_yaml())  # marks the folder as a run, which may hold data
     return _fitted(resolved, run)
@@ -127,7 +136,11 @@ def _fitted(recipe: Recipe, run: Path) -> TrainedModel:
         if not RunFolder(run).state.is_file():
             raise
         _log.warning("interrupted; the model is that of the last saved step")
-    model = load_latest(run)
+    if RunFolder(run).best.is_file():
+        model = load(run)
+    else:  # no epoch was finished
+        saved = load_saved(run)
+        model = TrainedModel(saved.model, saved.recipe, saved.path, saved.weights)
     if result is not None and result.signal == signal.SIGTERM:
         signal.raise_signal(signal.SIGTERM)  # what is done is saved; the process was asked to end
     return model

@@ -155,7 +155,7 @@ def _as_booleans(name: str, present: Any) -> Array:
         InputError: some are neither true nor false.
     """
     try:
-        return np.array(present, dtype=bool)
+        return np.array(present.cpu().numpy() if isinstance(present, Tensor) else present, dtype=bool)
     except (TypeError, ValueError) as error:
         raise InputError(f"present of '{name}': give true or false for each row ({error})") from None
 

@@ -21,6 +21,7 @@ from modalkit.inference import predicting
 from modalkit.inference.filling import Known, fill
 from modalkit.inference.frames import impute_frame
 from modalkit.inference.results import Embedding, Imputed, Inference
+from modalkit.inference.saving import packed, save, unpacked
 from modalkit.inference.scoring import score
 from modalkit.inference.subsets import check_given, check_want, usable
 from modalkit.inference.values import Given, as_batch, check_names
@@ -28,9 +29,8 @@ from modalkit.model.prediction import Prediction
 from modalkit.model.vae import MultimodalVAE
 from modalkit.plugin import Outcome, Schema
 from modalkit.recipe.loading import Recipe
-from modalkit.runs.folder import RunFolder
 from modalkit.runs.metrics import read_history
-from modalkit.runs.opened import load_model, load_saved
+from modalkit.runs.opened import load_model
 
 
 class TrainedModel:
@@ -44,29 +44,27 @@ class TrainedModel:
         recipe: the recipe that it was trained with.
         path: the folder that it was loaded from.
         weights: SHA-256 of its weights.
-        history: the metrics of each epoch; see `modalkit.TrainedModel.history`.
 
     Attributes:
-        history: the metrics of each epoch of the training: ``epoch``, ``step``, and by ``split/name`` the metrics of
-            the validation, such as ``valid/elbo``, and of the last report about training, such as ``train/elbo``.
         modalities: their names, in the recipe's order.
         schemas: the modalities' schemas.
         latent_dim: size of z.
     """
 
-    def __init__(
-        self,
-        model: MultimodalVAE,
-        recipe: Recipe,
-        path: Path,
-        weights: str,
-        history: Sequence[Mapping[str, float]] = (),
-    ) -> None:
+    def __init__(self, model: MultimodalVAE, recipe: Recipe, path: Path, weights: str) -> None:
         self.model, self.recipe, self.path, self.weights = model, recipe, path, weights
         self.modalities: tuple[str, ...] = model.names
         self.schemas: dict[str, Schema] = model.schemas
         self.latent_dim: int = model.latent_dim
-        self.history: list[dict[str, float]] = [dict(epoch) for epoch in history]
+
+    @cached_property
+    def history(self) -> list[dict[str, float]]:
+        """The metrics of each epoch of the training, in order; none of an exported model.
+
+        Each has ``epoch``, ``step``, and by ``split/name`` the metrics of the validation, such as ``valid/elbo``, and
+        of the last report about training, such as ``train/elbo``. Epoch 0 is the start, if that was validated.
+        """
+        return read_history(self.path)
 
     @property
     def predictable(self) -> tuple[str, ...]:
@@ -297,6 +295,25 @@ class TrainedModel:
         known, asked = as_batch(self.schemas, given), as_batch(self.schemas, targets)
         return score(self.model, known, asked, particles, prior_particles, seed)
 
+    def save(self, folder: Path | str) -> None:
+        """Write the model into a new folder, from which `modalkit.load` loads it.
+
+        Args:
+            folder: does not exist, or is empty.
+
+        Raises:
+            InputError: the folder is not empty.
+            RunError: the disk cannot be written.
+        """
+        save(self.model, self.recipe, Path(folder))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return packed(self.model, self.recipe) | {"path": self.path, "weights": self.weights, "history": self.history}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(*unpacked(state), state["path"], state["weights"])  # type: ignore[misc]
+        self.__dict__["history"] = state["history"]
+
     def _check_given(self, batch: Batch) -> None:
         """Raise `InputError` unless the model has a posterior of what each row has."""
         check_given(self.model, batch.present, self.recipe.objective.name)
@@ -314,22 +331,7 @@ def load(run: Path | str, *, device: str = "cpu", weights: str = "best") -> Trai
         InputError: the folder is not a run or has no such weights, or the device is not available.
     """
     loaded = load_model(Path(run), device=device, weights=weights)
-    return TrainedModel(loaded.model, loaded.recipe, loaded.path, loaded.weights, read_history(loaded.path))
-
-
-def load_latest(run: Path) -> TrainedModel:
-    """Load the model of a run that may be unfinished: its best weights, or else those of its last saved step.
-
-    Args:
-        run: the run folder.
-
-    Raises:
-        InputError: the folder is not a run, or nothing is saved in it.
-    """
-    if RunFolder(run).best.is_file():
-        return load(run)
-    loaded = load_saved(run)
-    return TrainedModel(loaded.model, loaded.recipe, loaded.path, loaded.weights, read_history(loaded.path))
+    return TrainedModel(loaded.model, loaded.recipe, loaded.path, loaded.weights)
 
 
 def _only(batch: Batch, names: Mapping[str, Schema]) -> Batch:

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import pickle
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import tqdm.auto
 from support.toys import here
 
 import modalkit
 from modalkit import registry
 from modalkit.errors import InputError
+from modalkit.util.progress import bar
 
 RECIPE: dict[str, Any] = {
     "modalities": {
@@ -145,6 +150,21 @@ def test_an_interrupt_leaves_a_model_that_answers_and_a_run_that_resumes(tmp_pat
         registry.forget_files()
 
 
+def test_a_model_in_memory_can_be_saved(tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text(modalkit.Recipe(**RECIPE).to_yaml())
+    model = train(tmp_path / "recipe.yaml", ARRAYS, epochs=1)  # a file, with the data apart
+    model.save(tmp_path / "saved")
+    assert equal(model, modalkit.load(tmp_path / "saved")) and equal(model, pickle.loads(pickle.dumps(model)))
+    with pytest.raises(InputError, match="exists already"):
+        model.save(tmp_path / "saved")
+
+
+def test_a_bar_of_a_notebook_is_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ipykernel", ModuleType("ipykernel"))
+    with bar(2, "training") as shown:
+        assert isinstance(shown, tqdm.auto.tqdm)
+
+
 def test_it_trains_outside_the_main_thread() -> None:
     with ThreadPoolExecutor(1) as thread:
         assert thread.submit(train, RECIPE, ARRAYS, epochs=1).result().modalities == ("a", "c")
@@ -174,6 +194,8 @@ WRONG: dict[str, tuple[Callable[[], Any], str]] = {
     "override": (lambda: train(RECIPE, ARRAYS, set={"train.epoch": 3}), "train.epoch: unknown key"),
     "twice": (lambda: train(RECIPE, ARRAYS, epochs=3, set={"train.epochs": 3}), "'train.epochs' is given twice"),
     "present": (lambda: train(RECIPE, ARRAYS, present={"c": [1, 2]}), "present: 'c' should be 60 booleans"),
+    "file": (lambda: train(data=__file__), "is a file; give what it holds"),
+    "nowhere": (lambda: train(data="nowhere"), "nowhere: "),
     "split": (lambda: train(RECIPE, "somewhere", split={"train": 1.0}), "split: is for arrays and tables"),
 }
 
