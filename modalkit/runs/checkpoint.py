@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import zipfile
 from pathlib import Path
-from typing import IO, Any, BinaryIO, cast
+from typing import Any, BinaryIO
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -13,7 +13,7 @@ from safetensors.torch import load_model, save_model
 from torch import nn
 
 from modalkit.errors import InputError
-from modalkit.util.files import write_atomic
+from modalkit.util.files import refusal, write_atomic
 
 _REFIT = {"fit": "refit"}
 
@@ -50,7 +50,9 @@ def load_weights(path: Path, model: nn.Module) -> None:
     """
     try:
         load_model(model, str(path))
-    except FileNotFoundError:
+    except FileNotFoundError:  # safetensors raises it whatever the reason
+        if (why := refusal(path)) is not None:
+            raise InputError(f"{path}: cannot be read ({why}); ask its owner for the right to read it") from None
         raise InputError(f"{path}: no weights there; has this run finished an epoch?") from None
     except (SafetensorError, RuntimeError) as error:
         raise InputError(f"{path}: not this recipe's weights: {' '.join(str(error).split())[:300]}") from None
@@ -67,7 +69,7 @@ def save_state(path: Path, state: dict[str, Any]) -> None:
         with temporary.open("wb") as file:
             kept = _KeepsError(file)
             try:
-                torch.save(state, cast(IO[bytes], kept))  # a RawIOBase has all that torch uses
+                torch.save(state, kept)  # type: ignore[arg-type]  # it needs nothing but `write`
             except Exception as error:
                 raise kept.error or error from error
 
