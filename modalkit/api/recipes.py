@@ -12,6 +12,7 @@ from modalkit.errors import InputError
 from modalkit.plugin import Settings
 from modalkit.recipe.finding import find
 from modalkit.recipe.loading import Recipe, load_recipe, recipe_of
+from modalkit.recipe.trust import Trust, check_resumed
 from modalkit.recipe.yaml import Document, Key, Place, flow, is_text, keys_in
 from modalkit.runs.folder import RunFolder
 
@@ -23,13 +24,17 @@ NO_DATA = "data-given-in-Python"
 """The path in a recipe whose data is not on disk yet."""
 
 
-def read_recipe(recipe: AnyRecipe, changes: Sequence[str], *, has_data: bool) -> Recipe:
+def read_recipe(recipe: AnyRecipe, changes: Sequence[str], *, has_data: bool, trust: bool = False) -> Recipe:
     """Return a checked recipe.
+
+    Code that a mapping or an object names may run, and Python files beside a recipe file or below; that of a run folder
+    only if the user allowed it.
 
     Args:
         recipe: in any form.
         changes: overrides such as ``train.epochs=5``.
         has_data: whether the data is given apart, so that the recipe need not say where it is.
+        trust: whether all code may run that the recipe names, and its data may be fetched or built as it says.
 
     Raises:
         InputError: lists every error; each names the file and line, or ``recipe`` and the key.
@@ -38,7 +43,11 @@ def read_recipe(recipe: AnyRecipe, changes: Sequence[str], *, has_data: bool) ->
         own = RunFolder(Path(recipe)).recipe
         path = own if own.is_file() else find(str(recipe), Path())
         changes = [f"data.path={NO_DATA}", *changes] if has_data else changes
-        return load_recipe(path, changes)
+        allowed = Trust(given=trust, own=not own.is_file() and not RunFolder.is_of_run(path))
+        loaded = load_recipe(path, changes, trust=allowed)
+        if not has_data:
+            check_resumed(loaded, allowed, changes)
+        return loaded
     if isinstance(recipe, Recipe):
         value = recipe.model_dump(mode="json", exclude={"extends"})
         if "data" not in recipe.model_fields_set:

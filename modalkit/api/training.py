@@ -44,6 +44,7 @@ def train(
     split: Sequence[str] | Mapping[str, float] | None = None,
     present: Mapping[str, Any] | None = None,
     progress: bool = True,
+    trust: bool = False,
 ) -> TrainedModel:
     """Train a model and return it.
 
@@ -65,6 +66,8 @@ def train(
             default is a random 80, 10 and 10 %, always the same for as many rows.
         present: of a dict of arrays: bool `(rows,)` of each modality that some rows lack.
         progress: whether to show progress bars.
+        trust: whether code may run, and data may be fetched or built, that the recipe of a run folder names. Code that
+            a recipe in Python names may always run, and Python files beside a recipe file.
 
     Returns:
         The model with its best weights; `TrainedModel.history` has the metrics of every epoch.
@@ -91,18 +94,22 @@ def train(
     with bars(progress):
         if run is not None:
             refuse_url(run, "run")
-            return _train(recipe, Source(data, split, present), Path(run), changes)
+            return _train(recipe, Source(data, split, present), Path(run), changes, trust=trust)
         with tempfile.TemporaryDirectory(prefix="modalkit-") as folder:
             # Loggers write files that nobody would see.
             model = _train(
-                recipe, Source(data, split, present), Path(folder) / "training", ["train.loggers=[]", *changes]
+                recipe,
+                Source(data, split, present),
+                Path(folder) / "training",
+                ["train.loggers=[]", *changes],
+                trust=trust,
             )
             _ = model.history  # reads it while the folder is there
         model.path = IN_MEMORY
         return model
 
 
-def _train(recipe: AnyRecipe | None, source: Source, run: Path, changes: Sequence[str]) -> TrainedModel:
+def _train(recipe: AnyRecipe | None, source: Source, run: Path, changes: Sequence[str], *, trust: bool) -> TrainedModel:
     """Train into a run folder; see `train`."""
     if run.exists() and not run.is_dir():
         raise InputError(f"run: {run} is a file; name a folder")
@@ -112,7 +119,7 @@ def _train(recipe: AnyRecipe | None, source: Source, run: Path, changes: Sequenc
         path = source.write({}, run)
         resolved = drafted(path, changes)
     else:
-        resolved = read_recipe(recipe, changes, has_data=source.given)
+        resolved = read_recipe(recipe, changes, has_data=source.given, trust=trust)
         if source.given:
             path = source.write(resolved.modalities, run)
             data = resolved.data.model_copy(update={"path": path, "build": ()})
@@ -137,10 +144,10 @@ def _fitted(recipe: Recipe, run: Path) -> TrainedModel:
             raise
         _log.warning("interrupted; the model is that of the last saved step")
     if RunFolder(run).best.is_file():
-        model = load(run)
+        model = load(run, trust=True)  # its code and its data are in use already
     else:  # no epoch was finished
-        saved = load_saved(run)
-        model = TrainedModel(saved.model, saved.recipe, saved.path, saved.weights)
+        saved = load_saved(run, trust=True)
+        model = TrainedModel(saved.model, saved.recipe, saved.path, saved.weights, trusted=True)
     if result is not None and result.signal == signal.SIGTERM:
         signal.raise_signal(signal.SIGTERM)  # what is done is saved; the process was asked to end
     return model

@@ -29,6 +29,7 @@ from modalkit.model.prediction import Prediction
 from modalkit.model.vae import MultimodalVAE
 from modalkit.plugin import Outcome, Schema
 from modalkit.recipe.loading import Recipe
+from modalkit.recipe.trust import data_path
 from modalkit.runs.metrics import read_history
 from modalkit.runs.opened import load_model
 
@@ -44,6 +45,7 @@ class TrainedModel:
         recipe: the recipe that it was trained with.
         path: the folder that it was loaded from.
         weights: SHA-256 of its weights.
+        trusted: whether the URL of the recipe's dataset may be contacted.
 
     Attributes:
         modalities: their names, in the recipe's order.
@@ -51,8 +53,10 @@ class TrainedModel:
         latent_dim: size of z.
     """
 
-    def __init__(self, model: MultimodalVAE, recipe: Recipe, path: Path, weights: str) -> None:
-        self.model, self.recipe, self.path, self.weights = model, recipe, path, weights
+    def __init__(
+        self, model: MultimodalVAE, recipe: Recipe, path: Path, weights: str, *, trusted: bool = False
+    ) -> None:
+        self.model, self.recipe, self.path, self.weights, self.trusted = model, recipe, path, weights, trusted
         self.modalities: tuple[str, ...] = model.names
         self.schemas: dict[str, Schema] = model.schemas
         self.latent_dim: int = model.latent_dim
@@ -85,6 +89,17 @@ class TrainedModel:
                 elif prediction.scale is None:
                     del found[name]
         return found
+
+    def dataset_path(self, instead: str = "") -> Path | str:
+        """Return where the dataset is that the model was trained on.
+
+        Args:
+            instead: how the user can name a dataset, for the message.
+
+        Raises:
+            InputError: it is at a URL, and the model was loaded without ``trust=True``.
+        """
+        return data_path(self.recipe, trusted=self.trusted, instead=instead)
 
     def allows(self, given: Sequence[str]) -> bool:
         """Tell whether the model has a posterior given exactly these modalities; given none, it is the prior."""
@@ -319,19 +334,22 @@ class TrainedModel:
         check_given(self.model, batch.present, self.recipe.objective.name)
 
 
-def load(run: Path | str, *, device: str = "cpu", weights: str = "best") -> TrainedModel:
-    """Load a trained model; this does not need its dataset.
+def load(run: Path | str, *, device: str = "cpu", weights: str = "best", trust: bool = False) -> TrainedModel:
+    """Load a trained model; this does not need its dataset, and contacts nobody.
 
     Args:
         run: a run folder, or a folder that `modalkit export` wrote.
         device: where to compute, such as ``cpu`` or ``cuda``.
         weights: ``"best"`` for the weights of the best epoch, or ``"last"`` for those after the last step.
+        trust: whether the code may run that the recipe names: plugin files, and networks of its own. Code of a run that
+            this user trained on this machine, or allowed before, may run while it does not change.
 
     Raises:
-        InputError: the folder is not a run or has no such weights, or the device is not available.
+        InputError: the folder is not a run or has no such weights, the weights are damaged, the recipe names code that
+            may not run, or the device is not available.
     """
-    loaded = load_model(Path(run), device=device, weights=weights)
-    return TrainedModel(loaded.model, loaded.recipe, loaded.path, loaded.weights)
+    loaded = load_model(Path(run), device=device, weights=weights, trust=trust)
+    return TrainedModel(loaded.model, loaded.recipe, loaded.path, loaded.weights, trusted=trust)
 
 
 def _only(batch: Batch, names: Mapping[str, Schema]) -> Batch:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import time
 from pathlib import Path
@@ -28,6 +29,8 @@ from modalkit.inference import TrainedModel
 from modalkit.playground.answers import answer, json_cell, json_row, prediction
 from modalkit.playground.controls import Control, controls, value_of
 from modalkit.playground.gate import Gate
+
+_log = logging.getLogger(__name__)
 
 _HERE = Path(__file__).parent
 _EXAMPLES = 12
@@ -205,9 +208,10 @@ def _point(text: str | bytes, latent_dim: int) -> list[float]:
 def _examples(model: TrainedModel) -> tuple[Batch | None, list[str]]:
     """Return some held-out rows of the dataset that the model was trained on, and their keys."""
     try:
-        dataset = Dataset(model.recipe.data.path, list(model.modalities), in_memory=False)
+        dataset = Dataset(model.dataset_path(), list(model.modalities), in_memory=False)
         check_manifest(dataset.path, model.schemas)
-    except InputError:  # the dataset was moved, or built again in another way
+    except InputError as error:  # the dataset was moved, was built again in another way, or may not be contacted
+        _log.info(f"no example rows: {error}")
         return None, []
     rows = next((found for split in ("test", "valid") if len(found := dataset.rows(split))), torch.arange(0))
     rows = evenly(rows, _EXAMPLES)

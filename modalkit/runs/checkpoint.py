@@ -13,20 +13,27 @@ from safetensors.torch import load_model, save_model
 from torch import nn
 
 from modalkit.errors import InputError
+from modalkit.runs import sealed
 from modalkit.util.files import refusal, write_atomic
 
 _REFIT = {"fit": "refit"}
 
 
 def save_weights(path: Path, model: nn.Module, *, refit: bool = False) -> None:
-    """Write a model's weights and running statistics as safetensors.
+    """Write a model's weights and running statistics as safetensors, with a digest in the header.
 
     Args:
         path: the file.
         model: whose weights to write.
         refit: whether they were fitted to training and validation rows; the file says so then.
     """
-    write_atomic(path, lambda temporary: save_model(model, str(temporary), _REFIT if refit else None))
+    about = {sealed.KEY: sealed.EMPTY} | (_REFIT if refit else {})
+
+    def write(temporary: Path) -> None:
+        save_model(model, str(temporary), about)
+        sealed.seal(temporary)
+
+    write_atomic(path, write)
 
 
 def is_refit(path: Path) -> bool:
@@ -46,8 +53,9 @@ def load_weights(path: Path, model: nn.Module) -> None:
     """Load into `model` the weights that `save_weights` wrote.
 
     Raises:
-        InputError: no such file, or it holds another model's weights.
+        InputError: no such file, it is damaged, or it holds another model's weights.
     """
+    sealed.check(path)
     try:
         load_model(model, str(path))
     except FileNotFoundError:  # safetensors raises it whatever the reason
