@@ -97,7 +97,12 @@ def _name_of(group: str, plugin: Any) -> str:
     return str(getattr(plugin, _CONTRACTS[group].name))
 
 
+_usable: dict[tuple[str, EntryPoint], Provided] = {}  # reading a distribution's name and version takes milliseconds
+
+
 def _load(group: str, entry: EntryPoint) -> Provided:
+    if (group, entry) in _usable:
+        return _usable[group, entry]
     provider = f"{entry.dist.name} {entry.dist.version}" if entry.dist else "?"
     try:
         plugin = entry.load()
@@ -106,7 +111,10 @@ def _load(group: str, entry: EntryPoint) -> Provided:
     problem = _CONTRACTS[group].problem(plugin)
     if not problem and _name_of(group, plugin) != entry.name:
         problem = f"its entry point is called {entry.name!r} but it calls itself {_name_of(group, plugin)!r}"
-    return Provided(entry.name, provider, None if problem else plugin, problem and f"{entry.value}: {problem}")
+    found = Provided(entry.name, provider, None if problem else plugin, problem and f"{entry.value}: {problem}")
+    if not problem:
+        _usable[group, entry] = found
+    return found
 
 
 @cache
