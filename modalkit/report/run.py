@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from modalkit.errors import InputError
+from modalkit.model.diagnosis import unsound
 from modalkit.report.calibration import calibration
 from modalkit.report.facts import curves, environment, parameters, presence
 from modalkit.report.latent import dimensions, embedded, maps
@@ -36,9 +37,11 @@ def report(
         seed: of all samples.
 
     Raises:
-        InputError: the folder is not a run; or `data` or `device` cannot be used.
+        InputError: the folder is not a run; its weights are NaN; or `data` or `device` cannot be used.
     """
     source = open_source(path, rows=rows, data=data, device=device)
+    if source.model is not None and (wrong := unsound(source.model.model)) is not None:
+        raise InputError(f"{source.folder.weights}: these weights are NaN or infinite, first in {wrong}; train again")
     sections, left_out = _sections(source, seed)
     options = (("--rows", rows, ROWS), ("--data", data, None), ("--seed", seed, 0))
     given = [str(part) for name, value, default in options if value != default for part in (name, value)]
