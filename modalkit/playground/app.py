@@ -35,15 +35,16 @@ _log = logging.getLogger(__name__)
 _HERE = Path(__file__).parent
 _EXAMPLES = 12
 _AT_ONCE = 2
+_READ_AT_ONCE = 16
 _MOST_TEXT = 64 << 10
-_SECONDS_TO_SEND = 60
+_SECONDS_TO_SEND = 20
 
 
 class Playground:
     """A trained model and its page.
 
-    At most two requests are read and answered at a time. The bodies of waiting requests stay unread, so that memory
-    does not grow with the number of requests.
+    At most two requests are answered at a time, and at most 16 are read, so that a slow one does not hold up the others
+    and memory does not grow with the number of requests.
 
     Args:
         model: the model.
@@ -58,7 +59,7 @@ class Playground:
         self.model = model
         self.controls: list[Control] = controls(model)
         self.examples, self.keys = _examples(model)
-        self._turns = anyio.Semaphore(_AT_ONCE)
+        self._turns, self._bodies = anyio.Semaphore(_AT_ONCE), anyio.Semaphore(_READ_AT_ONCE)
         self._templates = Jinja2Templates(_HERE / "templates")
 
     async def page(self, request: Request) -> Response:
@@ -74,9 +75,10 @@ class Playground:
     async def row(self, request: Request) -> Response:
         """Answer with an example's value of each modality."""
         number = request.path_params["number"]
-        if self.examples is None or number >= len(self.keys):
+        known = {str(row): row for row in range(len(self.keys))}  # Python refuses to convert thousands of digits
+        if self.examples is None or number not in known:
             raise HTTPException(404, "no such row")
-        return JSONResponse({"cells": json_row(self.model.schemas, self.examples, number)})
+        return JSONResponse({"cells": json_row(self.model.schemas, self.examples, known[number])})
 
     async def answer(self, request: Request) -> Response:
         """Answer a form with the numbers of ``known`` and ``want`` modalities, and a value of each known one."""
@@ -88,13 +90,14 @@ class Playground:
 
     async def _in_turn(self, request: Request, compute: Any) -> Response:
         """Read a form and answer it, when it is this request's turn."""
-        async with self._turns:
-            start = time.perf_counter()
+        async with self._bodies:
             with anyio.move_on_after(_SECONDS_TO_SEND) as sending:
                 async with request.form(max_files=64, max_fields=4096, max_part_size=_MOST_TEXT) as form:
                     entries = await _entries(form)
             if sending.cancelled_caught:
                 raise HTTPException(408, "the request took too long to arrive")
+        async with self._turns:
+            start = time.perf_counter()
             found = await to_thread.run_sync(compute, entries)
             return JSONResponse(found | {"seconds": time.perf_counter() - start})
 
@@ -150,7 +153,7 @@ def make_app(model: TrainedModel, host: str = "127.0.0.1") -> Starlette:
     return Starlette(
         routes=[
             Route("/", playground.page),
-            Route("/rows/{number:int}", playground.row),
+            Route("/rows/{number}", playground.row),
             Route("/answer", playground.answer, methods=["POST"]),
             Route("/walk", playground.walk, methods=["POST"]),
             Mount("/static", StaticFiles(directory=_HERE / "static")),
@@ -198,7 +201,7 @@ def _point(text: str | bytes, latent_dim: int) -> list[float]:
     """Return a point of the latent space from JSON."""
     try:
         point = [float(number) for number in json.loads(text)]
-    except (ValueError, TypeError, RecursionError):
+    except (ValueError, TypeError, OverflowError, RecursionError):
         point = []
     if len(point) != latent_dim or not all(math.isfinite(number) and abs(number) < 1e6 for number in point):
         raise InputError(f"z: give a list of {latent_dim} numbers")
