@@ -50,7 +50,9 @@ class AudioSchema(GaussianSchema):
 
     @model_validator(mode="after")
     def _each_band_hears(self) -> AudioSchema:
-        if not bool(filterbank(self.sample_rate, self.window, self.mels).any(1).all()):
+        # A frequency is in two bands at most. Filters of millions of bands would fill the memory.
+        too_many = self.mels > 2 * (self.window // 2 + 1)
+        if too_many or not bool(filterbank(self.sample_rate, self.window, self.mels).any(1).all()):
             raise ValueError(
                 f"{self.mels} 'mels' are too many for a 'window' of {self.window} samples: between its frequencies, "
                 f"{self.sample_rate / self.window:g} Hz apart, the lowest bands are empty; give fewer, or a longer one"

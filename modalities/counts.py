@@ -17,13 +17,15 @@ from modalkit.errors import InputError
 from modalkit.nn import DenseNetwork, Mlp
 from modalkit.nn import decoder as make_decoder
 from modalkit.nn import encoder as make_encoder
+from modalkit.nn.precise import precise, smoothly_bounded
 from modalkit.plugin import Cells, Column, Columns, Modality, Outcome, Proposal, Required, Schema, Stored
 
 from .vector import MODALITY as VECTOR
 from .vector import Names, fits_columns, from_array, size_and_names
 
-_LOG_RATE = 20.0  # bounds |log mean|: beyond, exp overflows single precision in the sums that follow
-_LOG_COUNT = 7.0  # bounds |log total_count|: beyond, lgamma(x + r) - lgamma(r) cancels, and it is Poisson anyway
+_LOG_RATE, _LOG_RATE_BOUND = 20.0, 24.0  # |log mean| stays as it is up to the first, and below the second
+_LOG_COUNT, _LOG_COUNT_BOUND = 7.0, 8.0  # the same of |log total_count|: beyond, the distribution is Poisson anyway
+_LARGE = 1000  # larger counts are scored in float64, because their log-probability is a difference of larger numbers
 
 _CELLS = 20_000
 """At most this many cells of a column are looked at."""
@@ -71,12 +73,17 @@ class CountsSchema(Schema):
 
 
 class Counts(Independent):  # type: ignore[type-arg]  # not generic in every torch
-    """Independent counts that come and go as int64, and are scored in the parameters' precision."""
+    """Independent counts that come and go as int64; those above 1000 are scored in float64."""
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """Return one number a row."""
-        log_px: Tensor = super().log_prob(value.to(self.base_dist.mean.dtype))  # type: ignore[no-untyped-call]
-        return log_px
+        """Return one number a row, in the parameters' precision."""
+        base = self.base_dist
+        each: Tensor = base.log_prob(value.to(base.mean.dtype))
+        large = value > _LARGE
+        if value.device.type != "cpu" or bool(large.any()):  # other devices would have to wait for the answer
+            exact: Tensor = _doubled(base).log_prob(precise(value))  # type: ignore[no-untyped-call]
+            each = torch.where(large, exact.to(each.dtype), each)
+        return each.sum(-1)
 
     def sample(self, sample_shape: torch.Size | list[int] | tuple[int, ...] = ()) -> Tensor:
         """Draw counts."""
@@ -86,6 +93,13 @@ class Counts(Independent):  # type: ignore[type-arg]  # not generic in every tor
     def mode(self) -> Tensor:
         """The likeliest counts; 0 for a negative binomial with a total count of at most 1, whatever its mean."""
         return super().mode.long()
+
+
+def _doubled(base: Poisson | NegativeBinomial) -> Poisson | NegativeBinomial:
+    """Return the same distributions in float64."""
+    if isinstance(base, Poisson):
+        return Poisson(precise(base.rate), validate_args=False)
+    return NegativeBinomial(precise(base.total_count), logits=precise(base.logits), validate_args=False)
 
 
 class Encoder(nn.Module):
@@ -115,8 +129,10 @@ def decoder(schema: CountsSchema, latent_dim: int) -> nn.Module:
 def likelihood(schema: CountsSchema, raw: Tensor) -> Distribution:
     """Return Poissons of mean m, or negative binomials of mean m and variance `m + m²/r`."""
     if schema.likelihood == "poisson":
-        return Counts(Poisson(raw.clamp(-_LOG_RATE, _LOG_RATE).exp(), validate_args=False), 1, validate_args=False)
-    log_mean, log_count = raw[:, 0].clamp(-_LOG_RATE, _LOG_RATE), raw[:, 1].clamp(-_LOG_COUNT, _LOG_COUNT)
+        rate = smoothly_bounded(raw, _LOG_RATE, _LOG_RATE_BOUND).exp()
+        return Counts(Poisson(rate, validate_args=False), 1, validate_args=False)
+    log_mean = smoothly_bounded(raw[:, 0], _LOG_RATE, _LOG_RATE_BOUND)
+    log_count = smoothly_bounded(raw[:, 1], _LOG_COUNT, _LOG_COUNT_BOUND)
     made = NegativeBinomial(log_count.exp(), logits=log_mean - log_count, validate_args=False)
     return Counts(made, 1, validate_args=False)
 

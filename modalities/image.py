@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
@@ -17,7 +16,7 @@ from torch.distributions import Distribution
 from torch.nn import functional
 
 from modalkit.distributions import Bernoullis, inverse_softplus
-from modalkit.errors import InputError, unreadable
+from modalkit.errors import InputError
 from modalkit.likelihoods import (
     DiscretizedLogistics,
     FixedScale,
@@ -29,7 +28,9 @@ from modalkit.likelihoods import (
 from modalkit.nn import Dcgan, ImageNetwork, Scaled, check_size, join_scale, split_scale
 from modalkit.nn import decoder as make_decoder
 from modalkit.nn import encoder as make_encoder
+from modalkit.nn.precise import bounded_log
 from modalkit.plugin import Modality, Outcome, Proposal, Schema, Stored, as_tuple
+from modalkit.util.picture_files import any_colour, read_picture
 
 if TYPE_CHECKING:
     from modalkit.plugin import Picture
@@ -179,7 +180,8 @@ def likelihood(schema: ImageSchema, raw: Tensor) -> Distribution:
     """Return independent Bernoullis, which take any intensity, or what `schema.likelihood` names.
 
     A scale is the least one plus `exp(raw)` if it is a parameter, and plus `softplus(raw + c)` if it is predicted;
-    the constant c makes it 0.2 above the least one where a decoder returns 0.
+    the constant c makes it 0.2 above the least one where a decoder returns 0. Raw scales that are parameters are
+    bounded smoothly beyond ±16.
     """
     dims = len(schema.event_shape)
     if schema.likelihood == "bernoulli":
@@ -188,7 +190,7 @@ def likelihood(schema: ImageSchema, raw: Tensor) -> Distribution:
     if isinstance(scale, float):
         return family(raw, raw.new_full((1,) * raw.ndim, scale), dims)
     loc, raw_scale = split_scale(raw, schema.event_shape, shared=scale == "shared")
-    above = functional.softplus(raw_scale + _OFFSET) if scale == "predicted" else raw_scale.exp()
+    above = functional.softplus(raw_scale + _OFFSET) if scale == "predicted" else bounded_log(raw_scale).exp()
     return family(loc, above + schema.least_scale, dims)
 
 
@@ -219,19 +221,16 @@ def show(schema: ImageSchema, value: Tensor) -> Picture:
 def read(schema: ImageSchema, source: str) -> Tensor:
     """Read a picture file: gray or colour as the schema asks, short side fitted, centre cropped.
 
+    `modalkit.util.picture_files.eight_bit` says what becomes of other depths and of transparency.
+
     Raises:
         InputError: it is no picture that can be read.
     """
-    mode = {1: "L", 3: "RGB"}.get(schema.channels)
-    if mode is None:
+    modes: dict[int, Literal["L", "RGB"]] = {1: "L", 3: "RGB"}
+    if (mode := modes.get(schema.channels)) is None:
         raise InputError(f"a picture file cannot be read as {schema.channels} channels; only 1 or 3 have a meaning")
     height, width = schema.size
-    try:
-        with Image.open(Path(source)) as picture:
-            upright = ImageOps.exif_transpose(picture).convert(mode)
-            fitted = ImageOps.fit(upright, (width, height), Image.Resampling.BILINEAR)
-    except (OSError, ValueError, Image.DecompressionBombError) as error:  # PIL's own errors are OSErrors
-        raise unreadable(source, "a picture", error) from error
+    fitted = ImageOps.fit(read_picture(source, mode), (width, height), Image.Resampling.BILINEAR)
     pixels = torch.from_numpy(np.array(fitted)).reshape(height, width, schema.channels)  # (h, w[, 3]) -> (h, w, c)
     return schema.unpack(pixels.permute(2, 0, 1))
 
@@ -246,16 +245,7 @@ def _from_array(array: npt.NDArray[Any]) -> dict[str, Any] | None:
 
 def _from_files(paths: Sequence[str], size: int) -> dict[str, Any]:
     """Return the fields for picture files: colour if any has colour; files that cannot be read are left out."""
-    channels = 1
-    for path in paths:
-        try:
-            with Image.open(path) as picture:
-                if picture.mode not in ("1", "L", "LA", "I", "I;16", "F"):
-                    channels = 3
-                    break
-        except (OSError, ValueError, Image.DecompressionBombError):
-            continue
-    return {"size": size, "channels": channels}
+    return {"size": size, "channels": 3 if any_colour(paths) else 1}
 
 
 MODALITY: Modality[Any] = Modality(

@@ -11,6 +11,7 @@ from torch.distributions import Distribution, Independent, LogNormal
 
 from modalkit.errors import InputError
 from modalkit.nn import encoder as make_encoder
+from modalkit.nn.precise import smoothly_bounded
 from modalkit.plugin import Cells, Columns, Modality, Required
 
 from .vector import MODALITY as VECTOR
@@ -18,7 +19,9 @@ from .vector import RealScale, VectorSchema, loc_scale, size_and_names
 from .vector import marginal as gaussian_marginal
 
 _LOG_MEDIAN, _MOST_SCALE = 60.0, 5.0
-"""Bounds of the likelihood's parameters: within them its mean, exp(loc + scale²/2), is finite in single precision."""
+"""The likelihood's parameters stay as they are up to these."""
+_LOG_MEDIAN_BOUND, _SCALE_BOUND = 64.0, 6.0
+"""Bounds of the parameters: within them the mean, exp(loc + scale²/2), is finite in single precision."""
 
 
 class PositiveSchema(VectorSchema):
@@ -66,12 +69,13 @@ def encoder(schema: PositiveSchema) -> nn.Module:
 def likelihood(schema: PositiveSchema, raw: Tensor) -> Distribution:
     """Return independent log-normals: `log p(x) = log N(log x; loc, scale²) - log x`.
 
-    Their medians are exp(loc), bounded by exp(±60); their means, which predictions show, `exp(loc + scale²/2)`: the
-    best under squared error, and above the median where the scale is large.
+    Their medians are exp(loc), bounded smoothly beyond exp(±60). Their means, which predictions show, are
+    `exp(loc + scale²/2)`: the best under squared error, and above the median where the scale is large.
     """
     loc, scale = loc_scale(schema, raw)
-    made = LogNormal(loc.clamp(-_LOG_MEDIAN, _LOG_MEDIAN), scale.clamp(max=_MOST_SCALE), validate_args=False)
-    return Independent(made, 1, validate_args=False)
+    loc = smoothly_bounded(loc, _LOG_MEDIAN, _LOG_MEDIAN_BOUND)
+    scale = smoothly_bounded(scale, _MOST_SCALE, _SCALE_BOUND)
+    return Independent(LogNormal(loc, scale, validate_args=False), 1, validate_args=False)
 
 
 def marginal(schema: PositiveSchema, values: Tensor) -> Tensor:

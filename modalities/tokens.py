@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
@@ -52,7 +53,7 @@ class TokensSchema(Schema):
     @field_validator("alphabet")
     @classmethod
     def _once(cls, alphabet: str) -> str:
-        twice = sorted({c for c in alphabet if alphabet.count(c) > 1})
+        twice = sorted(c for c, times in Counter(alphabet).items() if times > 1)
         if twice:
             raise ValueError(f"{', '.join(map(repr, twice))} stands in it twice; if it is a number, put it in quotes")
         return alphabet

@@ -19,6 +19,7 @@ from modalkit.likelihoods import FixedScale, best_constant
 from modalkit.nn import DenseNetwork, Mlp, Scaled, join_scale, split_scale
 from modalkit.nn import decoder as make_decoder
 from modalkit.nn import encoder as make_encoder
+from modalkit.nn.precise import bounded_log
 from modalkit.plugin import Cells, Column, Columns, Modality, Proposal, Schema, Settings, as_tuple
 
 _SHOWN = 16
@@ -150,14 +151,15 @@ def decoder(schema: VectorSchema, latent_dim: int) -> nn.Module:
 def loc_scale(schema: GaussianSchema, raw: Tensor) -> tuple[Tensor, Tensor]:
     """Return locations `(rows, *event_shape)` and scales, the same shape or 1 in its dimensions.
 
-    A predicted scale is `softplus(raw) + least_scale`, one that is a parameter is `exp(raw) + least_scale`.
+    A predicted scale is `softplus(raw) + least_scale`, one that is a parameter is `exp(raw) + least_scale`;
+    beyond ±16, `raw` is bounded smoothly.
     """
     if schema.predicts_scale:
         return raw[:, 0], softplus(raw[:, 1]) + schema.least_scale  # (rows, 2, *event_shape) -> two of them
     if isinstance(schema.scale, float):
         return raw, torch.full_like(raw, schema.scale)
     loc, raw_scale = split_scale(raw, schema.event_shape, shared=schema.scale == "shared")
-    return loc, raw_scale.exp() + schema.least_scale
+    return loc, bounded_log(raw_scale).exp() + schema.least_scale
 
 
 def likelihood(schema: GaussianSchema, raw: Tensor) -> Distribution:

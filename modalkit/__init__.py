@@ -9,9 +9,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from modalkit.api import train
     from modalkit.data import Batch, Dataset, write_dataset
     from modalkit.inference import TrainedModel, load
     from modalkit.plugin import Modality, Schema
+    from modalkit.recipe import Recipe
     from modalkit.registry import schema
 
 __version__ = "0.1.0"
@@ -23,19 +25,23 @@ _HOME = {
     "TrainedModel": "modalkit.inference",
     "load": "modalkit.inference",
     "Modality": "modalkit.plugin",
+    "Recipe": "modalkit.recipe",
     "Schema": "modalkit.plugin",
     "schema": "modalkit.registry",
+    "train": "modalkit.api",
 }
 
 __all__ = [
     "Batch",
     "Dataset",
     "Modality",
+    "Recipe",
     "Schema",
     "TrainedModel",
     "__version__",
     "load",
     "schema",
+    "train",
     "write_dataset",
 ]
 

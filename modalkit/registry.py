@@ -8,9 +8,10 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
+from importlib.machinery import SourceFileLoader
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, ModuleType
 from typing import Any
 
 from modalkit.errors import InputError, did_you_mean
@@ -96,7 +97,12 @@ def _name_of(group: str, plugin: Any) -> str:
     return str(getattr(plugin, _CONTRACTS[group].name))
 
 
+_usable: dict[tuple[str, EntryPoint], Provided] = {}  # reading a distribution's name and version takes milliseconds
+
+
 def _load(group: str, entry: EntryPoint) -> Provided:
+    if (group, entry) in _usable:
+        return _usable[group, entry]
     provider = f"{entry.dist.name} {entry.dist.version}" if entry.dist else "?"
     try:
         plugin = entry.load()
@@ -105,7 +111,10 @@ def _load(group: str, entry: EntryPoint) -> Provided:
     problem = _CONTRACTS[group].problem(plugin)
     if not problem and _name_of(group, plugin) != entry.name:
         problem = f"its entry point is called {entry.name!r} but it calls itself {_name_of(group, plugin)!r}"
-    return Provided(entry.name, provider, None if problem else plugin, problem and f"{entry.value}: {problem}")
+    found = Provided(entry.name, provider, None if problem else plugin, problem and f"{entry.value}: {problem}")
+    if not problem:
+        _usable[group, entry] = found
+    return found
 
 
 @cache
@@ -183,8 +192,17 @@ def schema(kind: str, **fields: Any) -> Schema:
     return made
 
 
+class _SourceOnly(SourceFileLoader):
+    """Compiles a file each time: a ``__pycache__`` beside a file from elsewhere may hold other code than the file."""
+
+    def get_code(self, fullname: str) -> CodeType:
+        path = self.get_filename(fullname)
+        code: CodeType = self.source_to_code(self.get_data(path), path)
+        return code
+
+
 def import_file(path: Path) -> ModuleType:
-    """Import a Python file that is not on the path, once.
+    """Import a Python file that is not on the path, once. Only its source counts, never compiled code beside it.
 
     Raises:
         InputError: there is no such file, or it raised when imported.
@@ -195,9 +213,10 @@ def import_file(path: Path) -> ModuleType:
         return sys.modules[name]
     if not path.is_file():
         raise InputError(f"{path}: no such file")
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
+    if path.suffix != ".py":
         raise InputError(f"{path}: not a Python file; its name must end in .py")
+    spec = importlib.util.spec_from_file_location(name, path, loader=_SourceOnly(name, str(path)))
+    assert spec is not None and spec.loader is not None  # since a loader is given
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:

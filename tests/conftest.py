@@ -10,6 +10,14 @@ import torch
 torch.set_num_threads(1)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_record(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep what tests allow to run out of the record of whoever runs them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MODALKIT_CONFIG", str(tmp_path_factory.mktemp("config")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """The folder of real data sets that MODALKIT_DATA names; a test that needs it skips without."""

@@ -29,12 +29,14 @@ ORDER = [
     ["runs"],
     ["evaluation", "testing"],
     ["inference", "training"],
+    ["api"],
     ["playground", "publishing", "report", "reproduction"],
+    ["doctor"],
     ["cli"],
     ["__main__"],
 ]
 ROOMS = {
-    "modalities": {"plugin", "nn", "distributions", "likelihoods", "errors"},
+    "modalities": {"plugin", "nn", "distributions", "likelihoods", "errors", "util"},
     "tools": {"plugin", "data", "registry", "errors", "util", "recipe"},
 }
 

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from modalkit import __version__
-from modalkit.cli import ask, data, plugins, report, reproduce, train
+from modalkit.cli import ask, data, doctor, plugins, report, reproduce, train
 from modalkit.cli.guard import guarded
 from modalkit.cli.log import configure
 from modalkit.cli.options import Quiet, Verbose
@@ -43,6 +43,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "new-modality": plugins.new_modality,
     "new-objective": plugins.new_objective,
     "list": plugins.list_plugins,
+    "doctor": doctor.doctor,
 }
 """Every command by name, in the order of the help, except `build-dataset`, which has one subcommand per builder."""
 

@@ -16,6 +16,7 @@ from modalkit.cli.options import (
     OutFolder,
     RunArgument,
     Seed,
+    Trust,
     Want,
     Weights,
     split_names,
@@ -41,6 +42,7 @@ def translate(
     seed: Seed = 0,
     device: Device = "cpu",
     weights: Weights = "best",
+    trust: Trust = False,
 ) -> None:
     """Predict modalities from others: any from any.
 
@@ -55,7 +57,7 @@ def translate(
 
     earlier_files(out)
     known = split_values(given)
-    model = load(run, device=device, weights=weights)
+    model = load(run, device=device, weights=weights, trust=trust)
     batch = as_batch(model.schemas, known)
     found = model.infer(batch, split_names(want), samples, draws=draws, noise=noise, seed=seed)
     files, figures = answer(model.schemas, batch, found)
@@ -78,6 +80,7 @@ def sample(
     seed: Seed = 0,
     device: Device = "cpu",
     weights: Weights = "best",
+    trust: Trust = False,
 ) -> None:
     """Sample from the prior. The modalities of one sample belong together.
 
@@ -89,7 +92,7 @@ def sample(
     from modalkit.inference.answers import earlier_files, first_samples, samples, where, write_answer
 
     earlier_files(out)
-    model = load(run, device=device, weights=weights)
+    model = load(run, device=device, weights=weights, trust=trust)
     files, figures = samples(model.sample(n, split_names(want), noise=noise, temperature=temperature, seed=seed))
     about = {"run": str(run), "weights": model.weights, "seed": seed, "temperature": temperature, "drawn": figures}
     written = write_answer(out, files, about)
@@ -111,6 +114,7 @@ def impute(
     seed: Seed = 0,
     device: Device = "cpu",
     weights: Weights = "best",
+    trust: Trust = False,
 ) -> None:
     """Fill in what each row lacks, predicted from what it has.
 
@@ -129,8 +133,8 @@ def impute(
     as_table = not out.is_dir() and re.fullmatch(r"\.[A-Za-z]\w*", out.suffix) is not None  # data/v1.2 is a folder
     if as_table:
         check_table(out)
-    model = load(run, device=device, weights=weights)
-    opened = Dataset(dataset or model.recipe.data.path, in_memory=False)
+    model = load(run, device=device, weights=weights, trust=trust)
+    opened = Dataset(dataset or model.dataset_path("the argument DATASET"), in_memory=False)
     if as_table:
         found, files = impute_table(model, opened, out, sample=sample, draws=draws, seed=seed)
         beside = "".join(f"; how sure each is: {path}" for path in files[1:])
@@ -156,6 +160,7 @@ def embed(
     split: Annotated[str | None, typer.Option(help="train, valid or test; all by default.")] = None,
     device: Device = "cpu",
     weights: Weights = "best",
+    trust: Trust = False,
 ) -> None:
     """Write every row's posterior as a table: key, split, loc_0, ..., scale_0, ...
 
@@ -167,10 +172,10 @@ def embed(
     from modalkit.inference.values import check_names
 
     check_table(out)
-    model = load(run, device=device, weights=weights)
+    model = load(run, device=device, weights=weights, trust=trust)
     names = split_names(given)
     check_names(names or (), model.modalities)
-    opened = Dataset(dataset or model.recipe.data.path, list(model.modalities), in_memory=False)
+    opened = Dataset(dataset or model.dataset_path("the argument DATASET"), list(model.modalities), in_memory=False)
     written, left = write_embedding(model, opened, out, given=names, split=split)
     typer.echo(f"{out}: {written:,} rows" + (f"; left out {left:,} rows that have none of it" if left else ""))
 
@@ -184,6 +189,7 @@ def serve(
     browser: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
     device: Device = "cpu",
     weights: Weights = "best",
+    trust: Trust = False,
 ) -> None:
     """Explore a model in the browser: give modalities, see samples of the others and the posterior, walk through z.
 
@@ -197,7 +203,7 @@ def serve(
         raise InputError(f"{error.name} is not installed; install it with {install('serve')}") from None
     from modalkit.inference import load
 
-    serve_page(load(run, device=device, weights=weights), host, port, browser=browser)
+    serve_page(load(run, device=device, weights=weights, trust=trust), host, port, browser=browser)
 
 
 def export(
@@ -207,6 +213,7 @@ def export(
     given: Annotated[str, typer.Option(help="Inputs of the graph: modalities, separated by commas.")] = "",
     want: Annotated[str, typer.Option(help="Output of the graph: one modality.")] = "",
     push: Annotated[str | None, typer.Option(metavar="REPO", help="Upload the folder to the Hugging Face Hub.")] = None,
+    trust: Trust = False,
 ) -> None:
     """Write a trained model as a folder to share: weights, recipe and model card.
 
@@ -221,7 +228,7 @@ def export(
 
     if bool(given or want) != onnx or bool(given) != bool(want):
         raise InputError("--onnx, --given and --want go together: --onnx --given gray --want image")
-    model = load(run)
+    model = load(run, trust=trust)
     graphs = [onnx_graph(model, [name.strip() for name in given.split(",")], want)] if onnx else []
     for path in write(model, out, graphs):
         typer.echo(path)

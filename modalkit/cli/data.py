@@ -12,7 +12,7 @@ from typer.core import TyperGroup
 
 from modalkit.cli.guard import guarded
 from modalkit.cli.options import Plugins, add_plugins
-from modalkit.errors import ModalkitError
+from modalkit.errors import ModalkitError, RunError
 
 if TYPE_CHECKING:
     from modalkit.data import Dataset
@@ -130,7 +130,12 @@ def inspect(
     add_plugins(plugin)
     opened = Dataset(dataset, in_memory=False)
     typer.echo(describe(opened, verify=verify))
-    typer.echo(_save_sheet(opened, rows, sheet or Path("" if is_url(dataset) else dataset, "sheet.png")))
+    try:
+        typer.echo(_save_sheet(opened, rows, sheet or Path("" if is_url(dataset) else dataset, "sheet.png")))
+    except RunError as error:  # another user's dataset can be read all the same
+        if sheet is not None:
+            raise
+        typer.echo(f"no pictures: {error}; name a file with --sheet")
 
 
 def _save_sheet(dataset: Dataset, rows: int, path: Path) -> str:

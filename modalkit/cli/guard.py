@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import inspect
 import os
@@ -26,6 +27,10 @@ _SAVES_MEMORY = {
 """What makes a command need less memory, by the command's function."""
 
 
+_OF_SYSTEM = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT}
+"""Errors of the operating system that say what is wrong in themselves: no rights, or a full disk."""
+
+
 def guarded(command: Callable[..., Any]) -> Callable[..., Any]:
     """Return a command that reports errors in one line and takes ``--quiet`` and ``--verbose``.
 
@@ -48,12 +53,14 @@ def guarded(command: Callable[..., Any]) -> Callable[..., Any]:
         except BrokenPipeError:  # the reader of a pipe, such as head, has closed it
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         except Exception as error:
-            memory = is_out_of_memory(error)
-            if os.environ.get("MODALKIT_TRACEBACK") or not (memory or isinstance(error, ModalkitError)):
+            memory, system = is_out_of_memory(error), isinstance(error, OSError) and error.errno in _OF_SYSTEM
+            if os.environ.get("MODALKIT_TRACEBACK") or not (memory or system or isinstance(error, ModalkitError)):
                 raise
             if memory:
                 less = _SAVES_MEMORY.get(command.__name__, "lower train.batch_size")
                 message, code = f"out of memory; {less}, or use smaller networks ({error})", 1
+            elif system:
+                message, code = f"{error.filename or 'a file'}: {error.strerror}", 1  # type: ignore[attr-defined]
             else:
                 message, code = str(error), error.exit_code  # type: ignore[attr-defined]  # a ModalkitError, see above
             typer.echo(f"error: {message}", err=True)

@@ -22,13 +22,21 @@ RecipeArgument = Annotated[
 ]
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, such as runs/quickstart.")]
 DatasetArgument = Annotated[
-    Path | None, typer.Argument(metavar="DATASET", help="A dataset folder; the run's own dataset by default.")
+    str | None, typer.Argument(metavar="DATASET", help="A dataset's folder or URL; the run's own dataset by default.")
 ]
 Overrides = Annotated[
     list[str],
     typer.Option("--set", metavar="KEY=VALUE", help="Set a value of the recipe, e.g. train.max_steps=5; repeatable."),
 ]
 OtherData = Annotated[str | None, typer.Option(help="Another dataset that has the run's modalities.")]
+Trust = Annotated[
+    bool,
+    typer.Option(
+        "--trust",
+        help="Run the code that a recipe names, and contact the URL of its dataset. Read recipe.yaml first.",
+        show_default=False,
+    ),
+]
 Device = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, ...")]
 Weights = Annotated[str, typer.Option(help="The run's best weights, or its last ones: best, last.")]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of all random samples.")]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from modalkit.cli.options import Overrides, Plugins, add_plugins, find_recipe
+from modalkit.cli.options import Overrides, Plugins, Trust, add_plugins, find_recipe
 from modalkit.errors import InputError, did_you_mean
 
 if TYPE_CHECKING:
@@ -23,25 +23,30 @@ Out = Annotated[Path | None, typer.Option(help="The folder of the package; ./NAM
 def validate(
     recipe: Annotated[list[str], typer.Argument(metavar="RECIPE", help="Recipe files or names of shipped recipes.")],
     overrides: Overrides = [],  # noqa: B006
+    trust: Trust = False,
 ) -> None:
     """Check recipes without training. All errors are reported at once, each with its file and line.
 
-    If a recipe's dataset exists, the recipe is compared with it too.
+    If a recipe's dataset exists, the recipe is compared with it too. A dataset at a URL is contacted only with --trust
+    or --set data.path=URL.
 
     Example: modalkit validate mine.yaml
     """
     from modalkit import registry
     from modalkit.recipe import load_recipe
+    from modalkit.recipe.trust import is_typed
     from modalkit.util.remote import is_url
     from modalkit.util.text import listed
 
     for name in recipe:
         registry.forget_files()  # each recipe has its own plugins
         path, _ = find_recipe(name)
-        loaded = load_recipe(path, overrides)
+        loaded = load_recipe(path, overrides, trust=trust)
         data = loaded.data.path
         compared = f"fits {data}"
-        if is_url(data) or Path(data, "manifest.json").exists():
+        if is_url(data) and not trust and not is_typed(data, overrides):
+            compared = f"not compared with {data}, which is contacted only with --trust or --set data.path=URL"
+        elif is_url(data) or Path(data, "manifest.json").exists():
             from modalkit.data import check_manifest
 
             check_manifest(data, loaded.modalities)

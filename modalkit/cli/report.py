@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from modalkit.cli.options import Device, OtherData, Plugins, RunArgument, Seed, Weights, add_plugins
+from modalkit.cli.options import Device, OtherData, Plugins, RunArgument, Seed, Trust, Weights, add_plugins
 from modalkit.errors import InputError
 
 _log = logging.getLogger(__name__)
@@ -40,6 +40,7 @@ def evaluate(
     device: Device = "cpu",
     weights: Weights = "best",
     seed: Seed = 0,
+    trust: Trust = False,
 ) -> None:
     """Measure errors of predictions, and estimate the log-likelihoods of modalities given others.
 
@@ -56,7 +57,7 @@ def evaluate(
     from modalkit.evaluation.questions import Asking, parse, split_names
     from modalkit.runs.opened import load_run
 
-    opened = load_run(run, data=data, device=device, weights=weights)
+    opened = load_run(run, data=data, device=device, weights=weights, trust=trust)
     if split == "valid" and data is None and opened.refit:
         _log.warning(
             f"{run}: train.refit has trained on the validation rows too, so they do not tell how good the model is; "
@@ -75,9 +76,10 @@ def report(
     run: RunArgument,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="The page; RUN/report.html by default.")] = None,
     rows: Annotated[int, typer.Option(min=1, help="Use at most this many held-out rows.")] = 300,
-    data: Annotated[Path | None, typer.Option(help="Another dataset that has the run's modalities.")] = None,
+    data: OtherData = None,
     seed: Seed = 0,
     device: Device = "cpu",
+    trust: Trust = False,
 ) -> None:
     """Make one HTML page of a run: curves, translations, samples, latent space, calibration, recipe and machine.
 
@@ -91,7 +93,7 @@ def report(
     from modalkit.util.files import write_text
 
     page = _page(out or RunFolder(run).report)
-    html, left_out = make(run, rows=rows, data=data, device=device, seed=seed)
+    html, left_out = make(run, rows=rows, data=data, device=device, seed=seed, trust=trust)
     write_text(page, html)
     for text in left_out:
         typer.echo(text, err=True)
@@ -101,6 +103,7 @@ def report(
 def compare(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Two run folders or more.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="The page.")] = Path("comparison.html"),
+    trust: Trust = False,
 ) -> None:
     """Compare runs: differences of their recipes, their metrics side by side, their curves in one figure.
 
@@ -113,7 +116,7 @@ def compare(
     from modalkit.util.files import write_text
 
     page = _page(out)
-    html, text = make(runs)
+    html, text = make(runs, trust=trust)
     write_text(page, html)
     typer.echo(f"{text}\n\n{page}")
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from modalkit.cli.options import Overrides, RecipeArgument, find_recipe
+from modalkit.cli.options import Overrides, RecipeArgument, Trust, find_recipe
 
 if TYPE_CHECKING:
     from modalkit.recipe import Recipe
@@ -23,6 +23,7 @@ def train(
     device: Annotated[str | None, typer.Option(help="auto, cpu or gpu; replaces train.accelerator.")] = None,
     devices: Annotated[int | None, typer.Option(min=1, help="Number of devices; replaces train.devices.")] = None,
     precision: Annotated[str | None, typer.Option(help="32, 64 or bf16-mixed; replaces train.precision.")] = None,
+    trust: Trust = False,
 ) -> None:
     """Train the model of a recipe, or resume a run.
 
@@ -30,23 +31,32 @@ def train(
     killed, interrupted or finished, give the same command again (or `modalkit train RUN`). The result is the same as
     that of a run that never stopped.
 
+    Python files beside a recipe file that you name, or in folders below it, run without --trust. A run folder's do if
+    you trained it on this machine.
+
     Example: modalkit train recipes/quickstart.yaml
     """
     flags = {"accelerator": device, "devices": devices, "precision": precision}
     given = [f"train.{key}={value}" for key, value in flags.items() if value is not None]
     from modalkit.recipe import load_recipe
+    from modalkit.recipe import trust as consent
     from modalkit.runs.folder import RunFolder
     from modalkit.training import train as fit
+    from modalkit.util.remote import is_url
 
     path, run = find_recipe(recipe)
-    loaded = load_recipe(path, [*overrides, *given])
+    allowed = consent.Trust(given=trust, own=not RunFolder(Path(recipe)).is_run() and not RunFolder.is_of_run(path))
+    loaded = load_recipe(path, [*overrides, *given], trust=allowed)
+    consent.check_resumed(loaded, allowed, overrides)
     result = fit(loaded, run := out or run)
     if result.signal:
         fit_of = " of the refit" if result.refit else ""
-        typer.echo(f"stopped at step {result.progress.step}{fit_of}; resume with: modalkit train {run}", err=True)
+        again = f"modalkit train {run}{' --trust' if is_url(loaded.data.path) else ''}"
+        typer.echo(f"stopped at step {result.progress.step}{fit_of}; resume with: {again}", err=True)
         raise typer.Exit(128 + result.signal)
     if result.translations:
-        _print_translations(result, RunFolder(run).read_recipe())  # with the names and units that the dataset knows
+        known = consent.Trust(code=consent.names(loaded))  # all of it is loaded already
+        _print_translations(result, RunFolder(run).read_recipe(trust=known))  # with what only the dataset knows
     if result.held_out:  # only the first of several processes has it
         sheet = run / "pictures" / "final.png"
         typer.echo(f"{result.ended}: {run}, {_weights(result)}  (see {sheet}, or: modalkit report {run})")
@@ -66,6 +76,7 @@ def _weights(result: Result) -> str:
 
 def _print_translations(result: Result, recipe: Recipe) -> None:
     """Print how good each prediction is: its error beside a linear model's, and then in nats per dimension."""
+    from modalkit.evaluation.doubts import doubts
     from modalkit.evaluation.translation import MOST_TRANSLATED
     from modalkit.evaluation.translation_text import among, quality, table
     from modalkit.pictures import chosen
@@ -85,3 +96,5 @@ def _print_translations(result: Result, recipe: Recipe) -> None:
     )
     if any(one.margin is not None and one.margin < -1 for one in found):
         typer.echo("Below -1: z is too uncertain for so narrow a likelihood, though its mean may predict well.\n")
+    for doubt in doubts(found):
+        typer.echo(f"warning: {doubt}\n")

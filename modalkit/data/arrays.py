@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from modalkit.data.given import Plain, columns_of, plain_values, rows_masked
 from modalkit.data.manifest import SPLITS, Manifest, read_json
 from modalkit.data.standardizing import standardized
 from modalkit.data.writing import Array, DatasetWriter, Rows, check_values, write_shard
@@ -39,7 +40,9 @@ def write_dataset(
         schemas: schema of each modality, as `modalkit.schema` returns it.
         values: array or tensor `(rows, *event_shape)` of each modality. Integers are stored as they are, and so are
             floats if the kind stores floats; other floats are packed by the schema (an image's must lie in [0, 1]).
-            The kind reads a list of texts: class names, strings, paths of images. A row that is masked is absent.
+            The kind reads a list of texts: class names, strings, paths of images. A row that is masked or None is
+            absent. One or several columns of a table (pandas, polars, Arrow) are arrays too, whose missing values are
+            absent entries. Nothing that is given is changed.
         present: bool `(rows,)` of each modality that is not present in every row.
         split: train, valid or test for each row, or fractions for a random split with `seed`; the default is
             ``{"train": 0.8, "valid": 0.1, "test": 0.1}``.
@@ -91,22 +94,25 @@ def _collect(
     Raises:
         InputError: lengths, shapes or values do not fit; the message names the modality and row.
     """
-    names = list(schemas)
+    names, values = list(schemas), columns_of(values)
     if not names or set(values) != set(names):
         raise InputError(f"values are for {sorted(values)}, schemas for {sorted(names)}; they must be the same")
     if unknown := set(given_present) - set(names):
         raise InputError(f"present names {sorted(unknown)}, which no schema describes")
-    total = len(next(iter(values.values())))
+    plain = {name: plain_values(name, values[name]) for name in names}
+    total = len(next(iter(plain.values())))
     keys = [str(key) for key in given_keys] if given_keys is not None else [str(i) for i in range(total)]
-    present = {n: np.asarray(given_present.get(n, np.ones(total, bool)), dtype=bool) for n in names}
+    present = {n: _as_booleans(n, given_present[n]) if n in given_present else np.ones(total, bool) for n in names}
     for what, length in [("keys", len(keys))] + [(f"present of '{n}'", len(p)) for n, p in present.items()]:
         if length != total:
             raise InputError(f"{what}: {length} given for {total} rows")
     if len(set(keys)) < total:
         raise InputError(f"keys: '{next(k for i, k in enumerate(keys) if k in keys[:i])}' is given twice")
     for name in names:
-        present[name] = present[name] & ~_masked(name, values[name])
-    stored = {name: _stored(name, schema, values[name], present[name]) for name, schema in schemas.items()}
+        if len(plain[name]) != total:
+            raise InputError(f"values of '{name}': {len(plain[name])} given for {total} rows")
+        present[name] = present[name] & ~rows_masked(name, plain[name])
+    stored = {name: _stored(name, schema, plain[name], present[name]) for name, schema in schemas.items()}
     fractions = {"train": 0.8, "valid": 0.1, "test": 0.1} if split is None else split
     rows = Rows(stored, present, assign_splits(total, fractions, seed), keys)
     check_values(schemas, rows)
@@ -142,24 +148,19 @@ def _remove(out: Path) -> None:
                 path.unlink()
 
 
-def _masked(name: str, values: Any) -> Array:
-    """Return which rows of a masked array are masked, bool `(rows,)`; all false for any other array.
+def _as_booleans(name: str, present: Any) -> Array:
+    """Return which rows have a modality as an array of our own, bool `(rows,)`.
 
     Raises:
-        InputError: a row is masked in part.
+        InputError: some are neither true nor false.
     """
-    if not isinstance(values, np.ma.MaskedArray):
-        return np.zeros(len(values), bool)
-    mask = np.ma.getmaskarray(values).reshape(len(values), -1)  # (rows, *event_shape) -> (rows, values of a sample)
-    partly = mask.any(1) & ~mask.all(1)
-    if partly.any():
-        raise InputError(
-            f"modality '{name}': row {int(partly.argmax())} is masked in part; mask all of its values, or none"
-        )
-    return np.asarray(mask.all(1))
+    try:
+        return np.array(present.cpu().numpy() if isinstance(present, Tensor) else present, dtype=bool)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"present of '{name}': give true or false for each row ({error})") from None
 
 
-def _stored(name: str, schema: Schema, values: Any, present: Array) -> Array:
+def _stored(name: str, schema: Schema, values: Plain, present: Array) -> Array:
     """Return one modality's values as its schema stores them, with zeros in absent rows.
 
     Raises:
@@ -168,13 +169,14 @@ def _stored(name: str, schema: Schema, values: Any, present: Array) -> Array:
     total = len(present)
     stored = np.zeros((total, *schema.event_shape), schema.dtype)
     try:
-        if total and isinstance(values[0], str):
-            texts = [str(text) for text, is_present in zip(values, present, strict=True) if is_present]
+        held = [value for value, there in zip(values, present, strict=True) if there] if _is_texts(values) else None
+        if held is not None:
+            texts = [str(text) for text in held]
             if texts:
                 value = torch.stack([modality(schema.kind).read(schema, text) for text in texts])
                 stored[present] = packed(schema, value)
         else:
-            array = values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
+            array = _as_array(values)
             if array.shape != stored.shape:
                 raise ValueError(f"got {array.shape}, expected {stored.shape}")
             array = array.astype(np.int64) if array.dtype.kind in "ub" else array
@@ -182,6 +184,25 @@ def _stored(name: str, schema: Schema, values: Any, present: Array) -> Array:
     except (InputError, ValueError, TypeError) as error:
         raise InputError(f"modality '{name}': {error}") from None
     return stored
+
+
+def _is_texts(values: Plain) -> bool:
+    """Tell whether values are a list that begins with a text, but for rows that have none."""
+    first = next((value for value in values if value is not None), None) if isinstance(values, list) else None
+    return isinstance(first, str)
+
+
+def _as_array(values: Plain) -> Array:
+    """Return values as an array, with zeros where a list has None."""
+    if not isinstance(values, list) or None not in map(_none_or_some, values):
+        return np.asarray(values)
+    held = [np.asarray(value) for value in values if value is not None]
+    zero = np.zeros_like(held[0]) if held else np.zeros(())
+    return np.stack([zero if value is None else np.asarray(value) for value in values])
+
+
+def _none_or_some(value: Any) -> bool | None:
+    return None if value is None else True
 
 
 def _as_stored(schema: Schema, value: Tensor) -> Array:

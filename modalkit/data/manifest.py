@@ -13,6 +13,7 @@ from torch import Tensor
 
 from modalkit.errors import InputError, did_you_mean
 from modalkit.plugin import Schema, Settings
+from modalkit.util.files import refusal
 from modalkit.util.remote import is_url, read
 from modalkit.util.text import listed
 
@@ -219,7 +220,9 @@ def open_shard(path: Path, names: Sequence[str], rows: int | None = None) -> tup
             raise ValueError(f"holds {listed(about['modalities'])}, not {listed(names)}")
         columns = {name: column for column, name in enumerate(about["modalities"])}
         tensors["present"] = present[:, [columns[name] for name in names]]
-    except FileNotFoundError:
+    except FileNotFoundError:  # safetensors raises it whatever the reason
+        if (why := refusal(path)) is not None:
+            raise InputError(f"{path}: cannot be read ({why}); ask its owner for the right to read it") from None
         raise InputError(f"{path}: this shard is missing; run the command that builds the dataset again") from None
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise InputError(f"{path}: this shard is truncated or damaged ({error}); {REMEDY}") from None

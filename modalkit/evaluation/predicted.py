@@ -12,6 +12,7 @@ from torch import Tensor
 from modalkit.data import Batch
 from modalkit.evaluation.measures import Errors, Measure
 from modalkit.evaluation.reference import Cell
+from modalkit.model.moments import most_frequent
 from modalkit.model.sampling import sample_noise, sample_z
 from modalkit.model.vae import MultimodalVAE
 from modalkit.plugin import Plan
@@ -97,7 +98,7 @@ def expected(model: MultimodalVAE, name: str, inputs: Tensor, measure: Measure) 
         here = inputs[:, start : start + size]
         point = _point(model.likelihood(name, here.flatten(0, 1).to(model.device)), measure).cpu()
         point = point.reshape(draws, here.shape[1], -1)  # (draws * rows, …) -> (draws, rows, width)
-        parts.append(measure.bounded(point.float().mean(0)) if measure.is_linear else point.mode(0)[0].float())
+        parts.append(measure.bounded(point.float().mean(0)) if measure.is_linear else most_frequent(point).float())
     return torch.cat(parts)
 
 

@@ -61,16 +61,23 @@ def columns_of(batch: Batch, schemas: Mapping[str, Schema], wanted: Mapping[str,
 
 
 def training_columns(
-    dataset: Dataset, schemas: Mapping[str, Schema], wanted: Mapping[str, Measure], seed: int
+    dataset: Dataset, schemas: Mapping[str, Schema], wanted: Mapping[str, Measure], seed: int, most: int | None = None
 ) -> Columns:
-    """Return evenly spread training rows as columns, at most 5,000, and at most 256 MiB of inputs.
+    """Return evenly spread training rows as columns.
 
     Rows with several modalities come first, because only they show how one follows from another.
+
+    Args:
+        dataset: the dataset.
+        schemas: the modalities of the model.
+        wanted: the measures of those that are predicted.
+        seed: of the values that are stored as probabilities.
+        most: most rows; None: 5,000, and at most 256 MiB of inputs.
     """
-    sample = dataset[dataset.rows("train")[:1]]
-    width = sum(one.shape[1] for one in columns_of(sample, schemas, {}).inputs.values())
-    most = max(_LEAST_ROWS, min(_MOST_ROWS, _MOST_NUMBERS // max(1, width)))
     rows = dataset.rows("train")
+    if most is None:
+        width = sum(one.shape[1] for one in columns_of(dataset[rows[:1]], schemas, {}).inputs.values())
+        most = max(_LEAST_ROWS, min(_MOST_ROWS, _MOST_NUMBERS // max(1, width)))
     paired = dataset.present[rows].sum(1) > 1
     kept = evenly(rows[paired], most)
     kept = torch.cat([kept, evenly(rows[~paired], most - len(kept))]) if len(kept) < most else kept

@@ -70,7 +70,7 @@ def _training(run: Run) -> Dataset:
     if str(run.dataset.path) == str(run.recipe.data.path):
         return run.dataset.with_valid_as_train() if run.refit else run.dataset
     try:
-        opened = open_dataset(run.recipe, in_memory=False)
+        opened = open_dataset(run.recipe, in_memory=False, trusted=run.trusted)
     except InputError:
         return run.dataset
     return opened.with_valid_as_train() if run.refit else opened

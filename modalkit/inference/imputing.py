@@ -65,7 +65,7 @@ def impute_dataset(
     with locked(out, "imputing"):
         shards = torch.split(torch.arange(len(dataset)), ROWS)
         writer = DatasetWriter(out, schemas, settings, len(shards))
-        for folder in (out / "shards", out / "imputed"):
+        for folder in (out, out / "shards", out / "imputed"):
             remove_leftovers(folder)
         pending = writer.pending()
         with bar(len(shards), "imputing", unit="shard", initial=len(shards) - len(pending), leave=False) as progress:

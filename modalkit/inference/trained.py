@@ -6,18 +6,22 @@ import math
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from modalkit import registry
 from modalkit.data import Batch, Dataset, check_manifest
+from modalkit.data.frames import as_frame
 from modalkit.errors import InputError
 from modalkit.evaluation.likelihood import Estimate
 from modalkit.evaluation.questions import allows
 from modalkit.inference import predicting
 from modalkit.inference.filling import Known, fill
+from modalkit.inference.frames import impute_frame
 from modalkit.inference.results import Embedding, Imputed, Inference
+from modalkit.inference.saving import packed, save, unpacked
 from modalkit.inference.scoring import score
 from modalkit.inference.subsets import check_given, check_want, usable
 from modalkit.inference.values import Given, as_batch, check_names
@@ -25,6 +29,8 @@ from modalkit.model.prediction import Prediction
 from modalkit.model.vae import MultimodalVAE
 from modalkit.plugin import Outcome, Schema
 from modalkit.recipe.loading import Recipe
+from modalkit.recipe.trust import data_path
+from modalkit.runs.metrics import read_history
 from modalkit.runs.opened import load_model
 
 
@@ -39,6 +45,7 @@ class TrainedModel:
         recipe: the recipe that it was trained with.
         path: the folder that it was loaded from.
         weights: SHA-256 of its weights.
+        trusted: whether the URL of the recipe's dataset may be contacted.
 
     Attributes:
         modalities: their names, in the recipe's order.
@@ -46,11 +53,22 @@ class TrainedModel:
         latent_dim: size of z.
     """
 
-    def __init__(self, model: MultimodalVAE, recipe: Recipe, path: Path, weights: str) -> None:
-        self.model, self.recipe, self.path, self.weights = model, recipe, path, weights
+    def __init__(
+        self, model: MultimodalVAE, recipe: Recipe, path: Path, weights: str, *, trusted: bool = False
+    ) -> None:
+        self.model, self.recipe, self.path, self.weights, self.trusted = model, recipe, path, weights, trusted
         self.modalities: tuple[str, ...] = model.names
         self.schemas: dict[str, Schema] = model.schemas
         self.latent_dim: int = model.latent_dim
+
+    @cached_property
+    def history(self) -> list[dict[str, float]]:
+        """The metrics of each epoch of the training, in order; none of an exported model.
+
+        Each has ``epoch``, ``step``, and by ``split/name`` the metrics of the validation, such as ``valid/elbo``, and
+        of the last report about training, such as ``train/elbo``. Epoch 0 is the start, if that was validated.
+        """
+        return read_history(self.path)
 
     @property
     def predictable(self) -> tuple[str, ...]:
@@ -71,6 +89,17 @@ class TrainedModel:
                 elif prediction.scale is None:
                     del found[name]
         return found
+
+    def dataset_path(self, instead: str = "") -> Path | str:
+        """Return where the dataset is that the model was trained on.
+
+        Args:
+            instead: how the user can name a dataset, for the message.
+
+        Raises:
+            InputError: it is at a URL, and the model was loaded without ``trust=True``.
+        """
+        return data_path(self.recipe, trusted=self.trusted, instead=instead)
 
     def allows(self, given: Sequence[str]) -> bool:
         """Tell whether the model has a posterior given exactly these modalities; given none, it is the prior."""
@@ -203,8 +232,14 @@ class TrainedModel:
         return predicting.decode(self.model, z, batch, want, seed)
 
     def impute(
-        self, data: Dataset | Given, rows: Tensor | None = None, *, sample: bool = False, draws: int = 32, seed: int = 0
-    ) -> Imputed:
+        self,
+        data: Dataset | Given,
+        rows: Tensor | None = None,
+        *,
+        sample: bool = False,
+        draws: int = 32,
+        seed: int = 0,
+    ) -> Imputed | Any:
         """Fill every absent entry from what its row has.
 
         An entry is filled with the mean of its prediction as the schema stores it (for bits, the more probable one), or
@@ -213,17 +248,27 @@ class TrainedModel:
         whose mean is the same for all such rows and all seeds. If the model has no posterior of all that a row has, the
         first modality that it has a posterior of alone is used. If there is none, the entries stay absent.
 
+        Of a table (pandas, polars or Arrow), the missing cells of the model's columns are filled. The result is a table
+        of the same type, with the same rows, index, columns and types; only missing cells change.
+
         Args:
-            data: a dataset with the model's modalities, or values as for `infer`.
+            data: a dataset with the model's modalities, a table, or values as for `infer`.
             rows: rows of the dataset, int64 `(rows,)`; all by default.
             sample: fill with samples from the predictive distribution instead of its mean.
             draws: number of samples of z for each row, over which the mean is taken.
             seed: seed of the samples.
 
+        Returns:
+            The same kind of table, or `modalkit.inference.Imputed` for anything else.
+
         Raises:
-            InputError: the dataset does not have the model's modalities.
+            InputError: the dataset does not have the model's modalities, or the table none of its columns.
         """
         known: Known = {}
+        if (frame := as_frame(data)) is not None:
+            if rows is not None:
+                raise InputError("rows: is for datasets; give the rows of the table that you mean")
+            return impute_frame(self.model, frame, sample=sample, draws=draws, seed=seed)
         if isinstance(data, Dataset):
             check_manifest(data.path, self.schemas)
             rows = torch.arange(len(data)) if rows is None else rows
@@ -265,24 +310,46 @@ class TrainedModel:
         known, asked = as_batch(self.schemas, given), as_batch(self.schemas, targets)
         return score(self.model, known, asked, particles, prior_particles, seed)
 
+    def save(self, folder: Path | str) -> None:
+        """Write the model into a new folder, from which `modalkit.load` loads it.
+
+        Args:
+            folder: does not exist, or is empty.
+
+        Raises:
+            InputError: the folder is not empty.
+            RunError: the disk cannot be written.
+        """
+        save(self.model, self.recipe, Path(folder))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return packed(self.model, self.recipe) | {"path": self.path, "weights": self.weights, "history": self.history}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(*unpacked(state), state["path"], state["weights"])  # type: ignore[misc]
+        self.__dict__["history"] = state["history"]
+
     def _check_given(self, batch: Batch) -> None:
         """Raise `InputError` unless the model has a posterior of what each row has."""
         check_given(self.model, batch.present, self.recipe.objective.name)
 
 
-def load(run: Path | str, *, device: str = "cpu", weights: str = "best") -> TrainedModel:
-    """Load a trained model; this does not need its dataset.
+def load(run: Path | str, *, device: str = "cpu", weights: str = "best", trust: bool = False) -> TrainedModel:
+    """Load a trained model; this does not need its dataset, and contacts nobody.
 
     Args:
         run: a run folder, or a folder that `modalkit export` wrote.
         device: where to compute, such as ``cpu`` or ``cuda``.
         weights: ``"best"`` for the weights of the best epoch, or ``"last"`` for those after the last step.
+        trust: whether the code may run that the recipe names: plugin files, and networks of its own. Code of a run that
+            this user trained on this machine, or allowed before, may run while it does not change.
 
     Raises:
-        InputError: the folder is not a run or has no such weights, or the device is not available.
+        InputError: the folder is not a run or has no such weights, the weights are damaged, the recipe names code that
+            may not run, or the device is not available.
     """
-    loaded = load_model(Path(run), device=device, weights=weights)
-    return TrainedModel(loaded.model, loaded.recipe, loaded.path, loaded.weights)
+    loaded = load_model(Path(run), device=device, weights=weights, trust=trust)
+    return TrainedModel(loaded.model, loaded.recipe, loaded.path, loaded.weights, trusted=trust)
 
 
 def _only(batch: Batch, names: Mapping[str, Schema]) -> Batch:

@@ -10,18 +10,21 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
 from modalkit import registry
 from modalkit.data import Array, Batch
 from modalkit.data.arrays import packed
+from modalkit.data.frames import as_frame
 from modalkit.errors import InputError, did_you_mean, guard
-from modalkit.plugin import Schema
+from modalkit.inference.frame_rows import frame_batch
+from modalkit.plugin import Outcome, Schema
+from modalkit.util.picture_files import eight_bit, is_gray
 
-Given: TypeAlias = Mapping[str, Any] | Batch
+Given: TypeAlias = Mapping[str, Any] | Batch | Any
 """Known values: for each modality one value, a batch of values, or a list with None for absent ones; or rows of a
-dataset."""
+dataset; or a table in memory."""
 
 
 def check_names(names: Sequence[str], known: Sequence[str]) -> None:
@@ -39,12 +42,13 @@ def as_batch(schemas: Mapping[str, Schema], given: Given, rows: int = 1) -> Batc
     - a path or a text that the kind reads: a picture of any size, the name of a class, numbers. Files of general types
       (``.npy``, ``.json``, ``.txt``) are opened first;
     - a picture: a PIL image, or an array `(height, width[, 1, 3 or 4])` or `(1 or 3, height, width)` of any size,
-      uint8 or floats in [0, 1];
+      uint8, booleans, or floats in [0, 1];
     - numbers, arrays or tensors of one sample, `(*event_shape)`, or several, `(rows, *event_shape)`. Integers are
       taken as they are stored, floats in the user's units (those of an image lie in [0, 1]);
     - a list with any of these for each row; None means that the row does not have the modality.
 
-    A single sample of one modality is repeated for every row of the others.
+    A single sample of one modality is repeated for every row of the others. A table (pandas, polars or Arrow) stands
+    for all of its rows; missing cells are absent.
 
     Args:
         schemas: the modalities.
@@ -61,6 +65,8 @@ def as_batch(schemas: Mapping[str, Schema], given: Given, rows: int = 1) -> Batc
         >>> batch.present.tolist(), batch.values["class"].tolist(), batch.values["at"].tolist()
         ([[True, True], [False, True]], [1, 0], [[0.5, 1.0], [0.5, 1.0]])
     """
+    if (frame := as_frame(given)) is not None:
+        return frame_batch(schemas, frame)
     if isinstance(given, Batch):
         check_names(list(given.values), list(schemas))
         columns = {name: given.present[:, column] for column, name in enumerate(given.values)}
@@ -155,6 +161,8 @@ def _opened(source: Path | str) -> Any:
 def _from_array(schema: Schema, array: Array) -> tuple[Sequence[Tensor], bool]:
     """Return the samples of an array as a schema stores them, and whether the array is one sample."""
     event = schema.event_shape
+    if array.dtype.kind == "b" and registry.modality(schema.kind).outcome is Outcome.PICTURE:
+        array = array.astype(np.float32)  # white is 1, not the byte 1
     if array.shape == event:
         return list(_given(schema, array[None])), True
     if array.shape[1:] == event:
@@ -188,15 +196,18 @@ def _picture(array: Array) -> Image.Image:
             raise ValueError(f"intensities must lie in [0, 1], not {array.min():g} to {array.max():g}; or give uint8")
         array = (array * 255).round()
     elif array.min() < 0 or array.max() > 255:
-        raise ValueError(f"intensities must lie in 0 to 255, not {array.min()} to {array.max()}")
+        raise ValueError(
+            f"intensities must lie in 0 to 255, not {array.min()} to {array.max()}; divide them by the largest "
+            f"possible value, such as 65535 for 16 bits, and give floats"
+        )
     return Image.fromarray(np.ascontiguousarray(array.astype(np.uint8)))
 
 
 def _from_picture(schema: Schema, picture: Image.Image) -> Tensor:
     """Read a picture in memory through a temporary file, because only the kind's `read` knows how to resize it."""
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "picture.tiff"  # TIFF stores pictures of every mode
-        ImageOps.exif_transpose(picture).save(path)
+        path = Path(folder) / "picture.tiff"
+        eight_bit(picture, "L" if is_gray(picture) else "RGB").save(path)
         return _read(schema, str(path))
 
 

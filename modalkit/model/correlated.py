@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from modalkit.distributions import CorrelatedGaussian
 from modalkit.model.networks import ModalityNetworks
 from modalkit.nn.patterns import Patterns
+from modalkit.nn.precise import bounded_log
 
 
 class Measurement(nn.Module):
@@ -42,7 +43,7 @@ class Measurement(nn.Module):
     def precision(self) -> Tensor:
         """Return the precision matrix, `(latent_dim, latent_dim)`."""
         matrix = self.directions @ self.directions.mT
-        return matrix if self.log_base is None else matrix + self.log_base.exp().diag()
+        return matrix if self.log_base is None else matrix + bounded_log(self.log_base).exp().diag()
 
     def weighted(self, measured: Tensor, *, train: bool = True) -> Tensor:
         """Return precision times mean, `(rows, rank) -> (rows, latent_dim)`; unless `train`, U gets no gradient."""

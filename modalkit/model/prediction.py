@@ -11,7 +11,7 @@ from torch import Tensor
 
 from modalkit import registry
 from modalkit.data.arrays import packed
-from modalkit.model.moments import moments, point, whole
+from modalkit.model.moments import moments, most_frequent, point, whole
 from modalkit.model.vae import MultimodalVAE
 from modalkit.pictures import show
 from modalkit.plugin import Outcome, Picture, Schema
@@ -28,7 +28,7 @@ class Prediction:
         schema: the modality's schema.
         value: `(rows, *event_shape)`, in the networks' units (see `in_units`). Reals: the mean. Pictures: the mean
             intensities. Bits: the probability of 1. Classes and levels: the most probable one. Counts: the mean,
-            rounded to whole numbers. Texts: at each place the most frequent mode of the likelihoods.
+            rounded to whole numbers. Texts: the most frequent whole text among the likelihoods' modes.
         samples: `(samples, rows, *event_shape)`; the first samples of z, decoded. All modalities decode the same
             samples of z, so that the samples of a row belong together.
         scale: standard deviation of x_m, `(rows, *event_shape)`. It combines that of the likelihood and that of the
@@ -37,7 +37,7 @@ class Prediction:
             the better measure for pictures, whose likelihood is about black and white. None for classes, levels and
             texts, and if there is only one sample of z.
         probability: probability of `value`, `(rows, *event_shape)`; for texts, at each place the share of samples of z
-            whose mode agrees. None if there is a `scale`.
+            whose mode agrees there. None if there is a `scale`.
         probabilities: probability of every class or level, `(rows, classes)`; None for all other kinds.
     """
 
@@ -123,7 +123,7 @@ def predict(model: MultimodalVAE, name: str, inputs: Tensor, samples: int, *, no
         probabilities = points.mean(0)  # (rows, classes)
         probability, value = probabilities.max(-1)
         return Prediction(schema, value, kept, probability=probability, probabilities=probabilities)
-    value = points.mean(0) if points.is_floating_point() else points.mode(0).values
+    value = points.mean(0) if points.is_floating_point() else most_frequent(points)
     if decoded.moments is not None:
         mean, variance = (torch.unflatten(one, 0, (draws, rows)) for one in decoded.moments)
         if outcome is Outcome.COUNT:

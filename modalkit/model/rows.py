@@ -6,36 +6,17 @@ import torch
 from torch import Tensor
 
 from modalkit.distributions import Gaussian
-
-_ORDINARY = 16.0
-"""Log-variances between minus this and this stay as they are: standard deviations of 0.0003 to 3000."""
+from modalkit.nn.precise import bounded_log
 
 
 def gaussian(head: Tensor) -> Gaussian:
-    """Return the Gaussian that a head describes; its log-variances are `bounded`.
+    """Return the Gaussian that a head describes; its log-variances are bounded by `bounded_log`.
 
     Args:
         head: mean and log-variance side by side, `(rows, 2 * latent_dim)`.
     """
     loc, log_variance = full(head).chunk(2, -1)
-    return Gaussian(loc, (-bounded(log_variance)).exp())
-
-
-def bounded(log_variance: Tensor) -> Tensor:
-    r"""Return log-variances within (-32, 32), so that variances and their inverses stay finite in single precision.
-
-    Values within [-16, 16] are returned as they are. Beyond, the result is :math:`\pm (16 + 16 u / (1 + u))` with
-    :math:`u = (|x| - 16) / 16`: it has the slope 1 at 16, and its slope is nowhere 0, so that training can return.
-
-    Args:
-        log_variance: of any shape; finite.
-
-    >>> bounded(torch.tensor([-1.5, 16.0, 32.0, -1e6]))
-    tensor([ -1.5000,  16.0000,  24.0000, -31.9997])
-    """
-    inside = log_variance.clamp(-_ORDINARY, _ORDINARY)
-    beyond = (log_variance - inside) / _ORDINARY
-    return inside + _ORDINARY * beyond / (1 + beyond.abs())
+    return Gaussian(loc, (-bounded_log(log_variance)).exp())
 
 
 def full(tensor: Tensor) -> Tensor:

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from modalkit.distributions import Gaussian, Mixture
 from modalkit.model.observed import Observed
-from modalkit.model.rows import bounded, full
+from modalkit.model.rows import full
 from modalkit.model.vae import MultimodalVAE
+from modalkit.nn.precise import bounded_log, precise
 from modalkit.objectives.mvae import MvaeOptions, check_mvae, plan_mvae
 from modalkit.plugin import Objective, Schema
 
@@ -58,6 +59,8 @@ class ProductOfMixtures(MultimodalVAE):
             pick = self.choices.to(self.device)  # (components, modalities)
             # Parts that differ only in modalities that are not given are equal, so only the first of them counts.
             first = (given | (self.choices[:, None, None] == 0)).all(-1).to(self.device)  # (components, terms, batch)
+            # In float64: the terms of a weight are as large as the precisions, and all but cancel.
+            dtype, (log_w, loc, precision) = loc.dtype, map(precise, (log_w, loc, precision))
             given = given.to(loc)  # (terms, batch, modalities)
             of = [
                 (log_w[:, m, pick[:, m]], loc[:, m, pick[:, m]], precision[:, m, pick[:, m]])
@@ -71,7 +74,7 @@ class ProductOfMixtures(MultimodalVAE):
             log_weight = torch.einsum("tbm,bkm->ktb", given, inside)
             log_weight = log_weight + 0.5 * (total * mean.square() - total.log()).sum(-1)
             log_weight = log_weight.masked_fill(~first, -torch.inf).log_softmax(0)
-        return Mixture(log_weight, Gaussian(mean, total))
+        return Mixture(log_weight.to(dtype), Gaussian(mean.to(dtype), total.to(dtype)))
 
     def _mixtures(self, observed: Observed, present: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return log weights `(batch, modalities, each)`, locs and precisions `(batch, modalities, each, latent)`."""
@@ -85,7 +88,7 @@ class ProductOfMixtures(MultimodalVAE):
         def encode() -> tuple[Tensor, Tensor, Tensor]:
             raw = torch.unflatten(full(self.head_output(name, observed[name])), 1, (self.each, -1))
             loc, log_variance, logits = torch.split(raw, [self.latent_dim, self.latent_dim, 1], -1)
-            return logits.squeeze(-1).log_softmax(-1), loc, (-bounded(log_variance)).exp()
+            return logits.squeeze(-1).log_softmax(-1), loc, (-bounded_log(log_variance)).exp()
 
         rows = present.nonzero().squeeze(1)
         found = self.run_on_rows(name, "encoder", self.encoders[name], rows, len(present), encode)

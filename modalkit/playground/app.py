@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import time
 from pathlib import Path
@@ -29,18 +30,21 @@ from modalkit.playground.answers import answer, json_cell, json_row, prediction
 from modalkit.playground.controls import Control, controls, value_of
 from modalkit.playground.gate import Gate
 
+_log = logging.getLogger(__name__)
+
 _HERE = Path(__file__).parent
 _EXAMPLES = 12
 _AT_ONCE = 2
+_READ_AT_ONCE = 16
 _MOST_TEXT = 64 << 10
-_SECONDS_TO_SEND = 60
+_SECONDS_TO_SEND = 20
 
 
 class Playground:
     """A trained model and its page.
 
-    At most two requests are read and answered at a time. The bodies of waiting requests stay unread, so that memory
-    does not grow with the number of requests.
+    At most two requests are answered at a time, and at most 16 are read, so that a slow one does not hold up the others
+    and memory does not grow with the number of requests.
 
     Args:
         model: the model.
@@ -55,7 +59,7 @@ class Playground:
         self.model = model
         self.controls: list[Control] = controls(model)
         self.examples, self.keys = _examples(model)
-        self._turns = anyio.Semaphore(_AT_ONCE)
+        self._turns, self._bodies = anyio.Semaphore(_AT_ONCE), anyio.Semaphore(_READ_AT_ONCE)
         self._templates = Jinja2Templates(_HERE / "templates")
 
     async def page(self, request: Request) -> Response:
@@ -71,9 +75,10 @@ class Playground:
     async def row(self, request: Request) -> Response:
         """Answer with an example's value of each modality."""
         number = request.path_params["number"]
-        if self.examples is None or number >= len(self.keys):
+        known = {str(row): row for row in range(len(self.keys))}  # Python refuses to convert thousands of digits
+        if self.examples is None or number not in known:
             raise HTTPException(404, "no such row")
-        return JSONResponse({"cells": json_row(self.model.schemas, self.examples, number)})
+        return JSONResponse({"cells": json_row(self.model.schemas, self.examples, known[number])})
 
     async def answer(self, request: Request) -> Response:
         """Answer a form with the numbers of ``known`` and ``want`` modalities, and a value of each known one."""
@@ -85,13 +90,14 @@ class Playground:
 
     async def _in_turn(self, request: Request, compute: Any) -> Response:
         """Read a form and answer it, when it is this request's turn."""
-        async with self._turns:
-            start = time.perf_counter()
+        async with self._bodies:
             with anyio.move_on_after(_SECONDS_TO_SEND) as sending:
                 async with request.form(max_files=64, max_fields=4096, max_part_size=_MOST_TEXT) as form:
                     entries = await _entries(form)
             if sending.cancelled_caught:
                 raise HTTPException(408, "the request took too long to arrive")
+        async with self._turns:
+            start = time.perf_counter()
             found = await to_thread.run_sync(compute, entries)
             return JSONResponse(found | {"seconds": time.perf_counter() - start})
 
@@ -147,7 +153,7 @@ def make_app(model: TrainedModel, host: str = "127.0.0.1") -> Starlette:
     return Starlette(
         routes=[
             Route("/", playground.page),
-            Route("/rows/{number:int}", playground.row),
+            Route("/rows/{number}", playground.row),
             Route("/answer", playground.answer, methods=["POST"]),
             Route("/walk", playground.walk, methods=["POST"]),
             Mount("/static", StaticFiles(directory=_HERE / "static")),
@@ -195,7 +201,7 @@ def _point(text: str | bytes, latent_dim: int) -> list[float]:
     """Return a point of the latent space from JSON."""
     try:
         point = [float(number) for number in json.loads(text)]
-    except (ValueError, TypeError, RecursionError):
+    except (ValueError, TypeError, OverflowError, RecursionError):
         point = []
     if len(point) != latent_dim or not all(math.isfinite(number) and abs(number) < 1e6 for number in point):
         raise InputError(f"z: give a list of {latent_dim} numbers")
@@ -205,9 +211,10 @@ def _point(text: str | bytes, latent_dim: int) -> list[float]:
 def _examples(model: TrainedModel) -> tuple[Batch | None, list[str]]:
     """Return some held-out rows of the dataset that the model was trained on, and their keys."""
     try:
-        dataset = Dataset(model.recipe.data.path, list(model.modalities), in_memory=False)
+        dataset = Dataset(model.dataset_path(), list(model.modalities), in_memory=False)
         check_manifest(dataset.path, model.schemas)
-    except InputError:  # the dataset was moved, or built again in another way
+    except InputError as error:  # the dataset was moved, was built again in another way, or may not be contacted
+        _log.info(f"no example rows: {error}")
         return None, []
     rows = next((found for split in ("test", "valid") if len(found := dataset.rows(split))), torch.arange(0))
     rows = evenly(rows, _EXAMPLES)

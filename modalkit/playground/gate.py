@@ -77,7 +77,7 @@ class Gate:
         if not self._is_here(host):
             return 421, f"this server does not answer for the host '{host[:100]}'; open the address that it printed"
         origin = headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
+        if origin is not None and _netloc(origin) != host.lower():
             return 403, "a page of another origin may not ask this server"
         length = headers.get("content-length", "0")
         if length.isdigit() and int(length) > MOST_BYTES:
@@ -97,6 +97,14 @@ class Gate:
         except ValueError:
             return False
         return address.is_loopback or not is_loopback(self.host)
+
+
+def _netloc(origin: str) -> str | None:
+    """Return the host and port of an origin in lower case, or None if it is not a URL."""
+    try:
+        return urlsplit(origin).netloc.lower()
+    except ValueError:
+        return None
 
 
 _TOO_LARGE = f"too much at once; all uploads together may have {MOST_BYTES >> 20} MiB"

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from modalkit.plugin._schema import Schema, Settings
 
@@ -46,6 +46,10 @@ class Builder(Generic[SettingsT]):
         argument: the option that the command line takes without its name, such as ``"file"``. Optional.
         fill: `(dataset's folder, by modality what was filled, file)` writes a dataset's rows without gaps in the layout
             of what the dataset was built from, a table, and returns the files that it wrote. Optional.
+        require: raises an `InputError` if this machine lacks something that the builder needs beside its packages, such
+            as a model's file; `modalkit doctor` calls it. Optional.
+        propose: `(cells of each column of a table in memory, as texts, "" where empty) ->` what the columns are, as the
+            options' YAML has it, and for each column that is left out the reason. Optional.
     """
 
     name: str
@@ -54,3 +58,5 @@ class Builder(Generic[SettingsT]):
     build: Callable[[SettingsT, Path], str]
     argument: str | None = None
     fill: Callable[[Path, Mapping[str, Filled], Path], list[Path]] | None = None
+    require: Callable[[], object] | None = None
+    propose: Callable[[Mapping[str, Sequence[str]]], tuple[Mapping[str, Any], Mapping[str, str]]] | None = None

@@ -40,7 +40,7 @@ class Outcome(StrEnum):
     ORDERED = "ordered"
     """One integer, a level: the level with the highest mean probability."""
     SEQUENCE = "sequence"
-    """Integers, the characters of a text: at each place the likelihoods' most frequent mode."""
+    """Integers, the characters of a text: the likelihoods' most frequent mode, as a whole."""
 
     @property
     def has_classes(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path, PurePath
@@ -21,6 +22,8 @@ from modalkit.evaluation.translation_text import MEASURES, headline, more_text, 
 from modalkit.inference import TrainedModel
 from modalkit.runs.folder import RunFolder
 from modalkit.util.text import markdown_table
+
+_log = logging.getLogger(__name__)
 
 
 def card(model: TrainedModel, graphs: Sequence[PurePath]) -> str:
@@ -55,8 +58,9 @@ def _data(model: TrainedModel) -> str:
     path = model.recipe.data.path
     said = f"Trained on the dataset `{Path(path).name}`"
     try:
-        manifest = read_manifest(path)
-    except InputError:
+        manifest = read_manifest(model.dataset_path())
+    except InputError as error:
+        _log.info(f"the card says nothing of the dataset's rows: {error}")
         return f"{said}. TODO: what it is, where it is from, and its terms."
     splits = ", ".join(f"{rows:,} {split}" for split, rows in manifest.splits.items() if rows)
     made = manifest.builder.get("name")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path, PurePath
@@ -15,6 +14,7 @@ from modalkit.recipe.loading import Recipe
 from modalkit.recipe.yaml import dump
 from modalkit.runs.folder import RunFolder
 from modalkit.util.files import write_text
+from modalkit.util.temporary import temporary_beside
 
 
 def export(model: TrainedModel, out: Path, extra: Iterable[Callable[[Path], Path]] = ()) -> list[Path]:
@@ -34,21 +34,20 @@ def export(model: TrainedModel, out: Path, extra: Iterable[Callable[[Path], Path
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out}: exists already and is not overwritten; choose a new folder")
-    temporary = out.resolve().with_name(f".{out.resolve().name}.{os.getpid()}.tmp")
     try:
-        temporary.mkdir(parents=True)
-        folder = RunFolder(temporary)
-        shutil.copyfile(RunFolder(model.path).weights, folder.exported)
-        write_text(folder.recipe, _recipe(model.recipe, temporary))
-        extras = [write(temporary) for write in extra]
-        write_text(temporary / "README.md", card(model, [path.relative_to(temporary) for path in extras]))
-        if out.exists():
-            out.rmdir()
-        temporary.rename(out)
+        out.resolve().parent.mkdir(parents=True, exist_ok=True)
+        with temporary_beside(out.resolve()) as temporary:
+            temporary.mkdir()
+            folder = RunFolder(temporary)
+            shutil.copyfile(RunFolder(model.path).weights, folder.exported)
+            write_text(folder.recipe, _recipe(model.recipe, temporary))
+            extras = [write(temporary) for write in extra]
+            write_text(temporary / "README.md", card(model, [path.relative_to(temporary) for path in extras]))
+            if out.exists():
+                out.rmdir()
+            temporary.rename(out)
     except OSError as error:
         raise RunError(f"{out}: cannot be written: {error}") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return sorted(path for path in out.rglob("*") if path.is_file())
 
 

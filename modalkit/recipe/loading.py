@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +26,10 @@ from modalkit.recipe.plugged import (
 )
 from modalkit.recipe.sections import Recipe
 from modalkit.recipe.templates import expand
+from modalkit.recipe.trust import Code, Trust, check, code_of, remember
 from modalkit.recipe.yaml import Document, Key, Problem, read
 
-__all__ = ["Recipe", "load_recipe"]
+__all__ = ["Recipe", "allow_again", "load_recipe"]
 
 _OF_NAMES: set[Key] = {
     ("modalities",),
@@ -37,23 +40,62 @@ _OF_NAMES: set[Key] = {
 """Keys that name modalities: errors there are left out if a template that would make the modality is wrong."""
 
 
-def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+def load_recipe(path: Path, overrides: Sequence[str] = (), *, trust: bool | Trust = False) -> Recipe:
     """Load a recipe and check all of it.
 
     Args:
         path: a YAML file, or the name of a recipe that ships with modalkit.
         overrides: changes such as ``"train.max_steps=5"``, the value in YAML.
+        trust: whether the code may run that the recipe names: plugin files, and networks of its own. Code that the
+            overrides name may always run, and so may code that the user allowed before and that has not changed.
 
     Raises:
-        InputError: lists every error, each on a line ``file:line: key: message``.
+        InputError: the recipe names code that may not run; then nothing was run. Otherwise, the message lists every
+            error, each on a line ``file:line: key: message``.
     """
     path = find(str(path), Path())
     document = _read(path, (path,))
+    stated = replace(document, value=copy.deepcopy(document.value), places=dict(document.places))
+    _apply(document, path.parent, overrides)
+    code = check(path, stated, document, trust if isinstance(trust, Trust) else Trust(given=trust))
+    return _checked(document, path.parent, code)
+
+
+def recipe_of(document: Document, overrides: Sequence[str] = ()) -> Recipe:
+    """Check a recipe that is in memory, and return it. Paths in it are relative to the working directory.
+
+    Code that it names may run, because it comes from the caller's own code.
+
+    Args:
+        document: as `read` returns it for a file; it is changed.
+        overrides: see `load_recipe`.
+
+    Raises:
+        InputError: lists every error, each on a line ``place: key: message``.
+    """
+    _anchor(document.value, Path())
+    document = _extended(document, Path(), ())
+    _apply(document, Path(), overrides)
+    return _checked(document, Path(), code_of(document, Path("recipe")))
+
+
+def _apply(document: Document, folder: Path, overrides: Sequence[str]) -> None:
+    """Apply overrides to a document; paths in it are relative to `folder`."""
     for text in overrides:
         override(document, text)
     if isinstance(document.value.get("extends"), str):  # the files' own are merged already
         document.blame(("extends",), "cannot be changed here; write it in the recipe")
-    _anchor(document.value, path.parent)
+    _anchor(document.value, folder)
+
+
+def _checked(document: Document, folder: Path, code: Sequence[Code]) -> Recipe:
+    """Return the recipe that a document is once templates are expanded.
+
+    Args:
+        document: with the recipe that it extends, and overrides applied.
+        folder: of the recipe; paths of plugins are relative to it.
+        code: that it names and that may run.
+    """
     known = {
         problem.key for problem in document.problems if reach(document.value, problem.key) is None
     }  # could not be read
@@ -61,11 +103,13 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     templates = expand(document)
     if broken := {problem.key for problem in document.problems[count:]}:
         known |= broken | _OF_NAMES
-    plugin_problems = _add_plugins(document)
+    plugin_problems = _add_plugins(document, code)
     problems = document.problems + plugin_problems
+    if "data" not in document.value:  # which Python code may leave out
+        problems.append(Problem(document.place(()), ("data",), "is missing"))
     recipe = None
     try:
-        context = {"folder": str(path.parent.resolve()), "schemas": {}}
+        context = {"folder": str(folder.resolve()), "schemas": {}, "code": bool(code)}
         recipe = Recipe.model_validate_json(to_json(document.value), strict=True, context=context)
     except ValidationError as error:
         details = _once_a_template(error.errors(include_url=False), document, templates)
@@ -77,6 +121,15 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     if problems or recipe is None:
         raise InputError("\n".join(dict.fromkeys(map(str, sorted(problems, key=lambda p: p.place)))))
     return recipe
+
+
+def allow_again(path: Path) -> None:
+    """Record that the code of a run's recipe may run, because this process was allowed to run it.
+
+    Args:
+        path: the recipe's file, which this process wrote.
+    """
+    remember(path, _read(path, (path,)))
 
 
 def _written(document: Document, key: Key, templates: Mapping[str, str]) -> Key:
@@ -100,16 +153,21 @@ def _once_a_template(
 
 
 def _read(path: Path, chain: tuple[Path, ...]) -> Document:
-    """Read a file and lay it over the recipe that it extends; `chain` holds the files that led here."""
+    """Read a file and lay it over the recipe that it extends; `chain` holds the files that led here, and it."""
     document = read(path)
     _anchor(document.value, path.parent)
+    return _extended(document, path.parent, chain)
+
+
+def _extended(document: Document, folder: Path, chain: tuple[Path, ...]) -> Document:
+    """Lay a document over the recipe that it extends, if it names one; its paths are relative to `folder`."""
     reference = document.value.get("extends")
     if not isinstance(reference, str):
         return document
     place = document.place(("extends",))
     del document.value["extends"]
     try:
-        base = find(reference, path.parent)
+        base = find(reference, folder)
     except InputError as error:
         raise InputError(f"{place}: extends: {error}") from None
     if base.resolve() in [p.resolve() for p in chain]:
@@ -129,16 +187,15 @@ def _anchor(value: dict[str, Any], folder: Path) -> None:
                 network[part] = str(folder.resolve() / network[part])
 
 
-def _add_plugins(document: Document) -> list[Problem]:
-    """Register the recipe's plugin files and return what is wrong with them."""
-    problems, files = [], document.value.get("plugins")
-    for index, file in enumerate(files if isinstance(files, list) else ()):
-        key = ("plugins", index)
+def _add_plugins(document: Document, code: Sequence[Code]) -> list[Problem]:
+    """Register those of a recipe's files that are plugins, and return what is wrong with them."""
+    problems = []
+    for one in code:
         try:
-            if isinstance(file, str):
-                registry.add_file(Path(file))
+            if one.key[0] == "plugins":
+                registry.add_file(Path(one.text))
         except (InputError, OSError) as error:
-            problems.append(Problem(document.place(key), key, str(error)))
+            problems.append(Problem(document.place(one.key), one.key, str(error)))
     return problems
 
 

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
     BeforeValidator,
     Field,
     SerializeAsAny,
+    ValidationError,
     ValidationInfo,
     field_validator,
     model_validator,
 )
 
 from modalkit import registry
-from modalkit.errors import did_you_mean
+from modalkit.errors import InputError, did_you_mean
 from modalkit.plugin import ObjectiveOptions, Schema, Settings
 from modalkit.recipe.data_section import DataSettings
 from modalkit.recipe.plugged import invalid, validated_objective, validated_schema
@@ -25,6 +26,7 @@ from modalkit.recipe.templates import fold, modality_name
 from modalkit.recipe.train_section import TrainSettings
 from modalkit.recipe.yaml import Key, dump
 
+_NOWHERE = "no-data"
 _MOST_CORRELATED = 2048
 """Latent dimensions of experts with precision matrices. A matrix then has 17 MB, and a step dozens of them."""
 
@@ -53,8 +55,40 @@ class ModelSettings(Settings):
     )
 
 
-class Recipe(Settings):
-    """Everything that defines a training run."""
+class _Explained(type(Settings)):  # type: ignore[misc]
+    """Lets `Recipe(...)` raise `InputError` for a mistake; validation of files reports mistakes by their lines."""
+
+    def __call__(cls, **fields: Any) -> Any:
+        try:
+            return super().__call__(**fields)
+        except ValidationError as error:
+            lines = []
+            for one in error.errors(include_url=False):
+                key = ".".join(map(str, one["loc"]))
+                unknown = one["type"] == "extra_forbidden"
+                near = did_you_mean(str(one["loc"][-1]), Recipe.model_fields) if unknown else ""
+                lines.append(f"recipe: {key}: {'unknown key' if unknown else one['msg']}{near}")
+            raise InputError("\n".join(lines)) from None
+
+
+class Recipe(Settings, metaclass=_Explained):
+    """Everything that defines a training run.
+
+    From Python, ``Recipe(modalities={...}, model={...}, ...)`` takes the sections of a recipe file as mappings. Without
+    ``data``, that is given to `modalkit.train`.
+
+    Raises:
+        InputError: a key or value is wrong; the message names the key.
+
+    Example:
+        >>> import modalkit
+        >>> recipe = modalkit.Recipe(modalities={"x": modalkit.schema("bit")}, model={"latent_dim": 2})
+        >>> recipe.model.latent_dim, recipe.train.epochs
+        (2, 10)
+        >>> modalkit.Recipe(modalities={"x": modalkit.schema("bit")}, modle={"latent_dim": 2})
+        Traceback (most recent call last):
+        modalkit.errors.InputError: recipe: modle: unknown key (did you mean 'model'?)
+    """
 
     description: str = Field("", description="What this recipe is for, in the user's words.")
     extends: str | None = Field(
@@ -64,7 +98,10 @@ class Recipe(Settings):
     )
     plugins: tuple[Path, ...] = Field((), description="Python files with plugins, relative to this file.")
     seed: int = Field(0, ge=0, description="Determines every random choice of the run.")
-    data: DataSettings = Field(description="The dataset to train on.")
+    data: DataSettings = Field(
+        default_factory=lambda: DataSettings(path=_NOWHERE),  # in Python, data may be given apart
+        description="The dataset to train on.",
+    )
     modalities: dict[
         Annotated[str, AfterValidator(modality_name)],
         Annotated[SerializeAsAny[Schema], BeforeValidator(validated_schema)],

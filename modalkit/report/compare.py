@@ -54,18 +54,19 @@ class Row:
         return [float("-inf") if value is None else sign * value for value in values]
 
 
-def compare(paths: Sequence[Path]) -> tuple[str, str]:
+def compare(paths: Sequence[Path], *, trust: bool = False) -> tuple[str, str]:
     """Return runs side by side as an HTML page, and as text.
 
     Args:
         paths: two run folders or more.
+        trust: whether the code may run that the recipes name.
 
     Raises:
-        InputError: there are fewer than two, one is given twice, or one is not a run.
+        InputError: there are fewer than two, one is given twice, or one is not a run or names code that may not run.
     """
     if len({path.resolve() for path in paths}) < max(2, len(paths)):
         raise InputError("compare needs two run folders or more, each once")
-    runs = dict(zip(_titles(paths), (open_source(path, model=False) for path in paths), strict=True))
+    runs = dict(zip(_titles(paths), (open_source(path, model=False, trust=trust) for path in paths), strict=True))
     tables = {
         "Errors": _errors(runs),
         "Metrics": _metrics(runs),

@@ -10,6 +10,7 @@ from markupsafe import Markup
 from torch import Tensor
 
 from modalkit import registry
+from modalkit.errors import InputError
 from modalkit.inference import Embedding
 from modalkit.model.prediction import in_units
 from modalkit.pictures import show
@@ -66,6 +67,9 @@ def embedded(source: Source) -> Latent | None:
     if not len(rows):
         return None
     posterior = source.model.embed(take_rows(batch, rows, given[rows]))
+    if not bool((posterior.loc.isfinite() & posterior.scale.isfinite()).all()):
+        weights = source.folder.weights
+        raise InputError(f"{weights}: the posteriors of these weights are NaN or infinite; train again")
     return Latent(rows, posterior, divergence(posterior).mean(0))
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from modalkit.errors import InputError
+from modalkit.model.diagnosis import unsound
 from modalkit.report.calibration import calibration
 from modalkit.report.facts import curves, environment, parameters, presence
 from modalkit.report.latent import dimensions, embedded, maps
@@ -24,7 +25,13 @@ Made = TypeVar("Made")
 
 
 def report(
-    path: Path, *, rows: int = ROWS, data: Path | None = None, device: str = "cpu", seed: int = 0
+    path: Path,
+    *,
+    rows: int = ROWS,
+    data: Path | str | None = None,
+    device: str = "cpu",
+    seed: int = 0,
+    trust: bool = False,
 ) -> tuple[str, list[str]]:
     """Return a run as an HTML page that needs nothing beside it, and in words what is left out.
 
@@ -34,11 +41,14 @@ def report(
         data: a dataset in place of the recipe's.
         device: where to compute.
         seed: of all samples.
+        trust: whether the code may run that the recipe names, and the URL of its dataset may be contacted.
 
     Raises:
-        InputError: the folder is not a run; or `data` or `device` cannot be used.
+        InputError: the folder is not a run; its weights are NaN; or `data` or `device` cannot be used.
     """
-    source = open_source(path, rows=rows, data=data, device=device)
+    source = open_source(path, rows=rows, data=data, device=device, trust=trust)
+    if source.model is not None and (wrong := unsound(source.model.model)) is not None:
+        raise InputError(f"{source.folder.weights}: these weights are NaN or infinite, first in {wrong}; train again")
     sections, left_out = _sections(source, seed)
     options = (("--rows", rows, ROWS), ("--data", data, None), ("--seed", seed, 0))
     given = [str(part) for name, value, default in options if value != default for part in (name, value)]

@@ -17,6 +17,7 @@ from modalkit.evaluation.records import Record, read_records
 from modalkit.inference import TrainedModel, load
 from modalkit.pictures import chosen
 from modalkit.recipe.loading import Recipe
+from modalkit.recipe.trust import data_path
 from modalkit.runs.checkpoint import is_refit
 from modalkit.runs.folder import RunFolder
 from modalkit.runs.metrics import Line, read_metrics
@@ -116,7 +117,13 @@ class Source:
 
 
 def open_source(
-    path: Path, *, rows: int = 0, data: Path | None = None, device: str = "cpu", model: bool = True
+    path: Path,
+    *,
+    rows: int = 0,
+    data: Path | str | None = None,
+    device: str = "cpu",
+    model: bool = True,
+    trust: bool = False,
 ) -> Source:
     """Open a run as far as possible.
 
@@ -126,22 +133,25 @@ def open_source(
         data: a dataset in place of the recipe's.
         device: where to compute.
         model: whether to load weights and rows at all.
+        trust: whether the code may run that the recipe names, and the URL of its dataset may be contacted.
 
     Raises:
-        InputError: the folder is not a run; or `data` or `device` were given and cannot be used.
+        InputError: the folder is not a run, or its recipe names code that may not run; or `data` or `device` were
+            given and cannot be used.
     """
     folder = RunFolder(path)
-    recipe, metrics, lacking = folder.read_recipe(), list(read_metrics(path)), []
+    recipe, metrics, lacking = folder.read_recipe(trust=trust), list(read_metrics(path)), []
     trained = held_out = None
     if model:
         try:
-            trained = load(path, device=device)
+            trained = load(path, device=device, trust=trust)
         except InputError as error:
             if device != "cpu":
                 raise
             lacking.append(f"There are no weights to ask, so only what was logged is shown ({error}).")
         try:
-            held_out = _held_out(recipe, data or recipe.data.path, rows, data is None and is_refit(folder.best))
+            where = data or data_path(recipe, trusted=trust, instead="--data URL")
+            held_out = _held_out(recipe, where, rows, data is None and is_refit(folder.best))
         except InputError as error:
             if data is not None:
                 raise

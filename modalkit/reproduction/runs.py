@@ -75,8 +75,10 @@ class RunProvider:
             raise InputError(
                 f"{folder.path}: no trained run there; leave out --no-train, or name the folder with --runs"
             )
-        if changed := differences(folder.read_recipe(), recipe):
+        if changed := differences(there := folder.read_recipe(), recipe):
             _log.info(f"{folder.path}: differs from the required recipe in {', '.join(changed)}")
+        if there.data.path == recipe.data.path:  # then not only the run names it, and it may be a URL
+            data = data or recipe.data.path
         return load_run(folder.path, data=data, device=self.device)
 
     def _train(self, recipe: Recipe, name: str, folder: RunFolder) -> None:

@@ -16,7 +16,8 @@ from pydantic import BaseModel
 
 import modalkit
 from modalkit.errors import InputError
-from modalkit.recipe.loading import Recipe, load_recipe
+from modalkit.recipe.loading import Recipe, allow_again, load_recipe
+from modalkit.recipe.trust import NotTrustedError, Trust, names
 from modalkit.recipe.yaml import flow
 from modalkit.util.files import is_empty, remove_leftovers, write_json, write_text
 from modalkit.util.text import listed
@@ -150,15 +151,24 @@ class RunFolder:
         """Tell whether there is a run, trained or exported."""
         return self.recipe.is_file()
 
-    def read_recipe(self) -> Recipe:
+    @staticmethod
+    def is_of_run(recipe: Path) -> bool:
+        """Tell whether a recipe's file is that of a run, trained or exported: it has weights or a state beside it."""
+        folder = RunFolder(recipe.parent)
+        return recipe.name == folder.recipe.name and (folder.exported.is_file() or folder.checkpoints.is_dir())
+
+    def read_recipe(self, *, trust: bool | Trust = False) -> Recipe:
         """Return the recipe of the run; keys that recipes have gained since then have their defaults.
 
+        Args:
+            trust: see `modalkit.recipe.load_recipe`.
+
         Raises:
-            InputError: there is no run, or its recipe is damaged.
+            InputError: there is no run, its recipe is damaged, or it names code that may not run.
         """
         if not self.is_run():
             raise self._no_run()
-        return load_recipe(self.recipe)
+        return load_recipe(self.recipe, trust=trust)
 
     def read_json(self, path: Path) -> Any:
         """Return the content of one of the folder's JSON files, or None if it does not exist.
@@ -190,7 +200,7 @@ def check_claim(recipe: Recipe, folder: RunFolder) -> None:
         raise InputError(f"{folder.path}: is not empty and not a run; choose another --out")
     remove_leftovers(folder.path, folder.checkpoints, folder.pictures)
     trained = folder.is_run() and any(folder.checkpoints.glob("*"))
-    if trained and (changed := differences(before := _recipe_of(folder), recipe)):
+    if trained and (changed := differences(before := _recipe_of(folder, recipe), recipe)):
         if changed == ["train.epochs"]:
             raise InputError(
                 f"{folder.path}: train.epochs cannot change when this run is resumed, because a schedule of it "
@@ -203,16 +213,26 @@ def check_claim(recipe: Recipe, folder: RunFolder) -> None:
 
 
 def claim(recipe: Recipe, folder: RunFolder) -> None:
-    """Write into a run folder the recipe that it belongs to, and the versions and machine that it runs on."""
+    """Write into a run folder the recipe that it belongs to, and the versions and machine that it runs on.
+
+    The recipe's code is running in this process, so the user's record allows it in this run from now on.
+    """
     write_text(folder.recipe, recipe.to_yaml())
+    allow_again(folder.recipe)
     versions = {"modalkit": modalkit.__version__, "torch": torch.__version__, "python": platform.python_version()}
     machine = {"platform": platform.platform(), "cpus": os.cpu_count(), "cuda": torch.version.cuda}
     write_json(folder.environment, versions | machine | {"command": sys.argv})
 
 
-def _recipe_of(folder: RunFolder) -> Recipe:
+def _recipe_of(folder: RunFolder, now: Recipe) -> Recipe:
+    """Return the recipe of a run; it may name no code but what the recipe in memory has loaded."""
     try:
-        return folder.read_recipe()
+        return folder.read_recipe(trust=Trust(code=names(now)))
+    except NotTrustedError as error:
+        raise InputError(
+            f"{folder.path}: holds a run of another recipe, which names other code ({error}); choose another --out, or "
+            f"delete this folder"
+        ) from None
     except InputError as error:
         raise InputError(f"{folder.recipe}: this run's recipe is damaged ({error}); choose another --out") from None
 

@@ -34,6 +34,27 @@ def read_metrics(run: Path) -> Iterator[Line]:
             yield line
 
 
+def read_history(run: Path) -> list[dict[str, float]]:
+    """Return the metrics of each epoch of a run's first fit, in order.
+
+    Each epoch has ``epoch``, ``step`` and its metrics by ``split/name``: those of its validation, such as
+    ``valid/elbo``, and those of its last line about training, such as ``train/elbo``, if it has one. Epoch 0 is the
+    start, where that was validated.
+
+    Args:
+        run: the run folder.
+    """
+    history: dict[int, dict[str, float]] = {}
+    for line in read_metrics(run):
+        if line["split"] == REFIT:
+            continue
+        # A line about training counts the epochs that are done, one about validation this epoch too.
+        epoch = line["epoch"] + (line["split"] == "train")
+        one = history.setdefault(epoch, {"epoch": epoch})
+        one |= {"step": line["step"]} | {f"{line['split']}/{name}": x for name, x in metrics_of(line).items()}
+    return [history[epoch] for epoch in sorted(history)]
+
+
 def metrics_of(line: Line) -> dict[str, float]:
     """Return a line's metrics alone."""
     return {name: value for name, value in line.items() if name not in ("step", "epoch", "split")}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -12,7 +12,8 @@ from modalkit.data import Dataset
 from modalkit.errors import InputError
 from modalkit.model import MultimodalVAE, assemble
 from modalkit.recipe.loading import Recipe
-from modalkit.runs.checkpoint import is_refit, load_weights
+from modalkit.recipe.trust import data_path
+from modalkit.runs.checkpoint import is_refit, load_state, load_weights
 from modalkit.runs.folder import RunFolder
 
 
@@ -25,12 +26,14 @@ class LoadedModel:
         recipe: the recipe that it was trained by.
         model: in eval mode; in 32-bit precision, or in 64-bit if the recipe says so.
         weights: SHA-256 of the weights' file.
+        trusted: whether the URL of the recipe's dataset may be contacted.
     """
 
     path: Path
     recipe: Recipe
     model: MultimodalVAE
     weights: str
+    trusted: bool = field(default=False, kw_only=True)
 
     @property
     def folder(self) -> RunFolder:
@@ -51,33 +54,65 @@ class Run(LoadedModel):
     refit: bool = False
 
 
-def load_model(path: Path, *, device: str = "cpu", weights: str = "best") -> LoadedModel:
+def load_model(path: Path, *, device: str = "cpu", weights: str = "best", trust: bool = False) -> LoadedModel:
     """Open a run's model without its dataset.
 
     Args:
         path: the run folder, or an exported one.
         device: where to compute, such as ``cpu`` or ``cuda``.
         weights: ``"best"``, or ``"last"`` for those after the last step.
+        trust: whether the code may run that the recipe names; see `modalkit.load`.
 
     Raises:
-        InputError: no run there, no such weights, or no such device.
+        InputError: no run there, no such weights, damaged weights, no such device, or code that may not run.
     """
     folder = RunFolder(path)
-    recipe, file_of_weights = folder.read_recipe(), folder.weights_of(weights)
-    with torch.random.fork_rng(devices=[]):  # initial weights are sampled and then replaced
-        model = assemble(recipe)
+    recipe, file_of_weights = folder.read_recipe(trust=trust), folder.weights_of(weights)
+    model = _assembled(recipe)
     try:
         model.to(device, torch.float64 if recipe.train.precision == "64" else torch.float32)
         torch.zeros(1, device=device).item()  # some devices hold tensors but cannot compute
     except (RuntimeError, AssertionError) as error:  # torch's errors for a missing device
         raise InputError(f"--device {device}: is not available here ({error}); use --device cpu") from error
     load_weights(file_of_weights, model)
-    with file_of_weights.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return LoadedModel(path, recipe, model.eval(), digest)
+    return LoadedModel(path, recipe, model.eval(), _digest(file_of_weights), trusted=trust)
 
 
-def load_run(path: Path, *, data: Path | str | None = None, device: str = "cpu", weights: str = "best") -> Run:
+def load_saved(path: Path, *, trust: bool = False) -> LoadedModel:
+    """Open the model of a run that has no weights yet, from the state that it would resume from.
+
+    Args:
+        path: the run folder.
+        trust: whether the code may run that the recipe names; see `modalkit.load`.
+
+    Raises:
+        InputError: no run there, nothing is saved yet, or code that may not run.
+    """
+    folder = RunFolder(path)
+    recipe = folder.read_recipe(trust=trust)
+    if not folder.state.is_file():
+        raise InputError(f"{path}: nothing is saved yet; the training stopped before its first step was done")
+    model = _assembled(recipe)
+    model.to(torch.float64 if recipe.train.precision == "64" else torch.float32)
+    state = load_state(folder.state, torch.device("cpu"))
+    model.load_state_dict(state["model"] | state.get("average", {}))
+    return LoadedModel(path, recipe, model.eval(), _digest(folder.state), trusted=trust)
+
+
+def _assembled(recipe: Recipe) -> MultimodalVAE:
+    """Return a recipe's model; its weights are sampled, to be replaced, without a change of the global generator."""
+    with torch.random.fork_rng(devices=[]):
+        return assemble(recipe)
+
+
+def _digest(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def load_run(
+    path: Path, *, data: Path | str | None = None, device: str = "cpu", weights: str = "best", trust: bool = False
+) -> Run:
     """Open a run and a dataset.
 
     Args:
@@ -85,28 +120,36 @@ def load_run(path: Path, *, data: Path | str | None = None, device: str = "cpu",
         data: folder or URL of another dataset to ask about; by default the recipe's own.
         device: where to compute, such as ``cpu`` or ``cuda``.
         weights: ``"best"``, or ``"last"`` for those after the last step.
+        trust: whether the code may run that the recipe names, and the URL of its dataset may be contacted; see
+            `modalkit.load`.
 
     Raises:
-        InputError: no run there, no such weights, or the dataset does not have the recipe's modalities.
+        InputError: no run there, no such weights, something that is not allowed, or the dataset does not have the
+            recipe's modalities.
     """
-    loaded = load_model(path, device=device, weights=weights)
-    dataset, refit = open_dataset(loaded.recipe, data), is_refit(loaded.folder.weights_of(weights))
-    return Run(path, loaded.recipe, loaded.model, loaded.weights, dataset, refit)
+    loaded = load_model(path, device=device, weights=weights, trust=trust)
+    dataset, refit = open_dataset(loaded.recipe, data, trusted=trust), is_refit(loaded.folder.weights_of(weights))
+    return Run(path, loaded.recipe, loaded.model, loaded.weights, dataset, refit, trusted=trust)
 
 
-def open_dataset(recipe: Recipe, data: Path | str | None = None, *, in_memory: bool | None = None) -> Dataset:
+def open_dataset(
+    recipe: Recipe, data: Path | str | None = None, *, in_memory: bool | None = None, trusted: bool = False
+) -> Dataset:
     """Open a recipe's dataset, or another one that has its modalities.
 
     Args:
         recipe: names the modalities and the dataset.
         data: folder or URL of another dataset.
         in_memory: whether to read all of it now; None: as the recipe says.
+        trusted: whether the URL that the recipe names may be contacted.
 
     Raises:
-        InputError: it cannot be opened, or does not have the recipe's modalities.
+        InputError: it cannot be opened, may not be contacted, or does not have the recipe's modalities.
     """
     in_memory = recipe.data.in_memory if in_memory is None else in_memory
-    dataset = Dataset(data or recipe.data.path, list(recipe.modalities), in_memory=in_memory)
+    dataset = Dataset(
+        data or data_path(recipe, trusted=trusted, instead="--data URL"), list(recipe.modalities), in_memory=in_memory
+    )
     dataset.manifest.check(recipe.modalities, dataset.path)
     return dataset
 

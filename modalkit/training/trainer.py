@@ -274,9 +274,6 @@ class Trainer:
         if progress.step == epoch_end:
             self._end_epoch(log)
         self.save()
-        if progress.step == epoch_end:
-            with self.learner.averaged():
-                self._picture_epoch()
         return self._agreed(interrupts)
 
     def _log_step(self, step: Step, log: MetricsLog, shown: Any) -> None:
@@ -295,6 +292,7 @@ class Trainer:
         if unsound(self.model) is None:  # otherwise `save` raises
             with self.learner.averaged():
                 self._keep_best(self.validate(), log)
+                self._picture_epoch()  # before the epoch is saved as done, so that a kill does not lose it
         if self.planner.frozen(progress.epoch) != self.planner.frozen(progress.epoch - 1):
             progress.best, progress.best_epoch = -math.inf, 0  # the next stage of the objective has a best of its own
 

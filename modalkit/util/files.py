@@ -6,15 +6,15 @@ import errno
 import json
 import logging
 import os
-import secrets
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
 from modalkit.errors import InputError, RunError
+from modalkit.util.temporary import is_being_written, remove, temporary_beside
 
 _log = logging.getLogger(__name__)
 
@@ -31,18 +31,18 @@ def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
     Raises:
         RunError: the disk is full or cannot be written. The earlier content of `path` is unchanged.
     """
-    # A random name, since a process on another machine that writes here may have the same process number.
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write(temporary)
-        with temporary.open("rb") as handle:
-            os.fsync(handle.fileno())
-        temporary.replace(path)
+        with temporary_beside(path) as temporary:
+            temporary.touch(exist_ok=False)
+            mode = temporary.stat().st_mode
+            write(temporary)
+            with temporary.open("rb") as handle:
+                os.fsync(handle.fileno())
+            temporary.chmod(mode)  # as of any new file: safetensors makes its files private
+            temporary.replace(path)
         _log.debug(f"wrote {path}")
-    except Exception as error:  # not only OSError: safetensors and torch.save raise their own for a full disk
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
+    except Exception as error:  # not only OSError: safetensors raises its own for a full disk
         full = getattr(error, "errno", None) in _FULL or "os error 28" in str(error) or "os error 27" in str(error)
         if full or "file write failed" in str(error):
             raise RunError(
@@ -50,7 +50,7 @@ def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
                 f"(finished work is kept)"
             ) from error
         if isinstance(error, OSError) or type(error).__name__ == "SafetensorError":
-            raise RunError(f"{path}: cannot write: {error}") from error
+            raise RunError(f"{path}: cannot write: {getattr(error, 'strerror', None) or error}") from error
         raise
 
 
@@ -73,16 +73,31 @@ def write_json(path: Path, content: Any) -> None:
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
+def refusal(path: Path) -> str | None:
+    """Return why the system does not let this user read a file, or None if it does or if there is no such file."""
+    try:
+        with path.open("rb"):
+            return None
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        return error.strerror or str(error)
+
+
 def is_empty(folder: Path) -> bool:
     """Tell whether a folder holds nothing but a lock and unfinished files of a killed process."""
     return not any(path.name != ".lock" and not _is_leftover(path) for path in folder.iterdir())
 
 
 def remove_leftovers(*folders: Path) -> None:
-    """Delete unfinished files of a killed process, in folders that this process has locked."""
+    """Delete unfinished files of killed processes, in folders that this process has locked.
+
+    A file that another process is writing stays: not every command locks the folder, such as a report of a run.
+    """
     for folder in folders:
         for path in folder.glob(".*.tmp") if folder.is_dir() else ():
-            path.unlink(missing_ok=True)
+            if not is_being_written(path):
+                remove(path)
 
 
 def _is_leftover(path: Path) -> bool:
@@ -99,7 +114,7 @@ def locked(folder: Path, doing: str) -> Iterator[None]:
 
     Raises:
         InputError: another process has locked it.
-        RunError: the folder cannot be made.
+        RunError: the folder cannot be made, or this user cannot write there.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -110,6 +125,8 @@ def locked(folder: Path, doing: str) -> Iterator[None]:
         lock.acquire(timeout=0)
     except Timeout:
         raise InputError(f"{folder}: another process is {doing} here; wait for it or choose another folder") from None
+    except OSError as error:
+        raise RunError(f"{folder}: cannot write in this folder ({error.strerror}); choose another folder") from error
     try:
         yield
     finally:

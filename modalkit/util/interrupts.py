@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import signal
+import threading
 from types import FrameType
 from typing import Any
 
@@ -12,6 +13,8 @@ _log = logging.getLogger(__name__)
 
 class Interrupts:
     """A context in which Ctrl-C or SIGTERM requests a stop, and a second one raises `KeyboardInterrupt` at once.
+
+    In a thread other than the main one it does nothing, because signals reach the main thread only.
 
     Attributes:
         signal: number of the signal that arrived, or 0. The loop looks at it between two steps.
@@ -22,7 +25,8 @@ class Interrupts:
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Interrupts:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        main = threading.current_thread() is threading.main_thread()
+        for number in (signal.SIGINT, signal.SIGTERM) if main else ():
             self._before[number] = signal.signal(number, self._note)
         return self
 

@@ -1,12 +1,13 @@
 """Compares the predictions of a trained run with linear models, cell by cell.
 
-    python tests/benchmarks/quality.py RUN [--rows test] [--data FOLDER] [--epsilon 0.0005]
+    python tests/benchmarks/quality.py RUN [--rows test] [--data FOLDER] [--train-rows N] [--ranks R …]
 
 It prints the errors of each modality given each single one and given all: those of the run, of reduced-rank ridge
-regressions of rank 32, 64 and the size of z (one for each cell), of ridge regressions without a limit, of one factor
+regressions of the size of z and of other ranks (one for each cell; 0 is without a limit), of one factor
 analysis of all modalities of the size of z, and of the training mean. Then it counts the cells in which the run is
 better. Errors are root mean squared ones, or for classes and bits the share of wrong answers, so that lower is better.
-All see the same rows: at most 5,000 training rows, fewer if they are wide (`modalkit/evaluation/reference.py`).
+The linear models see at most 5,000 training rows, fewer if they are wide (`modalkit/evaluation/reference.py`), or as
+many as `--train-rows` says. OMP_NUM_THREADS sets the number of threads, 1 by default.
 The factor analysis ignores training rows that lack a modality, and covers those given as the run is asked.
 """
 
@@ -14,7 +15,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -93,7 +94,9 @@ def factor_errors(
     return found
 
 
-def errors(run: Run, split: str) -> tuple[dict[str, dict[Cell, Errors]], dict[str, Measure]]:
+def errors(
+    run: Run, split: str, most: int | None, ranks: Sequence[int]
+) -> tuple[dict[str, dict[Cell, Errors]], dict[str, Measure]]:
     """Return the errors of the run and of every other model, by name and cell."""
     model, dataset, rank = run.model, run.dataset, run.model.latent_dim
     measures = {n: m for n, s in model.schemas.items() if n in model.decoders and (m := measure_of(s)) is not None}
@@ -101,14 +104,13 @@ def errors(run: Run, split: str) -> tuple[dict[str, dict[Cell, Errors]], dict[st
     plan = single_and_all_plan(model, dataset.present[rows], len(model.names))
     batch = dataset[rows]
     train, test = (
-        training_columns(dataset, model.schemas, measures, 0),
+        training_columns(dataset, model.schemas, measures, 0, most),
         columns_of(batch, model.schemas, measures),
     )
     found = {"run": predicted_errors(model, batch, plan, measures, test.targets, seed=0)}
     kept = {(g, w): plan.targets[plan.terms.index(g), :, model.names.index(w)] for g, w in found["run"]}
-    for each in dict.fromkeys((rank, 32, 64)):
-        found[f"rank {each}"] = linear_errors(train, test, measures, kept, each)
-    found["ridge"] = linear_errors(train, test, measures, kept, None)
+    for each in dict.fromkeys((rank, *ranks)):
+        found[f"rank {each}" if each else "ridge"] = linear_errors(train, test, measures, kept, each or None)
     found[f"factors {rank}"] = factor_errors(train, test, measures, kept, rank)
     found["mean"] = constant_errors(train, test, measures, kept)
     return found, measures
@@ -119,12 +121,17 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("--rows", default="test", help="the split")
     parser.add_argument("--data", type=Path, default=None)
+    parser.add_argument("--train-rows", type=int, default=None, help="most training rows of the linear models")
+    parser.add_argument(
+        "--ranks", type=int, nargs="*", default=[32, 64, 0], help="beside the size of z; 0: without a limit"
+    )
     parser.add_argument("--epsilon", type=float, default=0.0005, help="differences below it count as equal")
     options = parser.parse_args()
     torch.manual_seed(0)
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+    run = load_run(options.run, data=options.data)
     with torch.inference_mode():
-        found, measures = errors(load_run(options.run, data=options.data), options.rows)
+        found, measures = errors(run, options.rows, options.train_rows, options.ranks)
     wants, givens = list(measures), list(dict.fromkeys(given for given, _ in found["run"]))
     wide, head = max(9, *map(len, wants)) + 1, max(map(len, givens)) + 1
 

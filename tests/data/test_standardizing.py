@@ -15,7 +15,8 @@ import modalkit
 from modalkit.data import Dataset
 from modalkit.data.standardizing import unusual
 from modalkit.errors import RunError
-from modalkit.model.rows import bounded, gaussian
+from modalkit.model.rows import gaussian
+from modalkit.nn.precise import bounded_log as bounded
 from modalkit.recipe import load_recipe
 from modalkit.recipe.draft import draft
 from modalkit.training import train

@@ -160,6 +160,7 @@ def test_rows_of_the_dataset_are_examples(model: TrainedModel, client: TestClien
     expected = model.embed({"position": dataset[row].values["position"], "text": "a"})
     assert said["loc"] == pytest.approx(expected.loc[0].tolist(), abs=1e-6)
     assert client.get("/rows/12").status_code == 404
+    assert client.get(f"/rows/{'1' * 5000}").status_code == 404
     absent = next(i for i in range(12) if client.get(f"/rows/{i}").json()["cells"][2] is None)
     refused = post(client, "/answer", {"class": None}, ["image"], row=absent)
     assert refused.status_code == 422 and "modality 'class': that row does not have it" in refused.json()["error"]
@@ -267,6 +268,8 @@ def test_only_this_machines_names_are_answered(model: TrainedModel, client: Test
     open_ = TestClient(make_app(model, "0.0.0.0"))
     assert open_.get("/", headers={"host": "192.168.0.7:80"}).status_code == 200
     assert open_.get("/", headers={"host": "evil.example"}).status_code == 421
+    assert client.post("/answer", headers={"origin": "http://["}).status_code == 403
+    assert client.post("/walk", data={"z": f"[1{'0' * 400}]"}).status_code == 422
     foreign = client.post("/answer", headers={"origin": "http://evil.example"})
     assert foreign.status_code == 403
     assert client.post("/answer", data={"want": "2"}, headers={"origin": "http://localhost"}).status_code == 200

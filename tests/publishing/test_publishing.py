@@ -29,7 +29,7 @@ def untrained(folder: Path, recipe: str) -> Path:
     run = folder / "run"
     (run / "checkpoints").mkdir(parents=True)
     (run / "recipe.yaml").write_text(recipe)
-    save_weights(run / "checkpoints" / "best.safetensors", assemble(load_recipe(run / "recipe.yaml")))
+    save_weights(run / "checkpoints" / "best.safetensors", assemble(load_recipe(run / "recipe.yaml", trust=True)))
     return run
 
 
@@ -99,13 +99,14 @@ def test_nothing_is_overwritten_or_half_written(work: Path, tmp_path: Path, monk
 
 
 def test_plugins_and_own_networks_travel_with_the_model(tmp_path: Path) -> None:
-    (tmp_path / "nets.py").write_text(
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/nets.py").write_text(
         "from torch import nn\n"
         "def enc(schema): return nn.Linear(schema.size, 3)\n"
         "def dec(schema, inputs): return nn.Sequential(nn.Linear(inputs, 4), "
         "nn.Unflatten(1, (2, 2)))\n"
     )
-    net = f"{tmp_path}/nets.py"
+    net = f"{tmp_path}/run/nets.py"
     run = untrained(
         tmp_path,
         "data: {path: data/x}\nmodalities:\n"
@@ -114,10 +115,10 @@ def test_plugins_and_own_networks_travel_with_the_model(tmp_path: Path) -> None:
     )
     assert here("export", run, tmp_path / "shared", cwd=tmp_path).returncode == 0
     expected = modalkit.load(run).embed({"a": [1.0, 2.0]})
-    (tmp_path / "nets.py").unlink()
+    (tmp_path / "run/nets.py").unlink()
     moved = (tmp_path / "shared").rename(tmp_path / "moved")
     assert (moved / "plugins" / "nets.py").is_file()
-    assert torch.equal(modalkit.load(moved).embed({"a": [1.0, 2.0]}).loc, expected.loc)
+    assert torch.equal(modalkit.load(moved, trust=True).embed({"a": [1.0, 2.0]}).loc, expected.loc)
 
 
 # Graphs

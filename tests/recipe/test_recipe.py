@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from support.recipes import DOCS, problems
 
+from modalkit import registry
 from modalkit.errors import InputError
 from modalkit.model import assemble
 from modalkit.objectives.mvae import MvaeOptions
@@ -23,6 +26,8 @@ from modalkit.recipe.data_section import DataSettings
 from modalkit.recipe.sections import ModelSettings
 from modalkit.recipe.train_section import TrainSettings
 from modalkit.recipe.yaml import Place, dump, parse
+
+trusted = partial(load_recipe, trust=True)
 
 LEAST = """\
 data: {path: somewhere}
@@ -94,12 +99,12 @@ DRAW = Builder("recipe-test-draw", "draws", DrawOptions, lambda options, out: "d
 '''
 
 
-@pytest.fixture(scope="session")
-def plugin(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    # One file for the session: the registry refuses a second file with the same names.
-    path = tmp_path_factory.mktemp("plugins") / "dial.py"
+@pytest.fixture
+def plugin(tmp_path: Path) -> Iterator[Path]:
+    path = tmp_path / "dial.py"
     path.write_text(PLUGIN)
-    return path
+    yield path
+    registry.forget_files()  # which refuses a second file with the same names
 
 
 @pytest.fixture
@@ -380,18 +385,19 @@ def test_mistakes_in_overrides_name_the_override(write, text):
 
 
 def test_plugins_of_a_base_and_of_its_child_add_up(write, plugin, tmp_path):
-    write(f"{LEAST}  dial: {{kind: recipe-test-dial}}\nplugins: [{plugin}]\n", "deep/base.yaml")
+    write(f"{LEAST}  dial: {{kind: recipe-test-dial}}\nplugins: [dial.py]\n", "deep/base.yaml")
+    plugin = plugin.rename(tmp_path / "deep" / "dial.py")
     (tmp_path / "own.py").write_text(
         "from dataclasses import replace\n"
         "from modalkit.registry import modality\n"
         "OWN = replace(modality('recipe-test-dial'), kind='recipe-test-own')\n"
     )
-    recipe = load_recipe(
+    recipe = trusted(
         write("extends: deep/base.yaml\nplugins: [own.py]\nmodalities: {own: {kind: recipe-test-own, turns: 3}}\n")
     )
     assert recipe.plugins == (plugin.resolve(), (tmp_path / "own.py").resolve())
     assert recipe.modalities["dial"].event_shape == (2,) and recipe.modalities["own"].event_shape == (3,)
-    assert load_recipe(write(recipe.to_yaml(), "elsewhere/resolved.yaml")) == recipe
+    assert trusted(write(recipe.to_yaml(), "resolved.yaml")) == recipe
 
 
 def test_plugin_files_that_fail(write, tmp_path):
@@ -409,7 +415,7 @@ def test_plugin_files_that_fail(write, tmp_path):
 
 def test_a_plugins_own_schema(write, plugin):
     text = f"plugins: [{plugin}]\ndata: {{path: x}}\nmodalities:\n  d:\n    kind: recipe-test-dial\n"
-    assert load_recipe(write(f"{text}    span: [1, 2]\n")).modalities["d"].span == (1, 2)
+    assert trusted(write(f"{text}    span: [1, 2]\n")).modalities["d"].span == (1, 2)
     assert problems(write(f"{text}    turns: 7\n")) == [
         "r.yaml:4: modalities.d: kind 'recipe-test-dial' raised RuntimeError: seven broke it"
     ]
@@ -425,7 +431,7 @@ def test_a_plugins_own_schema(write, plugin):
 
 def test_an_objective_may_refuse_the_modalities(write, plugin):
     text = f"plugins: [{plugin}]\n{LEAST}objective: {{name: recipe-test-pairs, pairs: 2}}\n"
-    assert load_recipe(write(text)).objective.pairs == 2
+    assert trusted(write(text)).objective.pairs == 2
     found = problems(write(text), "objective.pairs=3", "train.epochs=0")
     assert found == [
         "--set train.epochs=0: train.epochs: should be a number of at least 1, got 0",
@@ -438,7 +444,7 @@ def test_build_steps(write, plugin):
     steps = "  - {builder: recipe-test-draw, out: faces, count: 3}\n"
     steps += "  - {builder: recipe-test-draw, count: 4, source: faces}\n"
     text = text.replace("data: {path: somewhere}\n", f"data:\n  path: somewhere\n  build:\n{steps}")
-    recipe = load_recipe(write(text))
+    recipe = trusted(write(text))
     first, last = recipe.data.build
     assert (first.builder, first.out, first.options.count) == ("recipe-test-draw", Path("faces"), 3)
     assert (last.out, last.options.source) == (None, Path("faces"))
@@ -446,9 +452,9 @@ def test_build_steps(write, plugin):
         "count",
         "source",
     }
-    assert load_recipe(write(recipe.to_yaml(), "resolved.yaml")) == recipe
-    assert load_recipe(write(text), ["data.build.0.count=9"]).data.build[0].options.count == 9
-    assert load_recipe(write(text), ["data.build=null"]).data.build == ()
+    assert trusted(write(recipe.to_yaml(), "resolved.yaml")) == recipe
+    assert trusted(write(text), ["data.build.0.count=9"]).data.build[0].options.count == 9
+    assert trusted(write(text), ["data.build=null"]).data.build == ()
 
 
 def test_mistakes_in_build_steps(write, plugin):
@@ -477,18 +483,18 @@ def test_own_networks_lie_beside_the_recipe_that_names_them(write, tmp_path):
     write("class Enc: pass\n", "base/nets.py")
     write(f"{LEAST}  own: {{kind: vector, size: 2, network: {network}}}\n", "base/base.yaml")
     child = write("extends: ../base/base.yaml\nmodalities: {own: {network: {options: {depth: 1}}}}\n", "child/r.yaml")
-    recipe = load_recipe(child)
+    recipe = trusted(child)
     own = recipe.modalities["own"].network
     assert own.encoder == f"{(tmp_path / 'base' / 'nets.py').resolve()}:Enc"
     assert (own.decoder, own.options) == ("torch.nn:Linear", {"width": 3, "depth": 1})
-    assert load_recipe(write(recipe.to_yaml(), "run/recipe.yaml")) == recipe
+    assert trusted(write(recipe.to_yaml(), "resolved.yaml")) == recipe
     write("class Other: pass\n", "base/nets.py")
     gone = write(
         f"{LEAST}  own: {{kind: vector, size: 2, network: {network.replace('nets.py:Enc', 'no.py:Enc')}}}\n",
         "gone.yaml",
     )
     with pytest.raises(InputError, match=r"gone.yaml:\d+: modalities.own: .*no.py: no such file"):
-        load_recipe(gone)
+        trusted(gone)
 
 
 def test_every_attribute_of_torchs_modules_may_name_a_modality(write):
@@ -602,7 +608,7 @@ def test_json_schema_accepts_what_the_loader_accepts(tmp_path):
 
 
 def test_json_schema(plugin, write):
-    load_recipe(write(LEAST + f"plugins: [{plugin}]\n"))
+    trusted(write(LEAST + f"plugins: [{plugin}]\n"))
     schema = recipe_schema()
     described = {key: part for key, part in schema.items() if key != "anyOf"}
     assert _undescribed(described, schema["$defs"]) == []

@@ -92,7 +92,7 @@ from pathlib import Path
 from modalkit.recipe.loading import load_recipe
 from modalkit.training import train
 for file in sys.argv[1:]:
-    train(load_recipe(Path(file)), Path(file).parent / f"{Path(file).stem}-two")
+    train(load_recipe(Path(file), trust=True), Path(file).parent / f"{Path(file).stem}-two")
 """
 
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-VERSION = 1
+VERSION = 2
 """Raised whenever the same photos would give other bytes."""
 
 
@@ -216,9 +216,16 @@ def _summary(out: Path, manifest: Manifest, rule: str) -> str:
     return f"{out}: {manifest.rows} rows ({splits}; {rule} split), a mask in {masks} of them{aside}"
 
 
+def _require() -> None:
+    from .transforms import find_model
+
+    find_model(None)
+
+
 BUILDER = Builder(
     name="celeba-transforms",
     summary="six pictures and 18 attributes of each face, from CelebA or any folder of photos",
     options=CelebaOptions,
     build=build,
+    require=_require,
 )

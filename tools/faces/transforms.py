@@ -19,6 +19,7 @@ import numpy.typing as npt
 from skimage.feature import canny
 
 from modalkit.errors import InputError
+from modalkit.util.picture_files import read_picture
 
 Picture = npt.NDArray[np.uint8]
 Plane = npt.NDArray[np.float32]
@@ -27,6 +28,7 @@ PictureT = TypeVar("PictureT", Picture, Plane)
 SMALLEST, LONGEST = 8, 1024
 """Photos with a side below the first are not used; those with a side above the second are reduced to it first."""
 
+_DAMAGED = "not an image, or a damaged one"
 _JAW = slice(0, 17)
 _FILLED = (slice(48, 68), slice(17, 22), slice(22, 27), slice(36, 42), slice(42, 48), slice(27, 35))
 """Of the 68 points: mouth, brows, eyes, nose."""
@@ -80,6 +82,15 @@ def decode(data: bytes) -> Picture:
         raise UnusableError("empty file")
     if _truncated(data):
         raise UnusableError("truncated file")
+    rgb = _decode_jpeg(data) if data.startswith(b"\xff\xd8") else _decode_other(data)
+    height, width = rgb.shape[:2]
+    if min(height, width) < SMALLEST:
+        raise UnusableError(f"{width} x {height} pixels; both must be at least {SMALLEST}")
+    return rgb
+
+
+def _decode_jpeg(data: bytes) -> Picture:
+    """Decode a JPEG by OpenCV, which gives the same pixels as `read_picture`, three times as fast."""
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     except cv2.error as error:  # such as more pixels than OpenCV accepts
@@ -87,12 +98,17 @@ def decode(data: bytes) -> Picture:
             raise MemoryError from error
         raise UnusableError(f"cannot be decoded: {error.err}") from None
     if image is None:
-        raise UnusableError("not an image, or a damaged one")
-    height, width = image.shape[:2]
-    if min(height, width) < SMALLEST:
-        raise UnusableError(f"{width} x {height} pixels; both must be at least {SMALLEST}")
+        raise UnusableError(_DAMAGED)
     rgb: Picture = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
     return rgb
+
+
+def _decode_other(data: bytes) -> Picture:
+    try:
+        return np.array(read_picture(data, "RGB"))
+    except InputError as error:
+        cause = error.__cause__
+        raise UnusableError(str(error) if cause is None else f"{_DAMAGED} ({cause})") from None
 
 
 def _truncated(data: bytes) -> bool:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from modalkit.data import Array, Rows
 
-VERSION = 1
+VERSION = 2
 """Raised with every change after which the same files give other bytes."""
 
 Files = Mapping[str, Path]

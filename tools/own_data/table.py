@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
 from modalkit.errors import InputError
 from modalkit.plugin import Builder
 
-from .cells import Table, read_table
+from .cells import Table, TableColumn, read_table
 from .columns import make
 from .filling import copy_of, fill, habits_of
 from .forms import Decimal
@@ -96,6 +96,17 @@ def build(options: TableOptions, out: Path) -> str:
     return write_samples(out, about, samples, split, keys, {copy_of(options.file.name): content})
 
 
+def propose(cells: Mapping[str, Sequence[str]]) -> tuple[dict[str, Any], dict[str, str]]:
+    """Propose what the columns of a table in memory are, and say why others are left out; see `infer`.
+
+    Args:
+        cells: of each column, as texts, "" where empty.
+    """
+    columns = {name: TableColumn(name, texts, "", texts) for name, texts in cells.items()}
+    grouping, left = infer(Table(Path("data"), len(next(iter(cells.values()))), columns))
+    return grouping.model_dump(mode="json"), left
+
+
 def _written(group: Group, table: Table) -> tuple[int | tuple[str, str] | None, ...]:
     """Return how each column's cells are written: as in the table, or if its cells are empty, as the grouping says."""
     columns = [table.column(name) for name in group.columns]
@@ -153,4 +164,5 @@ BUILDER = Builder(
     build=build,
     argument="file",
     fill=fill,
+    propose=propose,
 )

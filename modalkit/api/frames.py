@@ -1,0 +1,202 @@
+"""A table in memory as a dataset: what its columns are, and its rows a few at a time."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from modalkit import registry
+from modalkit.data import SPLITS, Array, DatasetWriter, Rows, assign_splits, write_shard
+from modalkit.data.frame_values import Reader, columns_for, modality_for
+from modalkit.data.frames import Frame, FrameColumn
+from modalkit.data.standardizing import standardization
+from modalkit.errors import InputError
+from modalkit.plugin import Cells, Column, Schema
+
+_log = logging.getLogger(__name__)
+
+_SAMPLE = 10_000
+"""Rows, evenly spread, from which it is inferred what columns are."""
+_VALUES, _MOST_ROWS = 10_000_000, 250_000
+"""Most values and rows of a shard."""
+_FRACTIONS = {"train": 0.8, "valid": 0.1, "test": 0.1}
+
+
+@dataclass(frozen=True)
+class _Group:
+    """A modality of a table: its kind, its columns, and the fields of its schema that are known."""
+
+    kind: str
+    columns: Sequence[str]
+    fields: Mapping[str, Any]
+
+
+def write_frame(
+    frame: Frame, schemas: Mapping[str, Schema], out: Path, split: Sequence[str] | Mapping[str, float] | None
+) -> None:
+    """Write a table as a dataset.
+
+    Args:
+        frame: the table.
+        schemas: the recipe's modalities, each in the column of its name or in the columns that its ``names`` lists;
+            without any, columns and kinds are inferred as `modalkit build-dataset table` does.
+        out: the folder to make.
+        split: see `modalkit.train`.
+
+    Raises:
+        InputError: a column or cell cannot be used; the message names it.
+    """
+    if schemas:
+        groups = {name: _of_recipe(name, schema, frame) for name, schema in schemas.items()}
+    else:
+        groups, names = _inferred(frame)
+        split = _splits_of(frame, names) if split is None and names is not None else split
+    places = assign_splits(frame.rows, _FRACTIONS if split is None else split, 0)
+    readers = {name: _described(name, group, frame, places == SPLITS.index("train")) for name, group in groups.items()}
+    made = {name: reader.schema for name, reader in readers.items()}
+    size = sum(prod(schema.event_shape) for schema in made.values())
+    rows = max(1, min(_MOST_ROWS, _VALUES // max(1, size)))
+    parts = [slice(start, min(start + rows, frame.rows)) for start in range(0, frame.rows, rows)]
+    writer = DatasetWriter(out, made, {"name": "frame"}, len(parts))
+    for index, part in enumerate(parts):
+        read = {name: reader(part) for name, reader in readers.items()}
+        write_shard(
+            out,
+            index,
+            made,
+            Rows(
+                {name: values for name, (values, _, _) in read.items()},
+                {name: present for name, (_, present, _) in read.items()},
+                places[part],
+                [str(row) for row in range(part.start, part.stop)],
+                known={name: known for name, (_, _, known) in read.items() if known is not None},
+            ),
+        )
+    writer.finish()
+
+
+def _inferred(frame: Frame) -> tuple[dict[str, _Group], str | None]:
+    """Return what columns look like, and the column that names the splits, if there is one."""
+    if frame.rows < 2:
+        raise InputError("data: the table has one row, which is too few to learn from")
+    known = {name: frame.column(name) for name in frame.names}
+    usable, left = dict[str, FrameColumn](), dict[str, str]()
+    for name, column in known.items():
+        if column.sort == "nothing":
+            raise InputError(
+                f"data: column '{name}' has no value in any row, so that nothing can be learned about it; leave it out"
+            )
+        if column.sort not in ("number", "bool", "text"):
+            left[name] = f"its type, {column.sort}, cannot be used"
+            continue
+        if column.sort == "text":
+            _refuse_mixed(column)
+        usable[name] = column
+    if not usable:
+        raise InputError(f"data: no column can be used: {'; '.join(f'{name}: {why}' for name, why in left.items())}")
+    rows = np.unique(np.linspace(0, frame.rows - 1, min(frame.rows, _SAMPLE)).astype(np.int64))
+    texts = {name: _sampled(column, rows) for name, column in usable.items()}
+    found, why = registry.get(registry.BUILDERS, "table").propose(texts)
+    left |= why
+    for name, reason in left.items():
+        _log.info(f"column '{name}' is left out: {reason}")
+    groups = {n: _Group(str(g["kind"]), tuple(g["columns"]), {}) for n, g in found["modalities"].items()}
+    _refuse_alike(name for group in groups.values() if len(group.columns) == 1 for name in group.columns)
+    return groups, found.get("split")
+
+
+def _sampled(column: FrameColumn, rows: npt.NDArray[np.int64]) -> list[str]:
+    """Return some cells as texts, "" where they are missing."""
+    codes, texts = column.words(rows)
+    return [texts[code] if code >= 0 else "" for code in codes.tolist()]
+
+
+def _refuse_mixed(column: FrameColumn) -> None:
+    """Raise `InputError` if most cells of a column of texts are numbers, and some are not."""
+    codes, texts = column.words()
+    words = Column(column.name, texts)
+    numbers = ~np.isnan(words.numbers)
+    counts = np.bincount(codes[codes >= 0], minlength=len(texts))
+    if 0 < int(counts[~numbers].sum()) < int(counts[numbers].sum()):
+        wrong = int(np.flatnonzero(~numbers & (counts > 0))[0])
+        raise InputError(
+            f"{column.at(int((codes == wrong).argmax()))}: '{texts[wrong]}' is no number, and "
+            f"{int(counts[numbers].sum())} cells are; correct it, or make it missing"
+        )
+
+
+def _refuse_alike(titles: Iterable[str]) -> None:
+    """Raise `InputError` if two columns make modalities of one name."""
+    taken: dict[str, str] = {}
+    for title in titles:
+        if (other := taken.setdefault(modality_for(title), title)) != title:
+            raise InputError(
+                f"data: the columns '{other}' and '{title}' both make a modality '{modality_for(title)}'; rename one"
+            )
+
+
+def _splits_of(frame: Frame, name: str) -> list[str]:
+    codes, texts = frame.column(name).words()
+    return [texts[code].casefold() for code in codes.tolist()]
+
+
+def _of_recipe(name: str, schema: Schema, frame: Frame) -> _Group:
+    """Return a modality of a recipe with its columns; raise `InputError` for one that the table lacks."""
+    columns = columns_for(name, schema, frame)
+    for column in columns:
+        if column not in frame.names:
+            raise InputError(
+                f"data: the table has no column '{column}' for the modality '{name}'; it has {', '.join(frame.names)}"
+            )
+        if (sort := frame.column(column).sort) not in ("number", "bool", "text"):
+            what = "has no value in any row" if sort == "nothing" else f"has the type {sort}, which cannot be used"
+            raise InputError(f"data: column '{column}' {what}; leave '{name}' out of the recipe, or correct it")
+    return _Group(schema.kind, columns, schema.model_dump(include=schema.model_fields_set - {"kind"}))
+
+
+def _described(name: str, group: _Group, frame: Frame, train: npt.NDArray[np.bool_]) -> Reader:
+    """Return the reader of a modality, whose schema has all that follows from its cells.
+
+    Args:
+        name: the modality.
+        group: its columns.
+        frame: the table.
+        train: which rows are training rows, `(rows,)`.
+    """
+    takes, columns = registry.modality(group.kind).columns, [frame.column(title) for title in group.columns]
+    fields = takes.from_names(tuple(group.columns)) if takes.cells is not Cells.TEXTS else {}
+    if takes.cells is Cells.TEXTS:
+        fields |= takes.from_cells([Column(column.name, sorted(column.words()[1])) for column in columns], group.fields)
+    given = registry.schema(group.kind, **(fields | dict(group.fields)))
+    reader = Reader(name, given, columns)
+    if takes.standardized and "standardize" not in group.fields:
+        found = _standardization(name, reader, frame, train)
+        reader = Reader(
+            name, registry.schema(group.kind, **(fields | dict(group.fields) | {"standardize": found})), columns
+        )
+    return reader
+
+
+def _standardization(name: str, reader: Reader, frame: Frame, train: npt.NDArray[np.bool_]) -> dict[str, list[float]]:
+    """Return means and standard deviations of a modality's columns over the training rows, a column at a time."""
+    used: Array = train.copy()
+    whole = slice(0, frame.rows)
+    if len(reader.columns) > 1:  # a row counts if it has all columns
+        for column in reader.columns:
+            used &= ~column.missing() if column is not None else False
+    found: dict[str, list[float]] = {"loc": [], "scale": []}
+    for column in reader.columns:
+        assert column is not None
+        numbers = column.numbers(whole)
+        there = used & ~np.isnan(numbers)
+        one = standardization(name, numbers[:, None], there, [column.name])
+        for key, values in found.items():
+            values.extend(one[key])
+    return found

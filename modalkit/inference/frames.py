@@ -1,0 +1,63 @@
+"""Tables in memory with their missing cells filled."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from modalkit.data.frame_values import Reader, cells
+from modalkit.data.frames import Frame
+from modalkit.inference.filling import fill
+from modalkit.inference.frame_rows import read_rows, readers
+from modalkit.inference.results import Imputed
+from modalkit.model.vae import MultimodalVAE
+from modalkit.plugin import Cells
+from modalkit.registry import modality
+from modalkit.util.progress import bar
+from modalkit.util.randomness import derived_seed
+
+_ROWS = 1000  # as in `modalkit impute`, whose samples are the same then
+
+
+def impute_frame(model: MultimodalVAE, frame: Frame, *, sample: bool, draws: int, seed: int) -> Any:
+    """Return a table with its missing cells filled; see `modalkit.TrainedModel.impute`."""
+    reading = readers(model.schemas, frame)
+    found: dict[str, tuple[list[Any], list[Any]]] = {}
+    starts = range(0, frame.rows, _ROWS)
+    with bar(frame.rows, "imputing", unit="row", leave=False) as shown:
+        for index, start in enumerate(starts):
+            part = slice(start, min(start + _ROWS, frame.rows))
+            batch, known = read_rows(reading, part)
+            chosen = derived_seed(seed, "impute shard", index)
+            filled = fill(model, batch, known, sample=sample, draws=draws, seed=chosen)
+            for name, reader in reading.items():
+                _collect(found, reader, filled, name, part)
+            shown.update(len(batch))
+    return frame.filled({name: (np.array(rows, np.int64), values) for name, (rows, values) in found.items()})
+
+
+def _collect(found: dict[str, Any], reader: Reader, filled: Imputed, name: str, rows: slice) -> None:
+    """Add the cells that were missing in some rows of a table to `found`, by column rows and values."""
+    imputed = filled.imputed[:, list(filled.batch.values).index(name)]
+    schema, stored = reader.schema, filled.batch.values[name]
+    kind = modality(schema.kind)
+    flat = stored.reshape(len(stored), -1)  # (rows, *event_shape) -> (rows, columns)
+    for place, column in enumerate(reader.columns):
+        if column is None:
+            continue
+        at = torch.from_numpy(column.missing(rows)) & imputed
+        gaps = at.nonzero().squeeze(1)
+        if not len(gaps):
+            continue
+        if kind.columns.cells is Cells.TEXTS:
+            shown = [kind.show(schema, one) for one in schema.unpack(stored[gaps])]
+            if not all(isinstance(one, str) for one in shown):
+                continue  # a picture is no cell
+            values: Any = shown
+        else:
+            values = flat[gaps, place].numpy()
+        into = found.setdefault(column.name, ([], []))
+        into[0].extend((gaps + rows.start).tolist())
+        into[1].extend(cells(column, schema, values))
