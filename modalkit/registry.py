@@ -261,6 +261,12 @@ def add_file(path: Path) -> list[str]:
     return added
 
 
+def refresh() -> None:
+    """Look again for installed plugins; needed if packages were installed after the first look of this process."""
+    _entries.cache_clear()
+    _usable.clear()
+
+
 def forget_files() -> None:
     """Unregister the plugins of every file, so that another recipe's can take their names."""
     for found in _from_files.values():

@@ -36,7 +36,7 @@ def test_help_teaches_without_loading_anything_heavy(work: Path) -> None:
 
 
 def test_list_says_who_provides_what_also_of_third_parties(work: Path, tmp_path: Path) -> None:
-    everything = modalkit("list", cwd=work)
+    everything = here("list", cwd=work)
     assert everything.returncode == 0, everything.stderr
     for word in ("image", "mvae", "sample-faces", "quickstart", "modalkit-vae 0.1.0"):
         assert word in everything.stdout
@@ -48,28 +48,28 @@ def test_list_says_who_provides_what_also_of_third_parties(work: Path, tmp_path:
     )
     install(tmp_path, "bad-kind", {"bad": "bad_kind:X"}, {"bad_kind": "raise RuntimeError('no licence today')"})
     install(tmp_path, "odd-kind", {"odd": "odd_kind:X"}, {"odd_kind": "X = 3"})
-    kinds = modalkit("list", "kinds", cwd=work, path=tmp_path).stdout
+    kinds = here("list", "kinds", cwd=work, path=tmp_path).stdout
     assert re.search(r"angle .*\[angle-kind 1.0\]", kinds), kinds
     assert "RuntimeError: no licence today  [bad-kind 1.0]" in kinds
     assert "not a modalkit.plugin.Modality  [odd-kind 1.0]" in kinds
     # A plugin that fails is in the way of those who use it, and of nobody else.
-    assert modalkit("validate", "circle.yaml", cwd=work, path=tmp_path).returncode == 0
+    assert here("validate", "circle.yaml", cwd=work, path=tmp_path).returncode == 0
 
 
 def test_clashing_and_broken_plugins_are_named(work: Path, tmp_path: Path) -> None:
     install(tmp_path, "my-vectors", {"vector": "v:X", "broken": "broken:X"}, {"v": "X = 1", "broken": "1/0"})
     refused(
-        modalkit("validate", "circle.yaml", cwd=work, path=tmp_path),
+        here("validate", "circle.yaml", cwd=work, path=tmp_path),
         "circle.yaml:7:", "'vector' is provided twice", "my-vectors", "modalkit-vae",
     )  # fmt: skip
     (work / "broken.yaml").write_text("data: {path: circle}\nmodalities:\n  x: {kind: broken}\n")
     refused(
-        modalkit("validate", "broken.yaml", cwd=work, path=tmp_path),
+        here("validate", "broken.yaml", cwd=work, path=tmp_path),
         "broken.yaml:3:", "my-vectors 1.0", "ZeroDivisionError",
     )  # fmt: skip
     (work / "plug.py").write_text("import math\nmath.nothing\n")
     (work / "plug.yaml").write_text("plugins: [plug.py]\ndata: {path: circle}\nmodalities:\n  x: {kind: plug}\n")
-    refused(modalkit("validate", "plug.yaml", "--trust", cwd=work), "plug.yaml:1:", "plug.py:2: raised AttributeError")
+    refused(here("validate", "plug.yaml", "--trust", cwd=work), "plug.yaml:1:", "plug.py:2: raised AttributeError")
 
 
 SHAPES = {
@@ -92,7 +92,7 @@ def test_a_plugin_with_wrong_shapes_is_told_before_training(work: Path, case: st
     )
     text = RECIPE.replace("DATA", "circle").replace("position: {kind: vector", f"position: {{kind: {case}")
     (work / f"{case}.yaml").write_text(f"plugins: [{case}.py]\n{text}")
-    refused(modalkit("train", f"{case}.yaml", cwd=work), f"modality 'position' (kind '{case}')", *words)
+    refused(here("train", f"{case}.yaml", cwd=work), f"modality 'position' (kind '{case}')", *words)
 
 
 def test_wrong_recipes_are_refused_whole(work: Path) -> None:
@@ -104,22 +104,22 @@ def test_wrong_recipes_are_refused_whole(work: Path) -> None:
         "  learning_rte: 0.1\n"
         "  epochs: none\n"
     )
-    done = modalkit("train", "wrong.yaml", "--set", "train.batch_size=-3", cwd=work)
+    done = here("train", "wrong.yaml", "--set", "train.batch_size=-3", cwd=work)
     refused(
         done, "wrong.yaml:3:", "did you mean 'vector'", "wrong.yaml:5:", "did you mean 'learning_rate'",
         "wrong.yaml:6:", "--set train.batch_size=-3",
     )  # fmt: skip
-    refused(modalkit("train", "nowhere.yaml", cwd=work), "nowhere.yaml", "no such recipe")
+    refused(here("train", "nowhere.yaml", cwd=work), "nowhere.yaml", "no such recipe")
 
 
 def test_datasets_that_cannot_be_used(work: Path) -> None:
-    refused(modalkit("train", "circle.yaml", "--set", "data.path=nowhere", cwd=work), "nowhere", "build-dataset")
-    refused(modalkit("inspect", "nowhere", cwd=work), "there is no such dataset")
+    refused(here("train", "circle.yaml", "--set", "data.path=nowhere", cwd=work), "nowhere", "build-dataset")
+    refused(here("inspect", "nowhere", cwd=work), "there is no such dataset")
     refused(
-        modalkit("train", "circle.yaml", "--set", "modalities.position.size=3", cwd=work),
+        here("train", "circle.yaml", "--set", "modalities.position.size=3", cwd=work),
         "modalities.position.size: 2 in the dataset, 3 here",
     )
-    refused(modalkit("train", "circle.yaml", "--set", "train.accelerator=gpu", cwd=work), "train.accelerator gpu")
+    refused(here("train", "circle.yaml", "--set", "train.accelerator=gpu", cwd=work), "train.accelerator gpu")
 
 
 def test_what_is_no_recipe_is_told_what_to_do(tmp_path: Path) -> None:
@@ -150,12 +150,12 @@ def test_a_dataset_that_lacks_much_says_so_once(work: Path) -> None:
 
 
 def test_out_of_memory_is_said(work: Path) -> None:
-    done = modalkit("train", "circle.yaml", "--out", "huge", "--set", "model.latent_dim=20000000000", cwd=work)
+    done = here("train", "circle.yaml", "--out", "huge", "--set", "model.latent_dim=20000000000", cwd=work)
     refused(done, "out of memory", code=1)
 
 
 def test_inspect_shows_counts_presence_and_pictures(work: Path) -> None:
-    done = modalkit("inspect", "circle", "--verify", "--rows", "3", cwd=work)
+    done = here("inspect", "circle", "--verify", "--rows", "3", cwd=work)
     assert done.returncode == 0, done.stderr
     assert "120 rows in 1 shard," in done.stdout and "all match, in 1 shard" in done.stdout
     assert re.search(r"image +image +1x12x12 +uint8 +\d+ \(\d+\.\d %: train \d+, valid \d+, test \d+\)", done.stdout)
@@ -164,15 +164,15 @@ def test_inspect_shows_counts_presence_and_pictures(work: Path) -> None:
     data = bytearray(shard.read_bytes())
     data[-1] ^= 1
     shard.write_bytes(data)
-    refused(modalkit("inspect", "circle", "--verify", cwd=work), "does not match its checksum")
+    refused(here("inspect", "circle", "--verify", cwd=work), "does not match its checksum")
     data[-1] ^= 1
     shard.write_bytes(data)
 
 
 def test_schema_is_json_and_validate_says_ok(work: Path) -> None:
-    schema = json.loads(modalkit("schema", cwd=work).stdout)
+    schema = json.loads(here("schema", cwd=work).stdout)
     assert {"data", "modalities", "objective", "train"} <= set(schema["properties"])
-    done = modalkit("validate", "circle.yaml", "quickstart", "recipes/mnist_mvae.yaml", "celeba_transforms", cwd=work)
+    done = here("validate", "circle.yaml", "quickstart", "recipes/mnist_mvae.yaml", "celeba_transforms", cwd=work)
     assert done.returncode == 0 and done.stdout.count(": ok: ") == 4, done.stderr
 
 
@@ -185,11 +185,11 @@ def test_a_dataset_that_other_steps_built_is_not_used_silently(work: Path) -> No
         "model: {latent_dim: 2}\ntrain: {max_steps: 1}\n"
     )
     (work / "six.yaml").write_text(text)
-    first = modalkit("train", "six.yaml", cwd=work)
+    first = here("train", "six.yaml", cwd=work)
     assert first.returncode == 0 and "runs/six: new" in first.stderr, first.stderr
-    again = modalkit("train", "six.yaml", "--set", "data.build.1.workers=2", "--out", "again", cwd=work)
+    again = here("train", "six.yaml", "--set", "data.build.1.workers=2", "--out", "again", cwd=work)
     assert again.returncode == 0, again.stderr  # what changes no byte is no difference
-    other = modalkit("train", "six.yaml", "--set", "data.build.0.count=50", "--out", "other", cwd=work)
+    other = here("train", "six.yaml", "--set", "data.build.0.count=50", "--out", "other", cwd=work)
     refused(other, "six: was built by other steps", "0.count: 40 there, 50 now", "delete faces and six")
 
 
@@ -203,19 +203,19 @@ def test_validate_compares_with_the_dataset_where_there_is_one(work: Path) -> No
         "modalities.pos.kind=bit",
     ]
     refused(
-        modalkit("validate", "circle.yaml", *changes, cwd=work),
+        here("validate", "circle.yaml", *changes, cwd=work),
         "modalities.position.size: 2 in the dataset, 5 here",
         "modalities.image.size: [12, 12] in the dataset, [64, 64] here",
         "modalities.pos: the dataset has no such modality",
     )  # fmt: skip
-    absent = modalkit("validate", "circle.yaml", "--set", "data.path=nowhere", cwd=work)
+    absent = here("validate", "circle.yaml", "--set", "data.path=nowhere", cwd=work)
     assert absent.returncode == 0 and "not compared with its dataset, since nowhere does not exist" in absent.stdout
 
 
 def test_the_keys_of_one_plugin(work: Path) -> None:
-    image = modalkit("list", "kinds", "image", cwd=work)
+    image = here("list", "kinds", "image", cwd=work)
     assert "size: integer or list of 2; required" in image.stdout and "channels: integer; default 3" in image.stdout
-    refused(modalkit("list", "kinds", "imgae", cwd=work), "did you mean 'image'")
+    refused(here("list", "kinds", "imgae", cwd=work), "did you mean 'image'")
 
 
 def test_the_version_is_told(tmp_path: Path) -> None:

@@ -30,11 +30,11 @@ def test_problems_are_named_and_end_with_1(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.syspath_prepend(str(tmp_path))
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("MODALKIT_CACHE", str(tmp_path / "file" / "cache"))
-    registry._entries.cache_clear()
+    registry.refresh()
     try:
         code, text = doctor()
     finally:
-        registry._entries.cache_clear()
+        registry.refresh()
     assert code == 1
     assert "bad of bad-kind 1.0 cannot be used" in text and "no licence today" in text
     assert "file/cache: cannot write there" in text and "MODALKIT_CACHE" in text

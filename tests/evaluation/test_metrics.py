@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 import torch
 from support.command_line import install
-from support.command_line import modalkit as in_a_process
 from support.documents import shown_file
 from support.toys import here, write_circle, write_recipe
 
@@ -87,7 +86,7 @@ def test_a_metric_of_an_installed_distribution_needs_no_file(work: Path, tmp_pat
     points = tmp_path / "their-metrics-1.0.dist-info" / "entry_points.txt"
     points.write_text(points.read_text().replace("modalkit.modalities", "modalkit.metrics"))
     shutil.copytree(work / "two", tmp_path / "run")
-    done = in_a_process("evaluate", "run", *ASKED, "--metrics", "median-error", cwd=tmp_path, path=tmp_path)
+    done = here("evaluate", "run", *ASKED, "--metrics", "median-error", cwd=tmp_path, path=tmp_path)
     assert done.returncode == 0, done.stderr
     kept = json.loads((tmp_path / "run" / "evaluation.json").read_text())["metrics"]["median-error"]
     assert kept["display"] == {
@@ -97,7 +96,7 @@ def test_a_metric_of_an_installed_distribution_needs_no_file(work: Path, tmp_pat
         "digits": 4,
         "pages": ["report", "compare", "card"],
     }
-    listing = in_a_process("list", "metrics", cwd=tmp_path, path=tmp_path).stdout
+    listing = here("list", "metrics", cwd=tmp_path, path=tmp_path).stdout
     assert "accuracy" in listing and "median-error" in listing and "[their-metrics 1.0]" in listing
 
 

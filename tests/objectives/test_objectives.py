@@ -13,7 +13,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.command_line import install, modalkit, refused
+from support.command_line import install, refused
 from support.documents import shown_file
 from support.toys import here, write_circle, write_recipe
 from torch import Tensor
@@ -424,11 +424,11 @@ def test_the_docs_own_objective_trains_from_a_file(work: Path) -> None:
     (work / "leave_one_out.py").write_text(shown_file("tutorials/objective.md", "leave_one_out.py"))
     text = re.sub("objective: .*", "objective: {name: leave-one-out, share: 0.3}", (work / "circle.yaml").read_text())
     (work / "own.yaml").write_text(f"plugins: [leave_one_out.py]\n{text}")
-    done = modalkit("train", "own.yaml", *change("train.max_steps=4", "train.pictures_every=0"), cwd=work)
+    done = here("train", "own.yaml", *change("train.max_steps=4", "train.pictures_every=0"), cwd=work)
     trained(done, work / "runs" / "own", {"all", *ALL})
     metrics = (work / "runs" / "own" / "metrics.jsonl").read_text()
     assert "elbo/without:image" in metrics and "elbo/all" in metrics
-    alone = modalkit("train", "own.yaml", *change(*without("image", "class", "counts")), cwd=work)
+    alone = here("train", "own.yaml", *change(*without("image", "class", "counts")), cwd=work)
     refused(alone, "own.yaml:12: objective: leave-one-out takes two modalities or more")
 
 
@@ -473,10 +473,10 @@ def test_an_installed_objective_trains_with_its_own_model(work: Path, tmp_path: 
     install(tmp_path, "my-objective", {"complete-only": "my_objective:X"}, {"my_objective": INSTALLED})
     points = tmp_path / "my-objective-1.0.dist-info" / "entry_points.txt"
     points.write_text(points.read_text().replace("modalkit.modalities", "modalkit.objectives"))
-    listed = modalkit("list", "objectives", cwd=work, path=tmp_path)
+    listed = here("list", "objectives", cwd=work, path=tmp_path)
     assert re.search(r"complete-only +complete rows alone.*\[my-objective 1.0\]", listed.stdout), listed.stdout
     settings = change("objective.name=complete-only", "objective.strength=3", "train.pictures_every=0")
-    done = modalkit(
+    done = here(
         "train", "circle.yaml", "--out", "own", *settings, *change("train.max_steps=4"), cwd=work, path=tmp_path
     )
     trained(done, work / "own", {"all"})

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
+import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from subprocess import CompletedProcess
 
@@ -10,6 +14,7 @@ import torch
 from typer.testing import CliRunner
 
 import modalkit
+from modalkit import registry
 from modalkit.cli import app
 
 RECIPE = """\
@@ -76,10 +81,39 @@ def train_circle(work: Path, run: str, *changes: str) -> str:
     return done.stdout + done.stderr
 
 
-def here(*arguments: object, cwd: Path) -> CompletedProcess[str]:
-    """Run the command line in this process, which has paid for its imports; raise what it does not catch."""
+@contextlib.contextmanager
+def installed(folder: Path | None) -> Iterator[None]:
+    """Let this process find the distributions in a folder, as `support.command_line.install` lays them out."""
+    if folder is None:
+        yield
+        return
+    sys.path.insert(0, str(folder))
+    importlib.invalidate_caches()
+    registry.refresh()
+    try:
+        yield
+    finally:
+        sys.path.remove(str(folder))
+        for name, module in list(sys.modules.items()):
+            if str(getattr(module, "__file__", "")).startswith(f"{folder}{os.sep}"):
+                del sys.modules[name]
+        registry.refresh()
+        registry.forget_files()
+
+
+def here(*arguments: object, cwd: Path, path: Path | None = None) -> CompletedProcess[str]:
+    """Run the command line in this process, which has paid for its imports; raise what it does not catch.
+
+    Plugins of files that commands before this one loaded are forgotten first, as a new process would not know them.
+
+    Args:
+        arguments: what a user types behind `modalkit`.
+        cwd: the folder to run in.
+        path: a folder of distributions that count as installed.
+    """
     given = [str(argument) for argument in arguments]
-    with contextlib.chdir(cwd):
+    registry.forget_files()
+    with contextlib.chdir(cwd), installed(path):
         done = CliRunner().invoke(app, given)
     if done.exception is not None and not isinstance(done.exception, SystemExit):
         raise done.exception

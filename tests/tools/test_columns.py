@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from modalkit_tools.own_data.table import BUILDER as TABLE
-from support.command_line import install, modalkit
+from support.command_line import install
 from support.documents import shown_file
 from support.toys import here
 
@@ -47,7 +47,7 @@ def test_a_new_kind_is_one_file_and_one_entry_point(tmp_path: Path) -> None:
     path = install(tmp_path / "site", "modalkit-tags", {"tags": "tags:TAGS"}, {"tags": TAGS})
 
     def run(*arguments: object) -> str:
-        done = modalkit(*arguments, cwd=tmp_path, path=path)
+        done = here(*arguments, cwd=tmp_path, path=path)
         assert done.returncode == 0, done.stderr
         return done.stdout + done.stderr
 
@@ -63,7 +63,7 @@ def test_a_new_kind_is_one_file_and_one_entry_point(tmp_path: Path) -> None:
         assert [name for name, bit in zip(genres, stored[row].tolist(), strict=True) if bit] == [
             tag for tag in cell.split(";") if tag not in ("", "-")
         ]
-    (tmp_path / "r.yaml").write_text(modalkit("init", "data", cwd=tmp_path, path=path).stdout)
+    (tmp_path / "r.yaml").write_text(here("init", "data", cwd=tmp_path, path=path).stdout)
     run("train", "r.yaml", "--set", "train.max_steps=4", "--out", "run")
     run("impute", "run", "data", "-o", "filled.csv")
     unsure = read_csv(tmp_path / "filled-uncertainty.csv")
@@ -74,7 +74,7 @@ def test_a_new_kind_is_one_file_and_one_entry_point(tmp_path: Path) -> None:
     # New rows are read with the same categories.
     write_csv(tmp_path / "new.csv", ["film", "genres"], [["a", "war"], ["b", "crime;sport"]])
     new = ("new.csv", "--out", "new", "--columns", "data", "--train", 0, "--valid", 0)
-    wrong = modalkit("build-dataset", "table", *new, cwd=tmp_path, path=path)
+    wrong = here("build-dataset", "table", *new, cwd=tmp_path, path=path)
     assert (
         wrong.returncode == 2 and "column 'genres', line 3: 'sport' is none of crime, drama, love, war" in wrong.stderr
     )

@@ -15,16 +15,11 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from support.command_line import modalkit
 from support.toys import here, write_circle, write_recipe
 
 COMMAND = [sys.executable, "-m", "modalkit"]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
-
-
-def modalkit(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*COMMAND, *map(str, arguments)], cwd=cwd, env=ENVIRONMENT, capture_output=True, text=True, timeout=200
-    )
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +31,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def unbroken(work: Path) -> Path:
-    done = modalkit("train", "circle.yaml", "--out", "unbroken", cwd=work)
+    done = here("train", "circle.yaml", "--out", "unbroken", cwd=work)
     assert done.returncode == 0, done.stderr
     assert "given image" in done.stdout and "3 epochs done" in done.stdout
     return work / "unbroken"
@@ -87,7 +82,7 @@ def test_killed_at_a_random_step_and_resumed_equals_unbroken_bit_for_bit(work: P
     name = "killed"
     for after in (4, 11):  # mid-epoch, twice; the last checkpoint is some steps behind
         assert start_and_signal(work, name, signal.SIGKILL, after) == -signal.SIGKILL
-    done = modalkit("train", name, cwd=work)  # by its run folder
+    done = here("train", name, cwd=work)  # by its run folder
     assert done.returncode == 0, done.stderr
     same_run(unbroken, work / name)
     steps = [json.loads(line)["step"] for line in (work / name / "metrics.jsonl").read_text().splitlines()]
@@ -99,24 +94,24 @@ def test_interrupted_saves_leaves_with_its_code_and_goes_on(work: Path, unbroken
     name = f"interrupted-{number}"
     assert start_and_signal(work, name, number, 5) == 128 + number
     assert torch.load(work / name / "checkpoints" / "state.pt", weights_only=True)["progress"]["step"] >= 5
-    done = modalkit("train", "circle.yaml", "--out", name, cwd=work)
+    done = here("train", "circle.yaml", "--out", name, cwd=work)
     assert done.returncode == 0, done.stderr
     same_run(unbroken, work / name)
 
 
 def test_a_finished_run_can_be_prolonged_but_not_changed(work: Path, unbroken: Path) -> None:
-    changed = modalkit("train", "circle.yaml", "--out", unbroken, "--set", "train.learning_rate=0.1", cwd=work)
+    changed = here("train", "circle.yaml", "--out", unbroken, "--set", "train.learning_rate=0.1", cwd=work)
     assert changed.returncode == 2 and "another recipe" in changed.stderr and "train.learning_rate" in changed.stderr
     assert "Traceback" not in changed.stderr
-    short = modalkit("train", "circle.yaml", "--out", "short", "--set", "train.max_steps=4", cwd=work)
+    short = here("train", "circle.yaml", "--out", "short", "--set", "train.max_steps=4", cwd=work)
     assert short.returncode == 0 and "4 steps done" in short.stdout, short.stderr
-    longer = modalkit("train", "circle.yaml", "--out", "short", cwd=work)
+    longer = here("train", "circle.yaml", "--out", "short", cwd=work)
     assert longer.returncode == 0, longer.stderr
     same_run(unbroken, work / "short")
 
 
 def test_nan_names_the_modality_and_the_step(work: Path) -> None:
-    wild = modalkit("train", "circle.yaml", "--out", "wild", "--set", "train.learning_rate=1e18", cwd=work)
+    wild = here("train", "circle.yaml", "--out", "wild", "--set", "train.learning_rate=1e18", cwd=work)
     assert wild.returncode == 1 and "Traceback" not in wild.stderr
     assert "step 2: the loss is NaN or infinite" in wild.stderr and "learning_rate" in wild.stderr
     (work / "odd.py").write_text(
@@ -131,13 +126,13 @@ def test_nan_names_the_modality_and_the_step(work: Path) -> None:
     )
     text = (work / "circle.yaml").read_text().replace("position: {kind: vector", "position: {kind: odd")
     (work / "odd.yaml").write_text("plugins: [odd.py]\n" + text)
-    odd = modalkit("train", "odd.yaml", cwd=work)
+    odd = here("train", "odd.yaml", cwd=work)
     assert odd.returncode == 1 and "step 1" in odd.stderr and "modality 'position'" in odd.stderr, odd.stderr
 
 
 def test_early_stop(work: Path) -> None:
     settings = ["--set", "train.patience=1", "--set", "train.epochs=50", "--set", "train.learning_rate=0.03"]
-    done = modalkit("train", "circle.yaml", "--out", "early", *settings, cwd=work)
+    done = here("train", "circle.yaml", "--out", "early", *settings, cwd=work)
     assert done.returncode == 0 and "no better validation ELBO since epoch" in done.stdout, done.stderr
     state = torch.load(work / "early" / "checkpoints" / "state.pt", weights_only=True)["progress"]
     assert state["epoch"] == state["best_epoch"] + 1 < 50
@@ -149,7 +144,7 @@ def test_float64_and_two_processes_agree_with_one(work: Path) -> None:
     text = text.replace("latent_dim: 4", "latent_dim: 4, centered: true")
     (work / "plain.yaml").write_text(text)
     settings = ["--precision", "64", "--set", "train.max_steps=7"]
-    one = modalkit("train", "plain.yaml", "--out", "one", *settings, cwd=work)
+    one = here("train", "plain.yaml", "--out", "one", *settings, cwd=work)
     two = modalkit("train", "plain.yaml", "--out", "two", "--devices", "2", *settings, cwd=work)
     assert one.returncode == 0 and two.returncode == 0, one.stderr + two.stderr
     a, b = (load_file(work / run / "checkpoints" / "last.safetensors") for run in ("one", "two"))
@@ -226,7 +221,7 @@ def test_plugins_that_fail_late_lose_nothing(work: Path, change: str, code: int,
     (work / f"{name}.py").write_text(f"{PLUGIN}\nMINE = dataclasses.replace(base, kind='mine', {change})\n")
     text = (work / "circle.yaml").read_text().replace("position: {kind: vector", "position: {kind: mine")
     (work / f"{name}.yaml").write_text(f"plugins: [{name}.py]\n{text}")
-    done = modalkit("train", f"{name}.yaml", "--set", "train.max_steps=4", cwd=work)
+    done = here("train", f"{name}.yaml", "--set", "train.max_steps=4", cwd=work)
     assert done.returncode == code and words in done.stderr and "Traceback" not in done.stderr, done.stderr
     state = work / "runs" / name / "checkpoints" / "state.pt"
     assert state.exists() == (code != 1)  # nothing unsound is saved
@@ -236,16 +231,16 @@ def test_damaged_runs_and_changed_data_are_refused_in_words(work: Path, tmp_path
     (tmp_path / "circle.yaml").write_text((work / "circle.yaml").read_text())
     data = shutil.copytree(work / "circle", tmp_path / "circle")
     train = ["train", "circle.yaml", "--out", "run", "--set", f"data.path={data}"]
-    assert modalkit(*train, "--set", "train.max_steps=4", cwd=tmp_path).returncode == 0
+    assert here(*train, "--set", "train.max_steps=4", cwd=tmp_path).returncode == 0
     run = tmp_path / "run"
     with (run / "metrics.jsonl").open("a") as lines:
         lines.write("{}\ngarbage")  # lines that a kill has cut are dropped
     (run / ".recipe.yaml.1.tmp").write_text("left by a kill")
-    assert modalkit(*train, "--set", "train.max_steps=5", cwd=tmp_path).returncode == 0
+    assert here(*train, "--set", "train.max_steps=5", cwd=tmp_path).returncode == 0
     assert not (run / ".recipe.yaml.1.tmp").exists()
 
     def refused(*words: str) -> None:
-        done = modalkit(*train, cwd=tmp_path)
+        done = here(*train, cwd=tmp_path)
         assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
         assert all(word in done.stderr for word in words), done.stderr
 
@@ -262,8 +257,6 @@ def test_damaged_runs_and_changed_data_are_refused_in_words(work: Path, tmp_path
 
 
 def test_patience_needs_validation_rows(work: Path, tmp_path: Path) -> None:
-    from support.toys import write_circle
-
     import modalkit as package
 
     dataset = package.Dataset(write_circle(tmp_path))
@@ -278,9 +271,9 @@ def test_patience_needs_validation_rows(work: Path, tmp_path: Path) -> None:
         "--set",
         f"data.path={tmp_path / 'all'}",
     ]
-    done = modalkit("train", "circle.yaml", "--out", tmp_path / "run", *nothing, "--set", "train.patience=2", cwd=work)
+    done = here("train", "circle.yaml", "--out", tmp_path / "run", *nothing, "--set", "train.patience=2", cwd=work)
     assert done.returncode == 2 and "no validation rows to wait for" in done.stderr, done.stderr
-    done = modalkit("train", "circle.yaml", "--out", tmp_path / "run", *nothing, "--set", "train.epochs=1", cwd=work)
+    done = here("train", "circle.yaml", "--out", tmp_path / "run", *nothing, "--set", "train.epochs=1", cwd=work)
     assert done.returncode == 0 and "on the 20 train rows that have both" in done.stdout, done.stderr
 
 
