@@ -44,6 +44,7 @@ def workers_of(process: subprocess.Popen[str]) -> list[Any]:
     return [child for child in below if any("spawn_main" in word for word in child.cmdline())]
 
 
+@pytest.mark.slow
 def test_workers_and_builder_may_be_killed_and_the_bytes_are_those_of_a_local_build(tmp_path: Path) -> None:
     out = tmp_path / "faces"
     program = [sys.executable, "-c", "from modalkit.cli import main; main()"]

@@ -105,6 +105,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     return folder, done.stdout
 
 
+@pytest.mark.slow
 def test_a_thousand_modalities_leave_a_run_that_a_person_can_read(trained: tuple[Path, str]) -> None:
     folder, printed = trained
     run = folder / "run"
@@ -122,6 +123,7 @@ def test_a_thousand_modalities_leave_a_run_that_a_person_can_read(trained: tuple
     assert load_recipe(run / "recipe.yaml").modalities == load_recipe(Path("bits1000_mvae")).modalities
 
 
+@pytest.mark.slow
 def test_what_is_said_of_a_thousand_modalities_is_short(trained: tuple[Path, str]) -> None:
     folder, _ = trained
     inspected = here("inspect", "data/bits1000", cwd=folder).stdout

@@ -19,6 +19,8 @@ from support.toys import here, write_circle
 
 import modalkit
 
+pytestmark = pytest.mark.slow  # test_training.py compares one training of two processes with that of one
+
 RECIPE = """\
 data: {path: DATA}
 modalities:
@@ -159,7 +161,6 @@ def test_two_processes_equal_one(work: Path, case: str) -> None:
             assert math.isclose(line[name], other[name], rel_tol=1e-6, abs_tol=1e-8), name
 
 
-@pytest.mark.slow
 def test_asked_to_stop_one_process_stops_all_and_one_process_goes_on(work: Path) -> None:
     plain, run = work / "missing.yaml", work / "stopped"
     long = ["--out", str(run), "--set", "train.epochs=1000", "--set", "train.patience=1000"]
