@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -55,12 +55,17 @@ def factor_analysis(values: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
     psi = (total - loading.square().sum(1)).clamp(min=FLOOR)
     for _ in range(ITERATIONS):
         precise = loading / psi[:, None]
-        covariance = torch.linalg.inv(torch.eye(rank) + loading.T @ precise)
+        covariance = _inverse(torch.eye(rank) + loading.T @ precise)
         z = centered @ (precise @ covariance)
         cross = centered.T @ z
-        loading = torch.linalg.solve(z.T @ z + rows * covariance, cross.T).T
+        loading = cross @ _inverse(z.T @ z + rows * covariance)
         psi = (total - (loading * cross).sum(1) / rows).clamp(min=FLOOR)
     return mean, loading, psi
+
+
+def _inverse(matrix: Tensor) -> Tensor:
+    """Invert in double precision: columns that hardly vary make the precision of z nearly singular."""
+    return torch.linalg.inv(matrix.double()).to(matrix.dtype)
 
 
 def factor_errors(
@@ -88,18 +93,19 @@ def factor_errors(
         if want not in parts or not set(known) <= set(names):
             continue
         precision = torch.eye(loading.shape[1]) + torch.stack([precisions[n][kept] for n in known]).sum(0)
-        z = torch.linalg.solve(precision, torch.stack([scores[n][kept] for n in known]).sum(0))
+        z = torch.linalg.solve(
+            precision.double(), torch.stack([scores[n][kept] for n in known]).sum(0).double()
+        ).float()
         m, w, _ = parts[want]
         found[given, want] = measures[want].errors(measures[want].bounded(m + z @ w.T), test.targets[want][kept])
     return found
 
 
 def errors(
-    run: Run, split: str, most: int | None, ranks: Sequence[int]
-) -> tuple[dict[str, dict[Cell, Errors]], dict[str, Measure]]:
-    """Return the errors of the run and of every other model, by name and cell."""
+    run: Run, split: str, most: int | None, ranks: Sequence[int], measures: Mapping[str, Measure]
+) -> Iterator[tuple[str, dict[Cell, Errors]]]:
+    """Yield the errors of the run and of every other model, by name, as they are computed."""
     model, dataset, rank = run.model, run.dataset, run.model.latent_dim
-    measures = {n: m for n, s in model.schemas.items() if n in model.decoders and (m := measure_of(s)) is not None}
     rows = dataset.rows(split)
     plan = single_and_all_plan(model, dataset.present[rows], len(model.names))
     batch = dataset[rows]
@@ -107,13 +113,13 @@ def errors(
         training_columns(dataset, model.schemas, measures, 0, most),
         columns_of(batch, model.schemas, measures),
     )
-    found = {"run": predicted_errors(model, batch, plan, measures, test.targets, seed=0)}
-    kept = {(g, w): plan.targets[plan.terms.index(g), :, model.names.index(w)] for g, w in found["run"]}
+    found = predicted_errors(model, batch, plan, measures, test.targets, seed=0)
+    kept = {(g, w): plan.targets[plan.terms.index(g), :, model.names.index(w)] for g, w in found}
+    yield "run", found
+    yield "mean", constant_errors(train, test, measures, kept)
+    yield f"factors {rank}", factor_errors(train, test, measures, kept, rank)
     for each in dict.fromkeys((rank, *ranks)):
-        found[f"rank {each}" if each else "ridge"] = linear_errors(train, test, measures, kept, each or None)
-    found[f"factors {rank}"] = factor_errors(train, test, measures, kept, rank)
-    found["mean"] = constant_errors(train, test, measures, kept)
-    return found, measures
+        yield f"rank {each}" if each else "ridge", linear_errors(train, test, measures, kept, each or None)
 
 
 def main() -> None:
@@ -130,21 +136,27 @@ def main() -> None:
     torch.manual_seed(0)
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     run = load_run(options.run, data=options.data)
-    with torch.inference_mode():
-        found, measures = errors(run, options.rows, options.train_rows, options.ranks)
-    wants, givens = list(measures), list(dict.fromkeys(given for given, _ in found["run"]))
+    model = run.model
+    measures = {n: m for n, s in model.schemas.items() if n in model.decoders and (m := measure_of(s)) is not None}
+    wants, givens = list(measures), [ALL, *model.names]
     wide, head = max(9, *map(len, wants)) + 1, max(map(len, givens)) + 1
+    found: dict[str, dict[Cell, Errors]] = {}
 
     def lost(name: str, cell: Cell) -> float | None:
         if (one := found[name].get(cell)) is None:
             return None
         return 1 - one.value if measures[cell[1]].kind == ACCURACY else one.value
 
-    for name in found:
-        print(f"\n{name:{head}}" + "".join(want.rjust(wide) for want in wants))
-        for given in givens:
-            line = (lost(name, (given, want)) for want in wants)
-            print(f"{given:{head}}" + "".join(("-" if x is None else f"{x:.4f}").rjust(wide) for x in line))
+    with torch.inference_mode():
+        for name, cells in errors(run, options.rows, options.train_rows, options.ranks, measures):
+            found[name] = cells
+            print(f"\n{name:{head}}" + "".join(want.rjust(wide) for want in wants))
+            for given in givens:
+                line = (lost(name, (given, want)) for want in wants)
+                print(
+                    f"{given:{head}}" + "".join(("-" if x is None else f"{x:.4f}").rjust(wide) for x in line),
+                    flush=True,
+                )
     print("\nCells in which the run is better, equal, worse:")
     for name in list(found)[1:]:
         pairs = [(lost("run", c), lost(name, c)) for c in found["run"]]
