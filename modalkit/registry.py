@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import Distribution, EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -96,8 +96,14 @@ def _name_of(group: str, plugin: Any) -> str:
     return str(getattr(plugin, _CONTRACTS[group].name))
 
 
+@cache
+def _provider(distribution: Distribution) -> str:
+    # Each of `name` and `version` parses the distribution's metadata, and plugins are looked up often.
+    return f"{distribution.name} {distribution.version}"
+
+
 def _load(group: str, entry: EntryPoint) -> Provided:
-    provider = f"{entry.dist.name} {entry.dist.version}" if entry.dist else "?"
+    provider = _provider(entry.dist) if entry.dist else "?"
     try:
         plugin = entry.load()
     except (Exception, SystemExit) as error:  # a plugin's module may raise anything; the other plugins must stay usable
