@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.machinery import SourceFileLoader
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import Distribution, EntryPoint, entry_points
 from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any
@@ -97,13 +97,14 @@ def _name_of(group: str, plugin: Any) -> str:
     return str(getattr(plugin, _CONTRACTS[group].name))
 
 
-_usable: dict[tuple[str, EntryPoint], Provided] = {}  # reading a distribution's name and version takes milliseconds
+@cache
+def _provider(distribution: Distribution) -> str:
+    # Each of `name` and `version` parses the distribution's metadata, and plugins are looked up often.
+    return f"{distribution.name} {distribution.version}"
 
 
 def _load(group: str, entry: EntryPoint) -> Provided:
-    if (group, entry) in _usable:
-        return _usable[group, entry]
-    provider = f"{entry.dist.name} {entry.dist.version}" if entry.dist else "?"
+    provider = _provider(entry.dist) if entry.dist else "?"
     try:
         plugin = entry.load()
     except (Exception, SystemExit) as error:  # a plugin's module may raise anything; the other plugins must stay usable
@@ -111,10 +112,7 @@ def _load(group: str, entry: EntryPoint) -> Provided:
     problem = _CONTRACTS[group].problem(plugin)
     if not problem and _name_of(group, plugin) != entry.name:
         problem = f"its entry point is called {entry.name!r} but it calls itself {_name_of(group, plugin)!r}"
-    found = Provided(entry.name, provider, None if problem else plugin, problem and f"{entry.value}: {problem}")
-    if not problem:
-        _usable[group, entry] = found
-    return found
+    return Provided(entry.name, provider, None if problem else plugin, problem and f"{entry.value}: {problem}")
 
 
 @cache
@@ -264,7 +262,6 @@ def add_file(path: Path) -> list[str]:
 def refresh() -> None:
     """Look again for installed plugins; needed if packages were installed after the first look of this process."""
     _entries.cache_clear()
-    _usable.clear()
 
 
 def forget_files() -> None:

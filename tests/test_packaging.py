@@ -30,6 +30,7 @@ ORDER = [
     ["evaluation", "testing"],
     ["inference", "training"],
     ["api"],
+    ["sklearn"],
     ["playground", "publishing", "report", "reproduction"],
     ["doctor"],
     ["cli"],

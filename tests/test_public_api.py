@@ -27,6 +27,7 @@ PUBLIC = [
     "modalkit.plugin",
     "modalkit.recipe",
     "modalkit.runs",
+    "modalkit.sklearn",
     "modalkit.testing",
     "modalkit.training",
 ]

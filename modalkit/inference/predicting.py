@@ -28,6 +28,7 @@ def infer(
     targets: Tensor | None = None,
     mirrored: bool = False,
     temperature: float = 1.0,
+    alike: bool = False,
 ) -> Inference:
     """Predict modalities from all that each row has.
 
@@ -43,12 +44,18 @@ def infer(
         mirrored: use antithetic samples, see `modalkit.model.sampling.Noise.mirrored`. The first half of the draws is
             independent.
         temperature: factor of the posteriors' standard deviations.
+        alike: use the same noise for every row, so that a row's prediction does not depend on the rows beside it. The
+            noise is `modalkit.model.sampling.Noise.matched`, which needs enough draws.
     """
     parts: dict[str, list[Prediction]] = {name: [] for name in want}
     posteriors = []
     largest = max([model.latent_dim, *(math.prod(model.schemas[n].event_shape) for n in want)])
     for start, part in chunks(model, batch, draws * largest, seed):
-        random = sample_noise(draws, 1, len(part), model.latent_dim, generator(seed, "infer", start))
+        if alike:
+            random = sample_noise(draws, 1, 1, model.latent_dim, generator(seed, "infer"))
+            random = random.matched().shared_by(len(part))
+        else:
+            random = sample_noise(draws, 1, len(part), model.latent_dim, generator(seed, "infer", start))
         if mirrored:
             random = random.mirrored()
         random = random.scaled(temperature)

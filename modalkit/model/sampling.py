@@ -42,6 +42,19 @@ class Noise:
         half = len(self.normal) // 2
         return Noise(torch.cat([self.normal[:half], -self.normal[:half], self.normal[2 * half :]]), self.choice)
 
+    def matched(self) -> Noise:
+        """Return mirrored noise whose variances are exactly 1 and covariances 0, over an even number of samples.
+
+        Means and variances over such samples of anything linear in z are exact. There must be at least twice as many
+        samples as latent dimensions.
+        """
+        half, size = len(self.normal) // 2, self.normal.shape[-1]
+        if len(self.normal) % 2 or half < size:
+            raise ValueError(f"{len(self.normal)} samples are not an even number from {2 * size}")
+        rows = self.normal[:half].permute(1, 2, 0, 3)  # (terms, rows, half, latent_dim)
+        exact = torch.linalg.qr(rows).Q.permute(2, 0, 1, 3) * ((2 * half - 1) / 2) ** 0.5
+        return Noise(torch.cat([exact, -exact]), self.choice)
+
     def scaled(self, factor: float) -> Noise:
         """Return the noise of samples with other standard deviations."""
         return self if factor == 1 else Noise(self.normal * factor, self.choice)
