@@ -35,6 +35,8 @@ _LEAST_SCALE = 0.3
 _LEAST_LOG_SCALE = 0.05
 _FEW = 50
 """With fewer cells distributions cannot be compared."""
+_SMALL = 5
+"""Columns whose median is at least this are left to `vector`, whose mean is linear in z: see docs/results.md."""
 
 
 class CountsSchema(Schema):
@@ -166,12 +168,12 @@ def _whole(numbers: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
 
 
 def _looks_like_counts(columns: Sequence[Column]) -> bool:
-    """Tell whether columns hold whole numbers that begin at 0 and are distributed as counts are."""
+    """Tell whether columns hold whole numbers that begin at 0, are mostly small, and are distributed as counts are."""
     if not fits_columns(columns):
         return False
     numbers = [column.numbers[~column.empty] for column in columns]
     held = np.concatenate([*numbers, np.empty(0)])
-    return 0 in held and bool(_whole(held).all()) and _counted(numbers)
+    return 0 in held and bool(_whole(held).all() and np.median(held) < _SMALL) and _counted(numbers)
 
 
 def _counted(columns: Sequence[npt.NDArray[np.float64]]) -> bool:

@@ -33,6 +33,7 @@ class PositiveSchema(VectorSchema):
         "`per_dimension`: one is learned for each value; `predicted` or `learned`: by the decoder.",
     )
     likelihood: ClassVar[str] = "gaussian"  # type: ignore[misc]  # of log x, and no choice here
+    whole: ClassVar[None] = None  # type: ignore[misc]  # rounding could give 0, which is refused
 
     def valid(self, stored: Tensor) -> Tensor:
         """Tell which samples are positive and finite."""

@@ -24,6 +24,7 @@ from modalkit.plugin import Cells, Column, Columns, Modality, Proposal, Schema, 
 
 _SHOWN = 16
 _FAR = 5.0  # standard deviations
+_ROUNDING = 1e-6  # of a number: so close to a whole one, it differs from it only by errors of rounding
 _LEAST_ABOVE = 1e-6  # of a scale above the least one: raw parameters stay finite where values never vary
 
 
@@ -91,10 +92,15 @@ class VectorSchema(GaussianSchema):
     standardize: Standardize | None = Field(
         None, description="`loc` and `scale`, a number each for every dimension; by default as the dataset has them."
     )
+    whole: bool | None = Field(
+        None,
+        description="Whether the numbers are whole and never negative, so that filled ones are rounded and at least 0; "
+        "by default as the dataset has it.",
+    )
     network: DenseNetwork = Mlp(hidden=(128, 128), decoder_hidden=(128, 128))
 
-    model_only: ClassVar[frozenset[str]] = GaussianSchema.model_only | {"standardize"}
-    from_dataset: ClassVar[frozenset[str]] = frozenset({"names", "standardize"})
+    model_only: ClassVar[frozenset[str]] = GaussianSchema.model_only | {"standardize", "whole"}
+    from_dataset: ClassVar[frozenset[str]] = frozenset({"names", "standardize", "whole"})
 
     @model_validator(mode="after")
     def _one_for_each(self) -> VectorSchema:
@@ -123,10 +129,27 @@ class VectorSchema(GaussianSchema):
         return (value - value.new_tensor(self.standardize.loc)) / value.new_tensor(self.standardize.scale)
 
     def pack(self, value: Tensor) -> Tensor:
-        """Return to the stored unit."""
+        """Return to the stored unit; of `whole` numbers, errors of rounding are removed."""
         if self.standardize is not None:
             value = value * value.new_tensor(self.standardize.scale) + value.new_tensor(self.standardize.loc)
+        if self.whole:
+            near = value.round()
+            value = torch.where((value - near).abs() <= _ROUNDING * (1 + near.abs()), near, value)
         return super().pack(value)
+
+    def storable(self, value: Tensor) -> Tensor:
+        """Return the values themselves, or if numbers are `whole` those of the nearest whole numbers from 0."""
+        if not self.whole:
+            return value
+        if self.standardize is None:
+            return value.round().clamp(min=0)
+        value = value.double()  # so that `pack` can tell errors of rounding from fractions
+        loc, scale = value.new_tensor(self.standardize.loc), value.new_tensor(self.standardize.scale)
+        return ((value * scale + loc).round().clamp(min=0) - loc) / scale
+
+    def facts(self) -> dict[str, Any]:
+        """Return what a manifest says, with `whole` only where it is true: no word means that numbers are any."""
+        return {key: fact for key, fact in super().facts().items() if key != "whole" or fact}
 
 
 class Bounded(nn.Module):

@@ -16,7 +16,7 @@ from modalkit import registry
 from modalkit.data import SPLITS, Array, DatasetWriter, Rows, assign_splits, write_shard
 from modalkit.data.frame_values import Reader, columns_for, modality_for
 from modalkit.data.frames import Frame, FrameColumn
-from modalkit.data.standardizing import standardization
+from modalkit.data.standardizing import standardization, with_standardize, with_whole
 from modalkit.errors import InputError
 from modalkit.plugin import Cells, Column, Schema
 
@@ -178,9 +178,10 @@ def _described(name: str, group: _Group, frame: Frame, train: npt.NDArray[np.boo
     reader = Reader(name, given, columns)
     if takes.standardized and "standardize" not in group.fields:
         found = _standardization(name, reader, frame, train)
-        reader = Reader(
-            name, registry.schema(group.kind, **(fields | dict(group.fields) | {"standardize": found})), columns
-        )
+        reader = Reader(name, with_standardize(given, found), columns)
+    if takes.cells is Cells.NUMBERS:
+        numbers = (column.numbers(slice(0, frame.rows)) for column in columns)
+        reader = Reader(name, with_whole(reader.schema, numbers), columns)
     return reader
 
 

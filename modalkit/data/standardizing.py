@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -131,6 +131,22 @@ def _present(dataset: Dataset, name: str, rows: Tensor) -> Tensor:
     """Return the stored samples of a modality in the first of some rows, where it is present."""
     rows = rows[:_READ]
     return dataset.values(name, rows[dataset.present[rows, list(dataset.names).index(name)]])
+
+
+def with_whole(schema: Schema, columns: Iterable[Numbers]) -> Schema:
+    """Return a schema whose field `whole` is true if all of its numbers are whole and none is negative.
+
+    Args:
+        schema: of the modality; it is returned as it is if it has no such field, or states it.
+        columns: the numbers, `(rows,)` each, NaN where they are missing; a column without numbers is not whole.
+    """
+    if "whole" not in type(schema).model_fields or getattr(schema, "whole", None) is not None:
+        return schema
+    for numbers in columns:
+        known = numbers[~np.isnan(numbers)]
+        if not known.size or not ((known >= 0) & (np.floor(known) == known)).all():
+            return schema
+    return type(schema).model_validate(schema.model_dump(include=schema.model_fields_set) | {"whole": True})
 
 
 def with_standardize(schema: Schema, found: Mapping[str, Sequence[float]]) -> Schema:

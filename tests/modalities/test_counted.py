@@ -1,4 +1,4 @@
-"""Whole numbers are proposed as counts only if they are distributed as counts are."""
+"""Whole numbers are proposed as counts only if they are mostly small, and distributed as counts are."""
 
 from __future__ import annotations
 
@@ -28,7 +28,6 @@ COUNTS = {
     "poisson": lambda r: r.poisson(4.0, ROWS),
     "geometric": lambda r: r.negative_binomial(1, 0.25, ROWS),
     "many zeros": lambda r: r.negative_binomial(0.3, 0.03, ROWS),
-    "large": lambda r: np.append(r.negative_binomial(2, 0.01, ROWS), 0),
 }
 OTHERS = {
     "hours": lambda r: r.integers(0, 24, ROWS),
@@ -41,6 +40,7 @@ OTHERS = {
     "pixels of 16 levels": lambda r: r.normal(6, 9, ROWS).round().clip(0, 16),
     "pixels of 256 levels": lambda r: r.normal(80, 150, ROWS).round().clip(0, 255),
     "hundreds": lambda r: (np.exp(r.normal(8, 1, ROWS)) // 100 * 100) * (r.random(ROWS) > 0.05),
+    "large counts": lambda r: np.append(r.negative_binomial(2, 0.01, ROWS), 0),
     "ages": lambda r: np.append(r.normal(40, 20, ROWS).round().clip(0, 99), 0),
 }
 

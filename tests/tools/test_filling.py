@@ -116,6 +116,13 @@ def test_the_table_comes_back_in_its_own_layout(work: Path) -> None:
     assert all(abs(float(line[2]) - float(blood[i, 1])) < 6e-5 for i, line in enumerate(rows))
 
 
+def test_whole_numbers_are_whole_in_a_filled_dataset_too(work: Path) -> None:
+    assert Dataset(work / "data").manifest.modalities["age"].facts["whole"] is True
+    ages = Dataset(work / "complete").values("age", torch.arange(60))
+    assert torch.equal(ages, ages.round()) and bool((ages >= 0).all())
+    assert "whole" not in Dataset(work / "data").manifest.modalities["blood"].facts
+
+
 def test_a_filled_table_as_parquet_has_types(work: Path) -> None:
     assert here("impute", "run", "data", "-o", "filled.parquet", cwd=work).returncode == 0
     assert here("impute", "run", "data", "-o", "filled.tsv", cwd=work).returncode == 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
-from modalkit.data.standardizing import standardization
+from modalkit.data.standardizing import standardization, with_whole
 from modalkit.errors import InputError
 from modalkit.plugin import NO, YES, Cells, Modality, Required
 from modalkit.registry import modality, schema
@@ -88,7 +88,7 @@ def _from_values(
     if kind.columns.standardized and "standardize" not in fields:
         names = [column.name for column in columns]
         fields = fields | {"standardize": standardization(name, values, train & present, names)}
-    made = schema(kind.kind, **fields)
+    made = with_whole(schema(kind.kind, **fields), read)
     if np.dtype(made.dtype).kind != "f":
         values = np.round(values)  # means that fill gaps are not whole
     stored = values.astype(made.dtype)

@@ -55,7 +55,7 @@ class Grouping(Settings):
 def read_grouping(path: Path) -> Grouping:
     """Read a grouping from a YAML file, or from a dataset that `build-dataset table` made.
 
-    A dataset also gives the categories, and the means and scales of standardised numbers.
+    A dataset also gives the categories, the means and scales of standardised numbers, and which numbers are whole.
 
     Raises:
         InputError: it cannot be read, or is wrong; the message names the line.
@@ -65,12 +65,14 @@ def read_grouping(path: Path) -> Grouping:
         if manifest.builder.get("name") != "table":
             raise InputError(f"{path}: was not built from a table; give a YAML file or a dataset that was")
         grouping = Grouping.model_validate(manifest.builder["columns"])
-        known = {n: m.facts["standardize"] for n, m in manifest.modalities.items() if m.facts.get("standardize")}
+        known = {
+            n: {key: fact for key in ("standardize", "whole") if (fact := m.facts.get(key))}
+            for n, m in manifest.modalities.items()
+        }
         return grouping.model_copy(
             update={
                 "modalities": {
-                    n: Group.model_validate(g.model_dump() | ({"standardize": known[n]} if n in known else {}))
-                    for n, g in grouping.modalities.items()
+                    n: Group.model_validate(g.model_dump() | known.get(n, {})) for n, g in grouping.modalities.items()
                 }
             }
         )

@@ -24,7 +24,7 @@ from .samples import write_samples
 if TYPE_CHECKING:
     from modalkit.data import Array
 
-VERSION = 3
+VERSION = 4
 """Raised with every change after which the same table gives other bytes."""
 
 
