@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 
 from modalkit.data.given import Plain, columns_of, plain_values, rows_masked
-from modalkit.data.manifest import SPLITS, Manifest, read_json
+from modalkit.data.manifest import SPLITS, Manifest
 from modalkit.data.standardizing import standardized
 from modalkit.data.writing import Array, DatasetWriter, Rows, check_values, write_shard
 from modalkit.errors import InputError
 from modalkit.plugin import Schema
 from modalkit.registry import modality
+from modalkit.util.json_files import read_json
 from modalkit.util.remote import refuse_url
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from collections.abc import Mapping
@@ -16,6 +15,7 @@ from modalkit.data.manifest import difference
 from modalkit.errors import InputError
 from modalkit.plugin import Builder, Settings
 from modalkit.util.files import write_json
+from modalkit.util.json_files import read_json
 from modalkit.util.remote import is_url, refuse_url
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def _steps(recipe: Recipe, out: Path) -> list[dict[str, Any]]:
 def _check_record(out: Path, steps: list[dict[str, Any]]) -> None:
     """Raise `InputError` if other steps built a dataset; one without a record was built by hand, and is accepted."""
     record = out / _RECORD
-    before = json.loads(record.read_text()) if record.exists() else steps
+    before = read_json(record) if record.exists() else steps
     if before != steps:
         raise InputError(
             f"{out}: was built by other steps than data.build lists ({difference(before, steps)}); delete "

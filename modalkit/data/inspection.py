@@ -7,18 +7,35 @@ import hashlib
 from modalkit import registry
 from modalkit.data.manifest import REMEDY
 from modalkit.data.reading import Dataset
-from modalkit.errors import InputError
+from modalkit.data.suitability import require_valid
+from modalkit.errors import InputError, guard
 from modalkit.plugin import Schema
 from modalkit.util.text import columns, evenly_spaced
 
 
 def schemas(dataset: Dataset) -> dict[str, Schema]:
-    """Return the schemas of a dataset's modalities, without those whose kind is not installed."""
+    """Return the schemas of a dataset's modalities, without those whose kind is not installed.
+
+    Raises:
+        InputError: a kind refuses what the manifest says of a modality.
+    """
     derived, found = {"event_shape", "dtype"}, {}
     for name in dataset.names:
         facts = dataset.manifest.modalities[name].facts
         if facts["kind"] in registry.names(registry.KINDS):
-            found[name] = registry.schema(**{k: v for k, v in facts.items() if k not in derived})
+            where = f"{dataset.folder / 'manifest.json'}: modalities.{name}.facts"
+            try:
+                with guard("the kind's schema"):
+                    found[name] = registry.schema(**{k: v for k, v in facts.items() if k not in derived})
+                    made = found[name].facts()
+            except InputError as error:
+                raise InputError(f"{where}: {error}; build the dataset again") from None
+            for key in sorted(derived):
+                if made[key] != facts[key]:
+                    raise InputError(
+                        f"{where}.{key}: is {facts[key]}, but its kind makes {made[key]} of the other facts; build the "
+                        f"dataset again"
+                    )
     return found
 
 
@@ -30,8 +47,9 @@ def describe(dataset: Dataset, *, verify: bool = False) -> str:
         verify: also compare every shard with its checksum in the manifest.
 
     Raises:
-        InputError: a shard differs from its checksum.
+        InputError: a kind cannot hold the values of its modality, or a shard differs from its checksum.
     """
+    require_valid(dataset, schemas(dataset))
     manifest = dataset.manifest
     total = sum(s.bytes for s in manifest.shards)
     origin = {k: v for k, v in manifest.builder.items() if not isinstance(v, dict) and v not in ("", None)}

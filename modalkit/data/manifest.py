@@ -1,19 +1,18 @@
-"""Read what describes a dataset: its manifest, and the header of each shard."""
+"""Read what describes a dataset: its manifest."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import Field, ValidationError, model_validator
-from safetensors import SafetensorError, safe_open
-from torch import Tensor
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from modalkit.errors import InputError, did_you_mean
-from modalkit.plugin import Schema, Settings
-from modalkit.util.files import refusal
+from modalkit.plugin import Schema, Settings, Stored
+from modalkit.util.json_files import MAX_BYTES, first_problem, parse_json, read_json
 from modalkit.util.remote import is_url, read
 from modalkit.util.text import listed
 
@@ -21,6 +20,8 @@ FORMAT = 1
 SPLITS = ("train", "valid", "test")
 """Names of the splits; a row's split is stored as its index here."""
 _MOST_WRONG = 24
+_MOST_NUMBERS = 1 << 31
+"""Largest sample, in numbers."""
 REMEDY = "delete this file and manifest.json, and run the command that builds (or fetches) the dataset again"
 
 
@@ -34,8 +35,23 @@ class ModalityFacts(Settings):
     """
 
     facts: dict[str, Any]
-    present: int
-    partly: int = 0
+    present: int = Field(ge=0)
+    partly: int = Field(0, ge=0)
+
+    @field_validator("facts")
+    @classmethod
+    def _describes(cls, facts: dict[str, Any]) -> dict[str, Any]:
+        """Check the facts that every kind has."""
+        if not isinstance(facts.get("kind"), str):
+            raise ValueError("kind: should be the name of a kind")
+        if facts.get("dtype") not in get_args(Stored):
+            raise ValueError(f"dtype: should be one of {', '.join(get_args(Stored))}")
+        shape = facts.get("event_shape")
+        if not isinstance(shape, list) or not all(type(size) is int and 0 <= size <= _MOST_NUMBERS for size in shape):
+            raise ValueError("event_shape: should be a list of sizes")
+        if prod(shape) > _MOST_NUMBERS:
+            raise ValueError(f"event_shape: a sample of {prod(shape)} numbers is too large")
+        return facts
 
 
 class ShardFacts(Settings):
@@ -43,19 +59,19 @@ class ShardFacts(Settings):
 
     # A name, never a path: a manifest may come from an untrusted source.
     file: str = Field(pattern=r"^[0-9]+\.safetensors$")
-    rows: int
-    bytes: int
-    sha256: str
+    rows: int = Field(ge=0)
+    bytes: int = Field(ge=0)
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
 
 
 class Manifest(Settings):
     """The content of manifest.json."""
 
     format: int
-    rows: int
-    modalities: dict[str, ModalityFacts]
-    splits: dict[str, int]
-    set_aside: int
+    rows: int = Field(ge=0)
+    modalities: dict[str, ModalityFacts] = Field(min_length=1)
+    splits: dict[Literal["train", "valid", "test"], Annotated[int, Field(ge=0)]]
+    set_aside: int = Field(ge=0)
     builder: dict[str, Any]
     shards: list[ShardFacts] = Field(min_length=1)
 
@@ -63,16 +79,32 @@ class Manifest(Settings):
     def _adds_up(self) -> Manifest:
         if self.rows != sum(shard.rows for shard in self.shards):
             raise ValueError(f"says {self.rows} rows, but its shards add up to {sum(s.rows for s in self.shards)}")
+        if self.rows != sum(self.splits.values()):
+            raise ValueError(f"says {self.rows} rows, but its splits add up to {sum(self.splits.values())}")
+        if len({shard.file for shard in self.shards}) < len(self.shards):
+            raise ValueError("shards: a file is listed twice")
+        for name, entry in self.modalities.items():
+            if entry.present + entry.partly > self.rows:
+                raise ValueError(f"modalities.{name}.present: more than the {self.rows} rows")
         return self
 
     def complete(self, schemas: Mapping[str, Schema]) -> dict[str, Schema]:
-        """Return the schemas with the fields that they leave out filled in from the dataset (`Schema.from_dataset`)."""
+        """Return the schemas with the fields that they leave out filled in from the dataset (`Schema.from_dataset`).
+
+        Raises:
+            InputError: a kind refuses what the manifest says.
+        """
         completed = {}
         for name, schema in schemas.items():
             there = self.modalities[name].facts if name in self.modalities else {}
             left = {key: there[key] for key in _left_out(schema) if there.get(key) is not None}
             given = schema.model_dump(include=schema.model_fields_set)
-            completed[name] = type(schema).model_validate(given | left) if left else schema
+            try:
+                completed[name] = type(schema).model_validate(given | left) if left else schema
+            except ValidationError as error:
+                raise InputError(
+                    f"manifest.json: modalities.{name}.facts: {first_problem(error)}; build the dataset again"
+                ) from None
         return completed
 
     def mismatches(self, schemas: Mapping[str, Schema]) -> list[str]:
@@ -120,18 +152,6 @@ def shard_path(out: Path, index: int) -> Path:
     return out / "shards" / f"{index:05d}.safetensors"
 
 
-def read_json(path: Path) -> Any:
-    """Return the content of a JSON file.
-
-    Raises:
-        InputError: the file cannot be read.
-    """
-    try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read: {error}") from error
-
-
 def read_manifest(path: Path | str) -> Manifest:
     """Read the manifest of a dataset, and none of its shards.
 
@@ -157,6 +177,9 @@ def read_manifest(path: Path | str) -> Manifest:
         what = "is not a modalkit dataset (no manifest.json)" if path.exists() else "there is no such dataset"
         raise InputError(f"{path}: {what}; build one with `modalkit build-dataset` or modalkit.write_dataset")
     try:
+        size = file.stat().st_size
+        if size > MAX_BYTES:
+            raise InputError(f"{file}: {size} bytes are too many for a manifest; build the dataset again")
         return parse_manifest(file.read_bytes(), str(file))
     except OSError as error:
         raise InputError(f"{file}: cannot be read: {error}") from error
@@ -172,21 +195,15 @@ def parse_manifest(content: bytes, file: str) -> Manifest:
     Raises:
         InputError: the content is not a manifest, or has a format of another version.
     """
-    try:
-        raw = json.loads(content)
-    except ValueError as error:
-        raise InputError(f"{file}: cannot be read: {error}") from error
+    raw = parse_json(content, file, "build the dataset again", finite=True)
     if isinstance(raw, dict) and raw.get("format") != FORMAT:
         raise InputError(
             f"{file}: format {raw.get('format')!r} cannot be read by this version (it reads {FORMAT}); build it again"
         )
     try:
-        return Manifest.model_validate(raw)
+        return Manifest.model_validate(raw, strict=True)
     except ValidationError as error:
-        first = error.errors()[0]
-        raise InputError(
-            f"{file}: {'.'.join(map(str, first['loc']))}: {first['msg']}; build the dataset again"
-        ) from None
+        raise InputError(f"{file}: {first_problem(error)}; build the dataset again") from None
 
 
 def check_manifest(path: Path | str, schemas: Mapping[str, Schema]) -> Manifest:
@@ -198,37 +215,6 @@ def check_manifest(path: Path | str, schemas: Mapping[str, Schema]) -> Manifest:
     manifest = read_manifest(path)
     manifest.check(schemas, path)
     return manifest
-
-
-def open_shard(path: Path, names: Sequence[str], rows: int | None = None) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return the tensors of a shard, memory-mapped, and its header.
-
-    Args:
-        path: file of the shard.
-        names: the dataset's modalities; the columns of `present` are returned in this order.
-        rows: number of rows that the shard must hold; None if it is not known.
-
-    Raises:
-        InputError: the shard is missing, damaged, or belongs to another dataset.
-    """
-    try:
-        with safe_open(path, framework="pt") as shard:
-            about = json.loads((shard.metadata() or {})["modalkit"])
-            tensors = {key: shard.get_tensor(key) for key in shard.keys()}  # noqa: SIM118 (not a dict)
-        present = tensors["present"]
-        if set(about["modalities"]) != set(names) or len(present) != about["rows"]:
-            raise ValueError(f"holds {listed(about['modalities'])}, not {listed(names)}")
-        columns = {name: column for column, name in enumerate(about["modalities"])}
-        tensors["present"] = present[:, [columns[name] for name in names]]
-    except FileNotFoundError:  # safetensors raises it whatever the reason
-        if (why := refusal(path)) is not None:
-            raise InputError(f"{path}: cannot be read ({why}); ask its owner for the right to read it") from None
-        raise InputError(f"{path}: this shard is missing; run the command that builds the dataset again") from None
-    except (SafetensorError, OSError, KeyError, ValueError) as error:
-        raise InputError(f"{path}: this shard is truncated or damaged ({error}); {REMEDY}") from None
-    if rows is not None and about["rows"] != rows:
-        raise InputError(f"{path}: this shard holds {about['rows']} rows, but the manifest says {rows}; {REMEDY}")
-    return tensors, about
 
 
 def difference(before: Any, now: Any, at: str = "") -> str:

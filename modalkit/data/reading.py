@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from modalkit.data.fetching import fetch
-from modalkit.data.manifest import REMEDY, SPLITS, open_shard, read_manifest
+from modalkit.data.manifest import REMEDY, SPLITS, Manifest, read_manifest
+from modalkit.data.shards import open_shard
 from modalkit.errors import InputError, did_you_mean
 from modalkit.plugin import Schema
 from modalkit.util.remote import is_url, location
@@ -97,6 +98,35 @@ def draw(batch: Batch, schemas: Mapping[str, Schema], generator: torch.Generator
     return Batch(batch.values | drawn, batch.present)
 
 
+def _open_shards(folder: Path, manifest: Manifest) -> list[dict[str, Tensor]]:
+    """Return the tensors of all shards, memory-mapped.
+
+    Raises:
+        InputError: a shard is missing or damaged, or the manifest counts other rows than the shards hold.
+    """
+    facts, shards = {name: entry.facts for name, entry in manifest.modalities.items()}, []
+    for shard in manifest.shards:
+        file = folder / "shards" / shard.file
+        if file.exists() and file.stat().st_size != shard.bytes:
+            raise InputError(
+                f"{file}: this shard is truncated ({file.stat().st_size} bytes of {shard.bytes}); {REMEDY}"
+            )
+        shards.append(open_shard(file, facts, shard.rows)[0])
+    splits = torch.bincount(torch.cat([shard["split"] for shard in shards]), minlength=len(SPLITS)).tolist()
+    present = torch.stack([shard["present"].sum(0) for shard in shards]).sum(0).tolist()
+    said_of_splits = {str(name): rows for name, rows in manifest.splits.items()}
+    counted = {f"splits.{name}": (said_of_splits.get(name, 0), n) for name, n in zip(SPLITS, splits, strict=True)}
+    for (name, entry), count in zip(manifest.modalities.items(), present, strict=True):
+        counted[f"modalities.{name}.present"] = entry.present, count
+    for field, (said, found) in counted.items():
+        if said != found:
+            raise InputError(
+                f"{folder / 'manifest.json'}: {field}: says {said}, but the shards hold {found}; one of the two is "
+                f"damaged: {REMEDY.replace('this file and manifest.json', 'manifest.json and the shards')}"
+            )
+    return shards
+
+
 class Dataset:
     """A dataset on disk, opened for reading. Index it with many rows at a time.
 
@@ -124,14 +154,7 @@ class Dataset:
             known = list(self.manifest.modalities)
             near = [f"no modality '{name}'{did_you_mean(name, known)}" for name in unknown[:9]]
             raise InputError(f"{self.path}: has {listed(near + unknown[9:], 9)}; it has {listed(known)}")
-        shards = []
-        for facts in self.manifest.shards:
-            file = self.folder / "shards" / facts.file
-            if file.exists() and file.stat().st_size != facts.bytes:
-                raise InputError(
-                    f"{file}: this shard is truncated ({file.stat().st_size} bytes of {facts.bytes}); {REMEDY}"
-                )
-            shards.append(open_shard(file, list(self.manifest.modalities), facts.rows)[0])
+        shards = _open_shards(self.folder, self.manifest)
         columns = {name: column for column, name in enumerate(self.manifest.modalities)}
         self.present = torch.cat([s["present"] for s in shards])[:, [columns[n] for n in self.names]].clone()
         self.split = torch.cat([s["split"] for s in shards]).clone()

@@ -16,10 +16,10 @@ _SHOWN = 8
 
 
 def require_valid(dataset: Dataset, schemas: Mapping[str, Schema]) -> None:
-    """Check that kinds can hold the values of their modalities, where the dataset was written for another kind.
+    """Check that kinds can hold the values of their modalities.
 
     A recipe may name another kind than the dataset does, such as `positive` for the numbers of a `vector`. Values of
-    the same kind were checked when the dataset was written.
+    the same kind were checked when the dataset was written, so that wrong ones are damage.
 
     Args:
         dataset: has these modalities.
@@ -30,7 +30,7 @@ def require_valid(dataset: Dataset, schemas: Mapping[str, Schema]) -> None:
     """
     for name, schema in schemas.items():
         written = dataset.manifest.modalities[name].facts["kind"]
-        if written == schema.kind or type(schema).valid is Schema.valid:  # such as pictures: any bytes are valid
+        if type(schema).valid is Schema.valid and schema.dtype != "float32":  # such as pictures: any bytes are valid
             continue
         count, first = 0, ""
         for rows, stored in _present(dataset, name, torch.arange(len(dataset))):
@@ -40,10 +40,14 @@ def require_valid(dataset: Dataset, schemas: Mapping[str, Schema]) -> None:
                 first = f"row '{dataset.key(int(rows[wrong[0]]))}' has {_shown(stored[wrong[0]])}"
             count += len(wrong)
         if count:
+            what = (
+                "The dataset is damaged; build it again, or mark these values absent"
+                if written == schema.kind
+                else f"Name another kind (the dataset was written for '{written}'), or mark these values absent"
+            )
             raise InputError(
                 f"{dataset.path}: modality '{name}': kind '{schema.kind}' cannot hold the values of {count} "
-                f"row{'' if count == 1 else 's'}: {first}{'' if count == 1 else ', for example'}. Name another kind "
-                f"(the dataset was written for '{written}'), or mark these values absent"
+                f"row{'' if count == 1 else 's'}: {first}{'' if count == 1 else ', for example'}. {what}"
             )
 
 

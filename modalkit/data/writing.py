@@ -21,14 +21,14 @@ from modalkit.data.manifest import (
     ModalityFacts,
     ShardFacts,
     difference,
-    open_shard,
-    read_json,
     read_manifest,
     shard_path,
 )
+from modalkit.data.shards import open_shard
 from modalkit.errors import InputError
 from modalkit.plugin import Schema
 from modalkit.util.files import is_empty, write_atomic, write_json, write_text
+from modalkit.util.json_files import read_json
 
 Array = npt.NDArray[Any]
 """A numpy array of any dtype."""
@@ -196,7 +196,7 @@ class DatasetWriter:
         partly = dict.fromkeys(self.schemas, 0)
         for index in range(self.shards):
             path = shard_path(self.out, index)
-            shard, about = open_shard(path, list(self.schemas))
+            shard, about = open_shard(path, {name: schema.facts() for name, schema in self.schemas.items()})
             present += shard["present"].numpy().sum(0)
             splits += np.bincount(shard["split"].numpy(), minlength=len(SPLITS))
             for name in self.schemas:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from modalkit.errors import InputError
 from modalkit.evaluation.metrics import accuracy, coherence, log_likelihood, reconstruction
 from modalkit.plugin import Display, Metric
 from modalkit.util.files import write_json
+from modalkit.util.json_files import first_problem, read_json
 
 _SECTIONS = {
     log_likelihood.METRIC.name: ("log_likelihoods", log_likelihood.METRIC),
@@ -21,6 +23,74 @@ _SECTIONS = {
     reconstruction.METRIC.name: ("reconstruction", reconstruction.METRIC),
 }
 """The metrics that have a section of their own; all others share the section ``metrics``."""
+
+
+_Figure = Annotated[list[float | None], Field(min_length=2, max_length=2)]
+_Object = dict[str, Any]
+
+
+def _figures_and_settings(entry: _Object) -> _Object:
+    """Check an entry whose keys are figures, but for its settings; ValueError names the key."""
+    for part, one in entry.items():
+        if part == "settings":
+            if not isinstance(one, dict):
+                raise ValueError("settings: should be an object")
+        elif not (isinstance(one, list) and len(one) == 2 and all(_is_number(number) for number in one)):
+            raise ValueError(f"{part}: should be a mean and its standard error")
+    return entry
+
+
+def _is_number(value: Any) -> bool:
+    return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
+
+
+_Figures = Annotated[_Object, AfterValidator(_figures_and_settings)]
+
+
+class _Open(BaseModel):
+    """A part of the file whose other keys are not checked. Defaults stand for keys that may be missing."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+
+
+class _Likelihood(_Open):
+    log_p: _Figure = []
+    variance: _Figure = []
+    ess: _Figure = []
+    rows: int = 0
+    settings: _Object = {}
+
+
+class _Display(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    unit: str = ""
+    higher_is_better: bool | None = None
+    factor: float = 1.0
+    digits: Annotated[int, Field(ge=0, le=30)] = 0
+    pages: list[str] = []
+
+
+class _Measured(_Open):
+    question: Any
+    figures: dict[str, _Figure]
+    settings: _Object
+
+
+class _Metric(_Open):
+    summary: str
+    display: _Display
+    measured: dict[str, _Measured]
+
+
+class _Content(_Open):
+    log_likelihoods: dict[str, _Likelihood] = {}
+    accuracies: dict[str, _Figures] = {}
+    coherence: dict[str, _Figures] = {}
+    reconstruction: _Figures = {}
+    metrics: dict[str, _Metric] = {}
+    translations: _Object = {}
+    parameters: dict[str, int] = {}
 
 
 @dataclass(frozen=True)
@@ -78,7 +148,7 @@ def read_records(path: Path, page: str | None = None) -> list[Record]:
         for section, metric in _SECTIONS.values():
             found += _built_in(metric, kept.get(section, {}))
         for name, one in kept.get("metrics", {}).items():
-            display = Display(**one["display"] | {"pages": tuple(one["display"]["pages"])})
+            display = Display(**one["display"] | {"pages": tuple(one["display"].get("pages", Display.pages))})
             for question, entry in one["measured"].items():
                 details = {"question": entry["question"]}
                 figures, settings = entry["figures"], entry["settings"]
@@ -152,13 +222,13 @@ def _built_in(metric: Metric, section: Mapping[str, Any]) -> list[Record]:
 
 
 def _read(path: Path) -> dict[str, Any]:
+    """Return the content of the file, checked where its form is known; empty where there is no such file."""
+    kept = read_json(path) if path.exists() else {}
     try:
-        kept = json.loads(path.read_text()) if path.exists() else {}
-        if not isinstance(kept, dict) or not all(isinstance(part, dict) for part in kept.values()):
-            raise ValueError("not what `modalkit evaluate` writes")
-    except (OSError, ValueError) as error:
-        raise _damaged(path, str(error)) from None
-    return kept
+        _Content.model_validate(kept)
+    except ValidationError as error:
+        raise _damaged(path, first_problem(error)) from None
+    return dict(kept)
 
 
 def _damaged(path: Path, why: str) -> InputError:

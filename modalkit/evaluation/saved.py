@@ -8,15 +8,20 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from modalkit.errors import InputError
+from modalkit.evaluation.measures import ACCURACY, RMSE
 from modalkit.evaluation.translation import Translation
 from modalkit.evaluation.translation_text import among
 from modalkit.runs.checkpoint import is_refit
 from modalkit.runs.folder import RunFolder
+from modalkit.util.json_files import first_problem
 
 SECTION = "translations"
 """The section of ``evaluation.json``; files from before it was measured do not have it."""
 _KNOWN = {one.name for one in fields(Translation)}
+_CELLS = TypeAdapter(list[Translation])
 
 
 @dataclass(frozen=True)
@@ -49,10 +54,8 @@ def read_translations(folder: RunFolder) -> list[Translation]:
     Raises:
         InputError: ``translations.json`` is damaged.
     """
-    try:
-        return as_translations(folder.read_json(folder.translations) or [])
-    except (TypeError, AttributeError) as error:
-        raise _damaged(folder.translations, error) from None
+    found = folder.read_json(folder.translations)
+    return [] if found is None else _checked(found, folder.translations)
 
 
 def read_evaluated(folder: RunFolder) -> Evaluated | None:
@@ -61,12 +64,18 @@ def read_evaluated(folder: RunFolder) -> Evaluated | None:
     Raises:
         InputError: ``evaluation.json`` is damaged.
     """
-    try:
-        if not (kept := (folder.read_json(folder.evaluation) or {}).get(SECTION)):
-            return None
-        return Evaluated(as_translations(kept["cells"]), dict(kept["settings"]))
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise _damaged(folder.evaluation, error) from None
+    found, path = folder.read_json(folder.evaluation), folder.evaluation
+    if found is None:
+        return None
+    if not isinstance(found, dict):
+        raise _damaged(path, "should be an object")
+    if not (kept := found.get(SECTION)):
+        return None
+    if not isinstance(kept, dict) or not isinstance(kept.get("settings"), dict):
+        raise _damaged(path, f"{SECTION}.settings: should be an object")
+    if not isinstance(kept["settings"].get("split", ""), str):
+        raise _damaged(path, f"{SECTION}.settings.split: should be a text")
+    return Evaluated(_checked(kept.get("cells"), path), dict(kept["settings"]))
 
 
 def read_errors(folder: RunFolder) -> tuple[list[Translation], str]:
@@ -102,5 +111,23 @@ def _digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _damaged(path: Path, error: Exception) -> InputError:
-    return InputError(f"{path}: cannot be read ({type(error).__name__}: {error}); delete it, or move it away")
+def _checked(cells: Any, path: Path) -> list[Translation]:
+    """Return the saved cells of a file; fields that older runs lack have their defaults, unknown ones are left out.
+
+    Raises:
+        InputError: it holds something else; the message names the cell and the field.
+    """
+    try:
+        found = _CELLS.validate_python(cells)
+    except ValidationError as error:
+        raise _damaged(path, first_problem(error)) from None
+    for number, one in enumerate(found):
+        if one.rows < 0:
+            raise _damaged(path, f"{number}.rows: cannot be below 0")
+        if one.measure not in ("", RMSE, ACCURACY):
+            raise _damaged(path, f"{number}.measure: should be {RMSE}, {ACCURACY} or empty")
+    return found
+
+
+def _damaged(path: Path, why: str) -> InputError:
+    return InputError(f"{path}: cannot be read ({why}); delete it, or move it away")

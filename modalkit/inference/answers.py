@@ -15,13 +15,13 @@ from PIL import Image
 from torch import Tensor
 
 from modalkit.data import Batch
-from modalkit.data.manifest import read_json
 from modalkit.errors import InputError
 from modalkit.inference.results import Inference
 from modalkit.model.prediction import Prediction, in_units
 from modalkit.pictures import Cell, row_cells, sheet, show
 from modalkit.plugin import Outcome, Picture, Schema
 from modalkit.util.files import remove_leftovers, write_bytes, write_json
+from modalkit.util.json_files import read_json
 
 _ACCOUNT, _SHEET = "answer.json", "sheet.png"
 _MOST_LINES = 64  # of a sheet
@@ -150,8 +150,10 @@ def earlier_files(out: Path) -> set[str]:
     if out.exists() and not out.is_dir():
         raise InputError(f"{out}: is a file; name a folder")
     if account.is_file():
-        listed = read_json(account).get("files", [])
-        before = {name for name in listed if name == Path(name).name}  # names only: the file may come from anywhere
+        found = read_json(account)
+        listed = found.get("files") if isinstance(found, dict) else None
+        names = [name for name in listed if isinstance(name, str)] if isinstance(listed, list) else []
+        before = {name for name in names if name == Path(name).name}  # names only: the file may come from anywhere
     remove_leftovers(out)
     there = {path.name for path in out.iterdir()} if out.is_dir() else set()
     if others := sorted(there - before - {_ACCOUNT}):

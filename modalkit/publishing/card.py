@@ -12,11 +12,10 @@ import jinja2
 
 import modalkit
 from modalkit.data import read_manifest
-from modalkit.data.manifest import read_json
 from modalkit.errors import InputError
 from modalkit.evaluation.metrics import log_likelihood
 from modalkit.evaluation.records import Record, read_records
-from modalkit.evaluation.saved import read_errors
+from modalkit.evaluation.saved import read_errors, read_translations
 from modalkit.evaluation.translation import Translation
 from modalkit.evaluation.translation_text import MEASURES, headline, more_text, number_text
 from modalkit.inference import TrainedModel
@@ -76,8 +75,8 @@ def _results(model: TrainedModel) -> str:
     found = _errors(model, *read_errors(folder))
     if folder.translations.is_file():
         rows = [
-            (t["given"], t["want"], t["rows"], _number(t["log_px"]), _number(t["margin"]), _number(t["standard_error"]))
-            for t in read_json(folder.translations)
+            (t.given, t.want, t.rows, _number(t.log_px), _number(t.margin), _number(t.standard_error))
+            for t in read_translations(folder)
         ]
         head = ("given", "wanted", "rows", "log p, nats per dimension", "above the training mean's", "standard error")
         found.append("Held-out rows, one draw of z:\n\n" + markdown_table(head, rows))

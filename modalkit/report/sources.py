@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from modalkit.data import Batch, Dataset
 from modalkit.data.reading import evenly
 from modalkit.errors import InputError
 from modalkit.evaluation.records import Record, read_records
+from modalkit.evaluation.saved import read_translations
 from modalkit.inference import TrainedModel, load
 from modalkit.pictures import chosen
 from modalkit.recipe.loading import Recipe
@@ -92,8 +92,9 @@ class Source:
         Raises:
             InputError: the file is damaged.
         """
-        found = _read(self.folder.translations)
-        return found if isinstance(found, list) else None
+        if not self.folder.translations.exists():
+            return None
+        return [vars(one) for one in read_translations(self.folder)]
 
     @property
     def environment(self) -> dict[str, Any]:
@@ -102,7 +103,10 @@ class Source:
         Raises:
             InputError: the file is damaged.
         """
-        return _read(self.folder.environment) or {}
+        found = self.folder.read_json(self.folder.environment)
+        if found is not None and not isinstance(found, dict):
+            raise InputError(f"{self.folder.environment}: should be an object; delete it, or move it away")
+        return found or {}
 
     def records(self, page: str) -> list[Record]:
         """Return what `modalkit evaluate` measured, as far as this page shows it.
@@ -169,14 +173,6 @@ def _held_out(recipe: Recipe, path: Path | str, most: int, refit: bool) -> HeldO
     rows = dataset.rows(split)
     rows = evenly(rows[dataset.present[rows].any(1)], most)
     return HeldOut(dataset, split, rows, dataset[rows])
-
-
-def _read(path: Path) -> Any:
-    """Return the content of a JSON file, or None if there is no such file."""
-    try:
-        return json.loads(path.read_text()) if path.exists() else None
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read ({error}); delete it, or move it away") from None
 
 
 def take_rows(batch: Batch, rows: Tensor | list[int], given: Tensor | None = None) -> Batch:

@@ -25,7 +25,7 @@ from modalkit.reproduction.paper import DATASETS
 from modalkit.reproduction.runs import RunProvider
 from modalkit.reproduction.tables import write_csv
 from modalkit.runs.opened import Run
-from modalkit.runs.progress import saved_progress
+from modalkit.runs.saved_state import saved_progress
 from modalkit.util.files import write_atomic
 from modalkit.util.randomness import derived_seed
 from modalkit.util.text import columns

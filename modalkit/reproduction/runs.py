@@ -12,7 +12,7 @@ from modalkit.errors import InputError, StoppedError
 from modalkit.recipe.loading import Recipe, load_recipe
 from modalkit.runs.folder import RunFolder, differences
 from modalkit.runs.opened import Run, load_run
-from modalkit.runs.progress import saved_progress
+from modalkit.runs.saved_state import saved_progress
 from modalkit.training import train
 
 _log = logging.getLogger(__name__)

@@ -17,7 +17,7 @@ from modalkit.recipe.loading import load_recipe
 from modalkit.reproduction.paper import DATASETS, KNOWN_DIFFERENCES, PARTICLES, TABLE1, TABLES, Line
 from modalkit.reproduction.runs import RunProvider
 from modalkit.runs.opened import Run
-from modalkit.runs.progress import saved_progress
+from modalkit.runs.saved_state import saved_progress
 from modalkit.util.files import write_text
 from modalkit.util.text import columns
 

@@ -117,6 +117,9 @@ def load_state(path: Path, device: torch.device) -> dict[str, Any]:
     """
     try:
         with zipfile.ZipFile(path) as archive:  # torch writes checksums but does not compare them
+            # torch compresses nothing, so that no file can be larger in memory than on the disk
+            if any(one.compress_type or one.file_size > path.stat().st_size for one in archive.infolist()):
+                raise ValueError("it is compressed, or claims to be larger than it is")
             if damaged := archive.testzip():
                 raise ValueError(f"the checksum of {damaged} differs")
         state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import sys
@@ -20,6 +19,7 @@ from modalkit.recipe.loading import Recipe, allow_again, load_recipe
 from modalkit.recipe.trust import NotTrustedError, Trust, names
 from modalkit.recipe.yaml import flow
 from modalkit.util.files import is_empty, remove_leftovers, write_json, write_text
+from modalkit.util.json_files import read_json
 from modalkit.util.text import listed
 
 MAY_CHANGE = {
@@ -176,10 +176,7 @@ class RunFolder:
         Raises:
             InputError: it is damaged.
         """
-        try:
-            return json.loads(path.read_text()) if path.exists() else None
-        except (OSError, ValueError) as error:
-            raise InputError(f"{path}: cannot be read ({error}); delete it, or move it away") from None
+        return read_json(path) if path.exists() else None
 
     def _no_run(self) -> InputError:
         what = "is not a run (no recipe.yaml)" if self.path.is_dir() else "is not a run: there is no such folder"

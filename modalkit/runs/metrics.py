@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-import json
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from modalkit.errors import InputError
 from modalkit.runs.folder import RunFolder
+from modalkit.util.json_files import parse_json
+
+_log = logging.getLogger(__name__)
 
 Line = dict[str, Any]
 """``step``, ``epoch``, ``split``, and metrics by name. The split is train, valid or `REFIT`."""
@@ -20,18 +24,44 @@ epochs are counted from the start."""
 def read_metrics(run: Path) -> Iterator[Line]:
     """Yield the lines of a run's log, in order; an incomplete line, which a killed process leaves, is skipped.
 
+    Other damaged lines are skipped with a warning that names the first.
+
     Args:
         run: the run folder.
+
+    Raises:
+        InputError: this user cannot read the log.
     """
-    path = RunFolder(run).metrics
-    for text in path.read_text(errors="replace").splitlines() if path.exists() else ():
+    path, damaged = RunFolder(run).metrics, list[str]()
+    try:
+        text = path.read_text(errors="replace") if path.exists() else ""
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
+    lines = text.splitlines()
+    for number, line in enumerate(lines, 1):
         try:
-            line = json.loads(text)
-            known = {"step", "epoch", "split"} <= set(line) and int(line["step"]) >= 0
-        except (ValueError, TypeError):
-            continue
-        if known:
-            yield line
+            yield _checked(parse_json(line, f"{path}:{number}", "this line is skipped"))
+        except (InputError, ValueError) as error:
+            if number < len(lines) or text.endswith("\n"):  # a killed process leaves an incomplete last line
+                damaged.append(str(error) if isinstance(error, InputError) else f"{path}:{number}: {error}")
+    if damaged:
+        others = f", and {len(damaged) - 1} more lines" if len(damaged) > 1 else ""
+        _log.warning(f"{damaged[0]}{others}; damaged lines of this log are left out")
+
+
+def _checked(line: Any) -> Line:
+    """Return a line if it has its fields and numbers; ValueError names the field."""
+    if not isinstance(line, dict):
+        raise ValueError("should be an object")
+    for key in ("step", "epoch"):
+        if type(line.get(key)) is not int or line[key] < 0:
+            raise ValueError(f"{key}: should be a whole number from 0")
+    if line.get("split") not in ("train", "valid", REFIT):
+        raise ValueError(f"split: should be train, valid or {REFIT}")
+    for name, value in metrics_of(line).items():
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise ValueError(f"{name}: should be a number")
+    return line
 
 
 def read_history(run: Path) -> list[dict[str, float]]:

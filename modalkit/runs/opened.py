@@ -13,8 +13,9 @@ from modalkit.errors import InputError
 from modalkit.model import MultimodalVAE, assemble
 from modalkit.recipe.loading import Recipe
 from modalkit.recipe.trust import data_path
-from modalkit.runs.checkpoint import is_refit, load_state, load_weights
+from modalkit.runs.checkpoint import is_refit, load_weights
 from modalkit.runs.folder import RunFolder
+from modalkit.runs.saved_state import load_into, read_state
 
 
 @dataclass(frozen=True)
@@ -94,8 +95,7 @@ def load_saved(path: Path, *, trust: bool = False) -> LoadedModel:
         raise InputError(f"{path}: nothing is saved yet; the training stopped before its first step was done")
     model = _assembled(recipe)
     model.to(torch.float64 if recipe.train.precision == "64" else torch.float32)
-    state = load_state(folder.state, torch.device("cpu"))
-    model.load_state_dict(state["model"] | state.get("average", {}))
+    load_into(model, read_state(folder.state), folder.state)
     return LoadedModel(path, recipe, model.eval(), _digest(folder.state), trusted=trust)
 
 

@@ -5,11 +5,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import torch
-
-from modalkit.runs.checkpoint import load_state
-from modalkit.runs.folder import RunFolder
-
 
 @dataclass
 class Progress:
@@ -32,10 +27,3 @@ class Progress:
     def has_best(self) -> bool:
         """Whether there are best weights; those before training count as epoch 0."""
         return self.best_epoch > 0 or self.best > -math.inf
-
-
-def saved_progress(folder: RunFolder) -> Progress:
-    """Return how far a run is by its saved state, 0 steps if it has none."""
-    if not folder.state.exists():
-        return Progress()
-    return Progress(**load_state(folder.state, torch.device("cpu"))["progress"])

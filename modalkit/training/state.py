@@ -7,14 +7,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from modalkit.errors import InputError
 from modalkit.model.marginals import center, start_scales
 from modalkit.recipe.loading import Recipe
-from modalkit.runs.checkpoint import load_state, save_state
+from modalkit.runs.checkpoint import save_state
 from modalkit.runs.folder import RunFolder
 from modalkit.runs.progress import Progress
+from modalkit.runs.saved_state import check_optimizer, read_state
 from modalkit.training.data import TrainingData
 from modalkit.training.linear_start import StartChoices, start_from_factor_analysis
 from modalkit.training.step import Learner
@@ -63,7 +62,7 @@ class TrainingState:
             self._begin(recipe)
             if self.learner.average is not None:
                 self.learner.average.follow()  # the start itself is validated, with averaged weights
-        state = load_state(self.path, torch.device("cpu")) if begun else self._state()
+        state = read_state(self.path) if begun else self._state()
         self.learner.move_to_device()
         self._restore(host.processes.of_first(state))
 
@@ -104,6 +103,7 @@ class TrainingState:
         try:
             self.learner.model.load_state_dict(state["model"])
             self.learner.optimizer.load_state_dict(state["optimizer"])
+            check_optimizer(self.learner.optimizer, self.path)
             if self.learner.average is not None:
                 self.learner.average.restore(state["average"])
             self.progress = Progress(**state["progress"])

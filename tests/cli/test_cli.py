@@ -162,7 +162,7 @@ def test_inspect_shows_counts_presence_and_pictures(work: Path) -> None:
     assert (work / "circle" / "sheet.png").stat().st_size > 1000
     shard = work / "circle" / "shards" / "00000.safetensors"
     data = bytearray(shard.read_bytes())
-    data[-1] ^= 1
+    data[-4000] ^= 1  # a pixel
     shard.write_bytes(data)
     refused(here("inspect", "circle", "--verify", cwd=work), "does not match its checksum")
     data[-1] ^= 1

@@ -1,0 +1,142 @@
+"""The content of a run's ``state.pt``, checked before anything uses it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from modalkit.errors import InputError
+from modalkit.runs.checkpoint import load_state
+from modalkit.runs.folder import RunFolder
+from modalkit.runs.progress import Progress
+
+_NEEDED = ("progress", "model", "optimizer", "data")
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """Return what `TrainingState` saved: ``progress``, ``model``, ``optimizer``, ``data``, and more in some runs.
+
+    Args:
+        path: ``state.pt`` or ``refit.pt`` of a run.
+
+    Raises:
+        InputError: the file is damaged, or a part of it is missing or of another type; the message names the part.
+    """
+    state = load_state(path, torch.device("cpu"))
+    try:
+        _check(state)
+    except ValueError as error:
+        raise InputError(f"{path}: damaged ({error}); delete the run folder and train again") from None
+    return state
+
+
+def saved_progress(folder: RunFolder) -> Progress:
+    """Return how far a run is by its saved state, 0 steps if it has none.
+
+    Raises:
+        InputError: the state is damaged.
+    """
+    return Progress(**read_state(folder.state)["progress"]) if folder.state.exists() else Progress()
+
+
+def load_into(model: nn.Module, state: Mapping[str, Any], path: Path) -> None:
+    """Give a model the weights of a saved state, or their average where the run keeps one.
+
+    Raises:
+        InputError: they are another model's.
+    """
+    try:
+        model.load_state_dict(state["model"] | state.get("average", {}))
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:300]
+        raise InputError(f"{path}: does not fit this run's recipe ({reason}); train again") from None
+
+
+def check_optimizer(optimizer: torch.optim.Optimizer, path: Path) -> None:
+    """Check that what an optimiser keeps of each parameter has the parameter's shape, or is one number.
+
+    Raises:
+        InputError: something has another shape, so that a step could not use it.
+    """
+    for parameter, kept in optimizer.state.items():
+        for name, value in kept.items() if isinstance(kept, dict) else ():
+            if isinstance(value, Tensor) and value.ndim and value.shape != parameter.shape:
+                raise InputError(
+                    f"{path}: damaged (optimizer: {name} has the shape {tuple(value.shape)}, its parameter has "
+                    f"{tuple(parameter.shape)}); delete the run folder and train again"
+                )
+
+
+def _check(state: Any) -> None:
+    """Raise ValueError for the first part that is missing or of another type."""
+    if not isinstance(state, dict):
+        raise ValueError("should be a dictionary")
+    for name in _NEEDED:
+        if name not in state:
+            raise ValueError(f"{name} is missing")
+    _check_progress(state["progress"])
+    for name in ("model", "average"):
+        _check_tensors(name, state.get(name, {}))
+    _check_optimizer(state["optimizer"])
+    if not isinstance(state["data"], str):
+        raise ValueError("data: should be a digest")
+    if "start" in state:
+        start = state["start"]
+        if not isinstance(start, dict) or set(start) != {"factors", "regressed"} or type(start["factors"]) is not int:
+            raise ValueError("start: should have factors and regressed")
+        named = start["regressed"]
+        if not isinstance(named, tuple | list) or not all(isinstance(name, str) for name in named):
+            raise ValueError("start.regressed: should be names of modalities")
+
+
+def _check_progress(progress: Any) -> None:
+    if not isinstance(progress, dict) or not all(isinstance(name, str) for name in progress):
+        raise ValueError("progress: should be a dictionary")
+    known = {field.name for field in fields(Progress)}
+    if unknown := set(progress) - known:
+        raise ValueError(f"progress: '{min(unknown)}' is unknown")
+    for name, value in progress.items():
+        if name == "best":
+            if not isinstance(value, int | float) or math.isnan(value):
+                raise ValueError("progress.best: should be a number")
+        elif type(value) is not int or not 0 <= value < 1 << 62:
+            raise ValueError(f"progress.{name}: should be a whole number from 0")
+
+
+def _check_tensors(name: str, tensors: Any) -> None:
+    if not isinstance(tensors, dict) or not all(isinstance(key, str) for key in tensors):
+        raise ValueError(f"{name}: should be tensors by name")
+    for key, value in tensors.items():
+        if not isinstance(value, Tensor):
+            raise ValueError(f"{name}.{key}: should be a tensor")
+        if value.layout != torch.strided or value.device.type != "cpu":
+            raise ValueError(f"{name}.{key}: should be a dense tensor in memory")
+
+
+def _check_optimizer(optimizer: Any) -> None:
+    """Check the parts that PyTorch's `load_state_dict` takes for granted."""
+    if not isinstance(optimizer, dict) or not isinstance(optimizer.get("state"), dict):
+        raise ValueError("optimizer.state: should be a dictionary")
+    groups = optimizer.get("param_groups")
+    if not isinstance(groups, list) or not all(isinstance(group, dict) for group in groups):
+        raise ValueError("optimizer.param_groups: should be a list of dictionaries")
+    for group in groups:
+        if not isinstance(group.get("params"), list) or not all(type(one) is int for one in group["params"]):
+            raise ValueError("optimizer.param_groups.params: should be numbers of parameters")
+        betas = group.get("betas", (0.0, 0.0))
+        rates = [group.get(name, 0.0) for name in ("lr", "eps", "weight_decay")]
+        pair = isinstance(betas, tuple | list) and len(betas) == 2
+        if not pair or not all(isinstance(one, int | float) and 0 <= one < math.inf for one in (*betas, *rates)):
+            raise ValueError("optimizer.param_groups: betas, lr, eps and weight_decay should be numbers from 0")
+    for number, kept in optimizer["state"].items():
+        if type(number) is not int or not isinstance(kept, dict) or not all(isinstance(key, str) for key in kept):
+            raise ValueError(f"optimizer.state.{number}: should be a dictionary")
+        for key, value in kept.items():
+            if not isinstance(value, Tensor | int | float | None):
+                raise ValueError(f"optimizer.state.{number}.{key}: should be a tensor or a number")
