@@ -54,18 +54,14 @@ def factor_analysis(values: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
     loading = directions[:, :rank] * (variances - rest).clamp(min=1e-6).sqrt()
     psi = (total - loading.square().sum(1)).clamp(min=FLOOR)
     for _ in range(ITERATIONS):
-        precise = loading / psi[:, None]
-        covariance = _inverse(torch.eye(rank) + loading.T @ precise)
-        z = centered @ (precise @ covariance)
+        # In double precision: columns that hardly vary make the precision of z nearly singular.
+        precise = loading.double() / psi[:, None]
+        covariance = torch.linalg.inv(torch.eye(rank) + loading.T.double() @ precise)
+        z = centered @ (precise @ covariance).float()
         cross = centered.T @ z
-        loading = cross @ _inverse(z.T @ z + rows * covariance)
+        loading = cross @ torch.linalg.inv(z.T.double() @ z.double() + rows * covariance).float()
         psi = (total - (loading * cross).sum(1) / rows).clamp(min=FLOOR)
     return mean, loading, psi
-
-
-def _inverse(matrix: Tensor) -> Tensor:
-    """Invert in double precision: columns that hardly vary make the precision of z nearly singular."""
-    return torch.linalg.inv(matrix.double()).to(matrix.dtype)
 
 
 def factor_errors(
@@ -85,17 +81,16 @@ def factor_errors(
     scores, precisions = {}, {}
     for name, (m, w, p) in parts.items():
         there = test.present[name].float()
-        scores[name] = ((test.targets[name] - m) @ (w / p[:, None])) * there[:, None]
-        precisions[name] = (w.T @ (w / p[:, None])) * there[:, None, None]
+        precise = w.double() / p[:, None]
+        scores[name] = ((test.targets[name] - m).double() @ precise) * there[:, None]
+        precisions[name] = (w.T.double() @ precise) * there[:, None, None]
     found = {}
     for (given, want), kept in rows.items():
         known = names if given == ALL else [given]
         if want not in parts or not set(known) <= set(names):
             continue
         precision = torch.eye(loading.shape[1]) + torch.stack([precisions[n][kept] for n in known]).sum(0)
-        z = torch.linalg.solve(
-            precision.double(), torch.stack([scores[n][kept] for n in known]).sum(0).double()
-        ).float()
+        z = torch.linalg.solve(precision, torch.stack([scores[n][kept] for n in known]).sum(0)).float()
         m, w, _ = parts[want]
         found[given, want] = measures[want].errors(measures[want].bounded(m + z @ w.T), test.targets[want][kept])
     return found
