@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any, ClassVar
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, LogNormal
 
@@ -33,6 +33,20 @@ class PositiveSchema(VectorSchema):
         "`per_dimension`: one is learned for each value; `predicted` or `learned`: by the decoder.",
     )
     likelihood: ClassVar[str] = "gaussian"  # type: ignore[misc]  # of log x, and no choice here
+    from_dataset: ClassVar[frozenset[str]] = frozenset({"names"})  # numbers minus their mean have no logarithm
+
+    @model_validator(mode="after")
+    def _stays_positive(self) -> PositiveSchema:
+        if self.standardize is not None and max(self.standardize.loc) > 0:
+            raise ValueError(
+                "'standardize' with a 'loc' above 0 makes numbers negative, which have no logarithm; remove it"
+            )
+        return self
+
+    def facts(self) -> dict[str, Any]:
+        """Return what a manifest says, `standardize` included, as for vectors."""
+        fields = self.model_dump(mode="json", exclude=set(self.model_only - VectorSchema.from_dataset))
+        return fields | {"event_shape": list(self.event_shape), "dtype": self.dtype}
 
     def valid(self, stored: Tensor) -> Tensor:
         """Tell which samples are positive and finite."""
