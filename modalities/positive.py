@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any, ClassVar
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, LogNormal
 
@@ -34,6 +34,20 @@ class PositiveSchema(VectorSchema):
     )
     likelihood: ClassVar[str] = "gaussian"  # type: ignore[misc]  # of log x, and no choice here
     whole: ClassVar[None] = None  # type: ignore[misc]  # rounding could give 0, which is refused
+    from_dataset: ClassVar[frozenset[str]] = frozenset({"names"})  # numbers minus their mean have no logarithm
+
+    @model_validator(mode="after")
+    def _stays_positive(self) -> PositiveSchema:
+        if self.standardize is not None and max(self.standardize.loc) > 0:
+            raise ValueError(
+                "'standardize' with a 'loc' above 0 makes numbers negative, which have no logarithm; remove it"
+            )
+        return self
+
+    def facts(self) -> dict[str, Any]:
+        """Return what a manifest says, `standardize` included, as for vectors."""
+        fields = self.model_dump(mode="json", exclude=set(self.model_only - VectorSchema.from_dataset))
+        return fields | {"event_shape": list(self.event_shape), "dtype": self.dtype}
 
     def valid(self, stored: Tensor) -> Tensor:
         """Tell which samples are positive and finite."""

@@ -39,8 +39,8 @@ class WeakSettings(Settings):
 def weaken(dataset: Dataset, rows: Tensor, weak: WeakSettings, seed: int) -> Dataset:
     """Return a view of a dataset in which some entries of some rows are hidden, as in the paper's weak supervision.
 
-    First, each row outside the fraction `paired` keeps one group, chosen uniformly, and loses the others; no row is
-    removed. Then every entry is kept with probability `keep`. The random choices do not depend on the fractions, so a
+    First, each row outside the fraction `paired` keeps one group, chosen uniformly among those of which it has any
+    modality, and loses the others; no row becomes empty. Then every entry is kept with probability `keep`. The random choices do not depend on the fractions, so a
     larger fraction keeps every entry that a smaller one keeps.
 
     Args:
@@ -59,13 +59,28 @@ def weaken(dataset: Dataset, rows: Tensor, weak: WeakSettings, seed: int) -> Dat
         unpaired = order[round(weak.paired * len(rows)) :]
         members = _members(dataset.names, weak.groups)  # (groups, modalities)
         group = torch.randint(len(members), (len(rows),), generator=randomness)
-        present[unpaired] &= members[group[unpaired]]
+        present[unpaired] &= members[_of_row(present[unpaired], members, group[unpaired], seed)]
     if weak.keep < 1:
         present &= torch.rand(present.shape, generator=generator(seed, "weak entries")) < weak.keep
     view = copy(dataset)
     view.present = dataset.present.clone()
     view.present[rows] = present
     return view
+
+
+def _of_row(present: Tensor, members: Tensor, group: Tensor, seed: int) -> Tensor:
+    """Return a group of each row, int64 `(rows,)`: the given one, or one that the row has if it has none of that.
+
+    Args:
+        present: bool `(rows, modalities)`.
+        members: bool `(groups, modalities)`.
+        group: chosen uniformly among all groups, int64 `(rows,)`.
+        seed: of the second choice.
+    """
+    lacking = (~(present & members[group]).any(1)).nonzero().squeeze(1)
+    has = present[lacking].float() @ members.T.float() > 0  # (lacking, groups)
+    draws = torch.rand(has.shape, generator=generator(seed, "weak pairing again"))
+    return group.index_copy(0, lacking, draws.masked_fill(~has, -1).argmax(1))
 
 
 def _members(names: Sequence[str], groups: Sequence[Sequence[str]]) -> Tensor:

@@ -49,6 +49,20 @@ def test_the_paired_fraction_is_exact_and_every_other_row_keeps_one_modality(com
     assert counts[4] == round(paired * 400) and counts[1] == 400 - counts[4]
 
 
+def test_rows_with_gaps_keep_a_group_that_they_have_chosen_uniformly(tmp_path: Path) -> None:
+    g = torch.Generator().manual_seed(0)
+    there = {name: torch.rand(4000, generator=g) < 0.4 for name in NAMES[1:]}
+    made = {name: schema("vector", size=1) for name in NAMES}
+    write_dataset(tmp_path / "d", made, {name: torch.randn(4000, 1) for name in NAMES}, present=there)
+    whole = Dataset(tmp_path / "d")
+    rows = whole.rows("train")
+    kept = weaken(whole, rows, WeakSettings(paired=0), 0).present[rows]
+    assert bool((kept.sum(1) == 1).all()) and not bool((kept & ~whole.present[rows]).any())
+    pairs = whole.present[rows].sum(1) == 2  # `a` is in every row
+    share = float(kept[pairs, 0].double().mean())
+    assert abs(share - 0.5) < 5 * (0.25 / int(pairs.sum())) ** 0.5
+
+
 def test_groups_stay_together_and_are_drawn_uniformly(complete: Path) -> None:
     present, _ = presence(complete, paired=0.0, groups=(("a", "c"),))
     kept = Counter(tuple(n for n, p in zip(NAMES, row, strict=True) if p) for row in present.tolist())

@@ -189,7 +189,8 @@ def read_idx(path: Path, family: Family, role: str) -> npt.NDArray[np.uint8]:
 
     shape = FILES[role].shape
     try:
-        raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            raw = file.read(4 + 4 * len(shape) + prod(shape) + 1)  # a byte more than it must have, however large it is
     except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"{path}: cannot be read, or is truncated ({error}); get this file again") from error
     start = _check_header(path, raw, family, FILES[role])
@@ -217,8 +218,10 @@ def _check_header(path: Path, raw: bytes, family: Family, file: IdxFile) -> int:
         )
     size = len(header) + prod(file.shape)
     if len(raw) != size:
-        what = "truncated" if len(raw) < size else "too long"
-        raise InputError(f"{path}: is {what}: expected {size} bytes, found {len(raw)}; get this file again")
+        what = f"truncated: expected {size} bytes, found {len(raw)}"
+        if len(raw) > size:
+            what = f"too long: expected {size} bytes, found more"
+        raise InputError(f"{path}: is {what}; get this file again")
     return len(header)
 
 

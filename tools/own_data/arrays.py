@@ -6,6 +6,7 @@ import hashlib
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -219,17 +220,43 @@ def _without_gaps(
     return filled.reshape(array.shape), present, known
 
 
-def _read(path: Path) -> dict[str, Array]:
-    """Return the arrays of an .npz file; raise `InputError` for values that are not numbers, booleans or texts."""
+def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Array:
+    """Return one array of an archive. Its header is read first, so that no memory is taken for what is not there.
+
+    Raises:
+        ValueError: it is no array, or its header claims another size than it has.
+    """
     import numpy as np
 
+    with archive.open(member) as file:
+        read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+        version = np.lib.format.read_magic(file)
+        if version in read_header:  # no other version has plain arrays
+            shape, _, dtype = read_header[version](file)
+            if min(shape, default=0) < 0 or prod(shape) * dtype.itemsize != member.file_size - file.tell():
+                raise ValueError(f"{member.filename} claims the shape {shape}, which does not fit its size")
+    with archive.open(member) as file:
+        array: Array = np.lib.format.read_array(file, allow_pickle=False)
+    return array
+
+
+def _read(path: Path) -> dict[str, Array]:
+    """Return the arrays of an .npz file; raise `InputError` for values that are not numbers, booleans or texts."""
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            if isinstance(archive, np.ndarray):
+        with path.open("rb") as file:
+            if file.read(6) == b"\x93NUMPY":
                 raise InputError(f"{path}: is one array; put arrays into an archive: np.savez(FILE, NAME=ARRAY, …)")
-            found = {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path}: is not an .npz archive of plain arrays: {error}") from None
+        with zipfile.ZipFile(path) as archive:
+            found = {
+                member.filename.removesuffix(".npy"): _array(archive, member)
+                for member in archive.infolist()
+                if not member.is_dir()
+            }
+    except InputError:
+        raise
+    except Exception as error:  # a damaged file can fail anywhere in reading it
+        said = str(error) or type(error).__name__
+        raise InputError(f"{path}: is not an .npz archive of plain arrays: {said}") from None
     for name, array in found.items():
         if array.ndim == 0:
             raise InputError(f"{path}: '{name}' is a single value; rows come first")
