@@ -12,6 +12,7 @@ from modalkit.data.frames import Frame
 from modalkit.inference.filling import fill
 from modalkit.inference.frame_rows import read_rows, readers
 from modalkit.inference.results import Imputed
+from modalkit.inference.sampler import LatentSampler
 from modalkit.model.vae import MultimodalVAE
 from modalkit.plugin import Cells
 from modalkit.registry import modality
@@ -21,7 +22,9 @@ from modalkit.util.randomness import derived_seed
 _ROWS = 1000  # as in `modalkit impute`, whose samples are the same then
 
 
-def impute_frame(model: MultimodalVAE, frame: Frame, *, sample: bool, draws: int, seed: int) -> Any:
+def impute_frame(
+    model: MultimodalVAE, frame: Frame, *, sample: bool, draws: int, seed: int, sampler: LatentSampler | None = None
+) -> Any:
     """Return a table with its missing cells filled; see `modalkit.TrainedModel.impute`."""
     reading = readers(model.schemas, frame)
     found: dict[str, tuple[list[Any], list[Any]]] = {}
@@ -31,7 +34,7 @@ def impute_frame(model: MultimodalVAE, frame: Frame, *, sample: bool, draws: int
             part = slice(start, min(start + _ROWS, frame.rows))
             batch, known = read_rows(reading, part)
             chosen = derived_seed(seed, "impute shard", index)
-            filled = fill(model, batch, known, sample=sample, draws=draws, seed=chosen)
+            filled = fill(model, batch, known, sample=sample, draws=draws, seed=chosen, sampler=sampler)
             for name, reader in reading.items():
                 _collect(found, reader, filled, name, part)
             shown.update(len(batch))

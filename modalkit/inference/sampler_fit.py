@@ -1,0 +1,151 @@
+"""Fitting a sampler of z to a trained model, which does not change."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import math
+
+import torch
+from torch import Tensor
+
+from modalkit.data import Dataset
+from modalkit.data.weak import weaken
+from modalkit.errors import RunError
+from modalkit.inference.sampler import LatentSampler, SamplerSettings
+from modalkit.inference.sampler_pairs import Pairs, make_pairs
+from modalkit.inference.trained import TrainedModel
+from modalkit.training.average import WeightAverage
+from modalkit.util.progress import bar
+from modalkit.util.randomness import derived_seed, generator
+
+_log = logging.getLogger(__name__)
+
+STEPS = 3000
+_BATCH = 256
+_LEARNING_RATE = 4e-3
+_NARROW = 64  # the width whose learning rate this is; it falls as the width grows
+_DECAY = 0.999
+_VALIDATE_EVERY = 100
+_PATIENCE = 10
+_VALIDATED = 4096
+_BLOCKS = 3
+
+
+def fit_sampler(model: TrainedModel, dataset: Dataset, *, steps: int = STEPS, seed: int = 0) -> LatentSampler:
+    r"""Fit a sampler to the posteriors of a dataset's training rows, by conditional flow matching.
+
+    It minimises :math:`E \| f(u_t, t, c_S) - (u - e) \|^2` with :math:`u_t = (1 - t) e + t u`, over t uniform in
+    [0, 1], standard normal e, samples u of q(z | all that a row has), and random subsets S of that. Validation rows
+    choose the step whose weights are kept, an average over the steps before; without such rows, a tenth of the training
+    rows does.
+
+    Args:
+        model: the trained model.
+        dataset: has its modalities. Entries that ``data.weak`` hid from the training are hidden here too.
+        steps: the most steps.
+        seed: seed of everything random. The same seed gives the same bits.
+
+    Raises:
+        InputError: the dataset does not have the model's modalities, or has no training rows with a posterior.
+        RunError: the loss is no number.
+
+    Source:
+        Lipman et al. 2023, Flow matching for generative modeling, equations 20 to 23.
+    """
+    train, valid = _pairs(model, dataset, seed)
+    sampler = _new(model, train, seed)
+    fixed = _Fixed(valid, derived_seed(seed, "sampler validation"))
+    rate = _LEARNING_RATE * _NARROW / sampler.settings.width
+    optimizer = torch.optim.AdamW(sampler.field.parameters(), weight_decay=0.01)
+    average, best, kept, since = WeightAverage(sampler.field, _DECAY), math.inf, {}, 0
+    with bar(steps, "fitting", unit="step") as progress:
+        for step in range(steps + 1):
+            if step % _VALIDATE_EVERY == 0 or step == steps:
+                with average.applied():
+                    loss = fixed.loss(sampler)
+                    if not math.isfinite(loss):
+                        raise RunError(f"step {step}: the loss of the sampler is no number; fit it with another --seed")
+                    since += 1
+                    if loss < best:
+                        best, kept, since = loss, copy.deepcopy(sampler.state_dict()), 0
+                progress.set_postfix_str(f"loss {loss:.4f}, best {best:.4f}")
+                if since >= _PATIENCE:
+                    break
+            if step < steps:
+                for group in optimizer.param_groups:
+                    group["lr"] = rate * 0.5 * (1 + math.cos(math.pi * step / steps))
+                _step(sampler, optimizer, train, generator(seed, "sampler step", step))
+                average.update(step)
+                progress.update()
+    sampler.load_state_dict(kept)
+    return sampler.eval()
+
+
+def _pairs(model: TrainedModel, dataset: Dataset, seed: int) -> tuple[Pairs, Pairs]:
+    """Return the pairs that are learned from, and those that choose when to stop."""
+    dataset.manifest.check(model.schemas, dataset.path)
+    dataset = weaken(dataset, dataset.rows("train"), model.recipe.data.weak, model.recipe.seed)
+    train, valid = dataset.rows("train"), dataset.rows("valid")
+    if not len(valid) and len(train) > 1:
+        held_out = torch.arange(len(train)) % 10 == 1
+        train, valid = train[~held_out], train[held_out]
+    found = make_pairs(model.model, dataset, train, seed, "sampling training rows")
+    return found, make_pairs(model.model, dataset, valid, seed, "sampling validation rows")
+
+
+def _new(model: TrainedModel, train: Pairs, seed: int) -> LatentSampler:
+    """Return an untrained sampler, which standardises z by the moments of training rows."""
+    width = max(_NARROW, min(384, 2 * model.latent_dim))
+    settings = SamplerSettings(model.latent_dim, model.modalities, width, _BLOCKS, model.weights)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derived_seed(seed, "sampler weights"))
+        sampler = LatentSampler(settings)
+    sampler.loc.copy_(train.z.mean(0))
+    sampler.scale.copy_(train.z.std(0).nan_to_num(1).clamp(min=1e-3))
+    return sampler
+
+
+def _loss(sampler: LatentSampler, pairs: Pairs, noise: Tensor, t: Tensor) -> Tensor:
+    """Return the loss of flow matching, a mean over pairs and dimensions.
+
+    Args:
+        sampler: whose field is scored.
+        pairs: the samples of z and their conditions.
+        noise: standard normal, `(pairs, latent_dim)`.
+        t: times, `(pairs, 1)`.
+    """
+    u = sampler.standardised(pairs.z)
+    velocity = sampler.field((1 - t) * noise + t * u, t, *sampler.condition(pairs.posterior, pairs.given))
+    loss: Tensor = (velocity - (u - noise)).square().mean()
+    return loss
+
+
+def _step(sampler: LatentSampler, optimizer: torch.optim.Optimizer, train: Pairs, random: torch.Generator) -> None:
+    """Make one step of the optimiser."""
+    some = train[torch.randint(len(train), (_BATCH,), generator=random)]
+    noise = torch.randn(some.z.shape, generator=random)
+    optimizer.zero_grad()
+    _loss(sampler, some, noise, torch.rand(_BATCH, 1, generator=random)).backward()  # type: ignore[no-untyped-call]
+    torch.nn.utils.clip_grad_norm_(sampler.field.parameters(), 1.0)
+    optimizer.step()
+
+
+class _Fixed:
+    """The loss on validation pairs, with the same noise at every call.
+
+    Args:
+        pairs: the pairs; at most 4,096 are taken.
+        seed: seed of the choice, the noise and the times.
+    """
+
+    def __init__(self, pairs: Pairs, seed: int) -> None:
+        random = generator(seed, "pairs")
+        self.pairs = pairs[torch.randperm(len(pairs), generator=random)[:_VALIDATED]]
+        self.noise = torch.randn(self.pairs.z.shape, generator=random)
+        self.t = torch.rand(len(self.pairs), 1, generator=random)
+
+    @torch.no_grad()
+    def loss(self, sampler: LatentSampler) -> float:
+        """Return the loss of a sampler."""
+        return float(_loss(sampler, self.pairs, self.noise, self.t))
