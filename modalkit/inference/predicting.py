@@ -13,7 +13,7 @@ from modalkit import registry
 from modalkit.data import Batch
 from modalkit.inference.chunks import chunks, computing
 from modalkit.inference.results import Embedding, Inference, joined_embeddings, joined_predictions, moments
-from modalkit.inference.sampler import LatentSampler
+from modalkit.inference.sampler import LatentSampler, shaped
 from modalkit.inference.values import as_batch
 from modalkit.model.prediction import Prediction, predict
 from modalkit.model.sampling import sample_noise, sample_z
@@ -71,7 +71,8 @@ def infer(
             drawn = None
             if sampler is not None and samples:
                 normal = sample_noise(samples, 1, len(part), model.latent_dim, generator(seed, "sampler", start))
-                z = sampler.sample(posteriors[-1], part.present, normal.scaled(temperature).normal.squeeze(1))
+                own = normal.scaled(temperature).to(model.device, model.dtype).normal
+                z = sampler.sample(posteriors[-1], part.present, shaped(found.posterior, own).squeeze(1))
                 drawn = model.decoder_inputs(z.to(model.device, model.dtype), observed, part.present)
                 inputs, drawn = (drawn, None) if only_samples else (inputs, drawn)
             for name, predictions in parts.items():
@@ -84,8 +85,8 @@ def infer(
                 predictions.append(predict(model, name, here, samples, noise=noise))
                 if drawn is not None:
                     here = drawn if targets is None else drawn[:, wanted.to(drawn.device)]
-                    own = predict(model, name, here, samples, noise=noise)
-                    predictions[-1] = replace(predictions[-1], samples=own.samples)
+                    found_samples = predict(model, name, here, samples, noise=noise).samples
+                    predictions[-1] = replace(predictions[-1], samples=found_samples)
     return Inference({name: joined_predictions(found) for name, found in parts.items()}, joined_embeddings(posteriors))
 
 

@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from modalkit.distributions import CorrelatedGaussian, Posterior
 from modalkit.errors import InputError
 from modalkit.inference.results import Embedding
 from modalkit.nn.flow import VelocityField
@@ -46,7 +47,8 @@ class SamplerSettings:
 class LatentSampler(nn.Module):
     r"""Samples of z given any subset S of the modalities, distributed as the posteriors of data rows that agree with S.
 
-    A sample is the end of the path :math:`du/dt = f(u, t, c_S)` that starts at standard normal noise. The condition
+    A sample is the end of the path :math:`du/dt = f(u, t, c_S)` that starts at noise of
+    standard deviation 1 (see `shaped`). The condition
     :math:`c_S` holds the mean and the standard deviation of q(z|x_S), and which modalities S holds. Given nothing, it
     samples from the aggregate posterior, the mean of q(z|x) over rows x. z is standardised by the moments of that.
 
@@ -97,7 +99,7 @@ class LatentSampler(nn.Module):
         Args:
             posterior: moments of q(z|x_S), `(rows, latent_dim)`.
             given: the subset S, bool `(rows, modalities)`.
-            noise: standard normal, `(samples, rows, latent_dim)`.
+            noise: what `shaped` returned of these posteriors, `(samples, rows, latent_dim)`.
 
         Returns:
             `(samples, rows, latent_dim)`, on the sampler's device.
@@ -109,6 +111,20 @@ class LatentSampler(nn.Module):
             middle = u + self.field(u, t, *condition) / (2 * _STEPS)
             u = u + self.field(middle, t + 1 / (2 * _STEPS), *condition) / _STEPS
         return torch.unflatten(self.loc + self.scale * u, 0, noise.shape[:2])  # -> (samples, rows, latent_dim)
+
+
+def shaped(posterior: Posterior, normal: Tensor) -> Tensor:
+    """Return noise with the correlations of a posterior, and mean 0 and standard deviation 1 in each dimension.
+
+    A flow that starts at such noise needs to learn only what differs from the posterior.
+
+    Args:
+        posterior: `(terms, rows, latent_dim)`. Only a `CorrelatedGaussian` shapes the noise.
+        normal: standard normal, `(..., terms, rows, latent_dim)`.
+    """
+    if not isinstance(posterior, CorrelatedGaussian):
+        return normal
+    return (posterior.rsample(normal) - posterior.loc) / posterior.scale
 
 
 def save_sampler(path: Path, sampler: LatentSampler, weights: str) -> None:

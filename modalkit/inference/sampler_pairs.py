@@ -10,7 +10,8 @@ from torch import Tensor
 from modalkit.data import Dataset
 from modalkit.data.reading import draw, evenly
 from modalkit.errors import InputError
-from modalkit.inference.results import Embedding, moments_of_terms
+from modalkit.inference.results import Embedding, moments, moments_of_terms
+from modalkit.inference.sampler import shaped
 from modalkit.inference.subsets import usable
 from modalkit.model.sampling import sample_noise, sample_z
 from modalkit.model.vae import MultimodalVAE
@@ -22,7 +23,7 @@ _MOST_EACH = 32
 _NUMBERS = 1 << 25  # numbers of all pairs: 128 MiB
 _AT_ONCE = 1 << 24  # numbers of the pairs of one chunk
 _CHUNK = 256
-_NOTHING = 0.2  # share of pairs whose subset is empty
+_NOTHING = 0.4  # share of pairs whose subset is empty
 
 
 @dataclass(frozen=True)
@@ -33,18 +34,24 @@ class Pairs:
         z: samples of q(z | all that the row has), `(pairs, latent_dim)`.
         posterior: moments of q(z | the subset), `(pairs, latent_dim)`.
         given: the subset, bool `(pairs, modalities)`.
+        variance: mean variance of q(z | all that a row has), `(latent_dim,)`.
+        noise: noise with the correlations of q(z | the subset), `(pairs, latent_dim)`; None if it has none. These
+            depend on the subset alone.
     """
 
     z: Tensor
     posterior: Embedding
     given: Tensor
+    variance: Tensor
+    noise: Tensor | None
 
     def __len__(self) -> int:
         return len(self.z)
 
     def __getitem__(self, index: Tensor) -> Pairs:
-        moments = Embedding(self.posterior.loc[index], self.posterior.scale[index])
-        return Pairs(self.z[index], moments, self.given[index])
+        posterior = Embedding(self.posterior.loc[index], self.posterior.scale[index])
+        noise = None if self.noise is None else self.noise[index]
+        return Pairs(self.z[index], posterior, self.given[index], self.variance, noise)
 
 
 def make_pairs(model: MultimodalVAE, dataset: Dataset, rows: Tensor, seed: int, what: str) -> Pairs:
@@ -62,7 +69,7 @@ def make_pairs(model: MultimodalVAE, dataset: Dataset, rows: Tensor, seed: int, 
     """
     rows = _with_posterior(model, dataset, rows)
     rows = evenly(rows, _MOST_ROWS)
-    each = max(1, min(_MOST_EACH, _NUMBERS // (3 * model.latent_dim * len(rows))))
+    each = max(1, min(_MOST_EACH, _NUMBERS // (4 * model.latent_dim * len(rows))))
     numbers = each * model.latent_dim
     if len(model.measurements) and model.latent_dim**2 << min(len(model.names), 30) > _AT_ONCE:
         numbers *= model.latent_dim  # each subset may have a matrix of its own
@@ -71,15 +78,16 @@ def make_pairs(model: MultimodalVAE, dataset: Dataset, rows: Tensor, seed: int, 
         for index, some in enumerate(torch.split(rows, max(1, min(_CHUNK, _AT_ONCE // numbers)))):
             parts.append(_pairs(model, dataset, some, each, generator(seed, what, index)))
             progress.update(len(some))
-    z, loc, scale, given = (torch.cat(one) for one in zip(*parts, strict=True))
-    return Pairs(z, Embedding(loc, scale), given)
+    z, loc, scale, noise, given, variance = (torch.cat(one) for one in zip(*parts, strict=True))
+    correlated = noise if len(model.measurements) else None
+    return Pairs(z, Embedding(loc, scale), given, variance.mean(0), correlated)
 
 
 def random_subsets(model: MultimodalVAE, present: Tensor, terms: int, random: torch.Generator) -> Tensor:
     """Choose random subsets of each row's modalities, among those that the model has a posterior of.
 
-    A fifth of them is empty; the others are uniform by size, and then by content. A subset without a posterior becomes
-    one of its modalities that has one alone, or else empty, or else all that the row has.
+    Two fifths of them are empty; the others are uniform by size, and then by content. A subset without a posterior
+    becomes one of its modalities that has one alone, or else empty, or else all that the row has.
 
     Args:
         model: says which subsets have a posterior.
@@ -119,16 +127,17 @@ def _with_posterior(model: MultimodalVAE, dataset: Dataset, rows: Tensor) -> Ten
 
 def _pairs(
     model: MultimodalVAE, dataset: Dataset, rows: Tensor, each: int, random: torch.Generator
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return z, the moments and the subset of `each` pairs of each row; see `Pairs`."""
+) -> tuple[Tensor, ...]:
+    """Return z, moments, noise and subset of `each` pairs of each row, and each row's variances; see `Pairs`."""
     batch = draw(dataset[rows], model.schemas, random)
     observed = model.observed(batch.to(model.device))
     whole = usable(model, batch.present)
-    z = sample_z(
-        model, observed, batch.present, whole[None], sample_noise(each, 1, len(rows), model.latent_dim, random)
-    ).z
+    noise = sample_noise(each, 1, len(rows), model.latent_dim, random)
+    sampled = sample_z(model, observed, batch.present, whole[None], noise)
     given = random_subsets(model, whole, each, random)
-    found = moments_of_terms(model.posterior(observed, batch.present, given))
-    own = (z.squeeze(1), found.loc, found.scale)
-    one, two, three = (part.flatten(0, 1).float().cpu() for part in own)  # (each, rows, …) -> (pairs, latent_dim)
-    return one, two, three, given.flatten(0, 1)
+    posterior = model.posterior(observed, batch.present, given)
+    found = moments_of_terms(posterior)
+    normal = torch.randn(found.loc.shape, generator=random).to(found.loc)
+    own = (sampled.z.squeeze(1), found.loc, found.scale, shaped(posterior, normal))
+    flat = [part.flatten(0, 1).float().cpu() for part in own]  # (each, rows, …) -> (pairs, latent_dim)
+    return *flat, given.flatten(0, 1), moments(sampled.posterior).scale.square().float()

@@ -8,23 +8,20 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from modalkit.data import Batch, Dataset, check_manifest
-from modalkit.data.frames import as_frame
+from modalkit.data import Batch, Dataset
 from modalkit.errors import InputError
 from modalkit.evaluation.likelihood import Estimate
 from modalkit.evaluation.questions import allows
 from modalkit.inference import predicting
-from modalkit.inference.filling import Known, fill
-from modalkit.inference.frames import impute_frame
+from modalkit.inference.frames import impute
 from modalkit.inference.results import Embedding, Imputed, Inference
 from modalkit.inference.sampler import LatentSampler
 from modalkit.inference.saving import packed, save, unpacked
 from modalkit.inference.scoring import score
 from modalkit.inference.subsets import check_given, check_want, usable
-from modalkit.inference.values import Given, as_batch, check_names, only
+from modalkit.inference.values import Given, as_batch, check_names
 from modalkit.model.prediction import Prediction
 from modalkit.model.vae import MultimodalVAE
 from modalkit.plugin import Schema
@@ -286,20 +283,8 @@ class TrainedModel:
         Raises:
             InputError: the dataset does not have the model's modalities, or the table none of its columns.
         """
-        known: Known = {}
         own = self.sampler if sampler else None
-        if (frame := as_frame(data)) is not None:
-            if rows is not None:
-                raise InputError("rows: is for datasets; give the rows of the table that you mean")
-            return impute_frame(self.model, frame, sample=sample, draws=draws, seed=seed, sampler=own)
-        if isinstance(data, Dataset):
-            check_manifest(data.path, self.schemas)
-            rows = torch.arange(len(data)) if rows is None else rows
-            batch = as_batch(self.schemas, only(data[rows], self.schemas))
-            known = {n: data.known(n, rows) for n in self.modalities if data.manifest.modalities[n].partly}
-        else:
-            batch = as_batch(self.schemas, data)
-        return fill(self.model, batch, known, sample=sample, draws=draws, seed=seed, sampler=own)
+        return impute(self.model, data, rows, sample=sample, draws=draws, seed=seed, sampler=own)
 
     def score(
         self,

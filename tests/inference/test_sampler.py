@@ -10,18 +10,21 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.linear import fill, linear_run
+from support.linear import LINEAR, fill, linear_run, write_linear
 from support.toys import here, write_circle, write_recipe
 from torch import Tensor, nn
 
 import modalkit
 from modalkit.data import Dataset
+from modalkit.distributions import CorrelatedGaussian, Gaussian
 from modalkit.errors import InputError
-from modalkit.inference import Embedding, TrainedModel
-from modalkit.inference.sampler import LatentSampler, SamplerSettings
+from modalkit.inference import TrainedModel
+from modalkit.inference.results import moments
+from modalkit.inference.sampler import LatentSampler, SamplerSettings, shaped
 from modalkit.inference.sampler_fit import fit_sampler
 from modalkit.inference.sampler_pairs import random_subsets
 from modalkit.model import assemble
+from modalkit.nn.patterns import Patterns
 from modalkit.recipe import load_recipe
 from modalkit.runs.checkpoint import save_weights
 
@@ -94,12 +97,35 @@ def test_given_the_size_both_signs_are_sampled(signs: tuple[TrainedModel, Datase
 
 
 def test_an_untrained_sampler_samples_from_the_posterior() -> None:
-    sampler = LatentSampler(SamplerSettings(2, ("a", "b"), 8, 1, ""))
-    posterior = Embedding(torch.tensor([[0.5, -1.0]]), torch.tensor([[0.8, 0.1]]))
-    noise = torch.randn(4000, 1, 2, generator=torch.Generator().manual_seed(0))
-    z = sampler.sample(posterior, torch.tensor([[True, False]]), noise)
-    torch.testing.assert_close(z.mean(0), posterior.loc, atol=0.03, rtol=0)
-    torch.testing.assert_close(z.std(0), posterior.scale, atol=0.02, rtol=0.05)
+    """Of any posterior that is Gaussian: with the same noise, its samples are those of the posterior."""
+    g = torch.Generator().manual_seed(0)
+    root, given = torch.randn(1, 3, 3, generator=g), torch.tensor([[True, False]] * 2)
+    loc, precision = torch.randn(1, 2, 3, generator=g), 1 + 3 * torch.rand(1, 2, 3, generator=g)
+    matrix = root @ root.mT + torch.eye(3)
+    correlated = CorrelatedGaussian.from_natural(loc, matrix, Patterns(torch.zeros(1, 2, dtype=torch.long)))
+    sampler = LatentSampler(SamplerSettings(3, ("a", "b"), 8, 1, ""))
+    for posterior in (Gaussian(loc, precision), correlated):
+        normal = torch.randn(50, 1, 2, 3, generator=g)
+        z = sampler.sample(moments(posterior), given, shaped(posterior, normal).squeeze(1))
+        torch.testing.assert_close(z, posterior.rsample(normal).squeeze(1), atol=0.02, rtol=0)
+
+
+def test_a_sampler_of_correlated_experts_is_fitted(tmp_path: Path) -> None:
+    data = write_linear(tmp_path)
+    dataset = Dataset(data, ["a", "b", "c"])
+    dataset.split = torch.zeros_like(dataset.split)  # all rows train: a tenth of them is held out
+    (tmp_path / "recipe.yaml").write_text(
+        LINEAR.replace("DATA", str(data))
+        .replace("OBJECTIVE", "{name: mvae}")
+        .replace("2}\nobj", "2, experts: full}\nobj")
+    )
+    recipe = load_recipe(tmp_path / "recipe.yaml")
+    model = TrainedModel(assemble(recipe).eval(), recipe, tmp_path, "own")
+    before = model.infer({"a": [0.1, 0.2]}, samples=2)
+    model.sampler = fit_sampler(model, dataset, steps=2)
+    after = model.infer({"a": [0.1, 0.2]}, samples=2)
+    assert torch.equal(before["b"].value, after["b"].value)
+    assert bool(after["b"].samples.isfinite().all()) and not torch.equal(before["b"].samples, after["b"].samples)
 
 
 @pytest.mark.parametrize("objective", ["mvae", "jmvae", "bivcca", "mmvae"])
