@@ -28,7 +28,7 @@ _LEARNING_RATE = 4e-3
 _NARROW = 64  # the width whose learning rate this is; it falls as the width grows
 _DECAY = 0.999
 _VALIDATE_EVERY = 100
-_PATIENCE = 10
+_PATIENCE = 20
 _VALIDATED = 4096
 _BLOCKS = 3
 
