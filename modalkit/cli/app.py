@@ -29,6 +29,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "evaluate": report.evaluate,
     "translate": ask.translate,
     "sample": ask.sample,
+    "fit-sampler": ask.fit_sampler,
     "impute": ask.impute,
     "embed": ask.embed,
     "serve": ask.serve,

@@ -1,4 +1,4 @@
-"""Commands that use a trained model: translate, sample, impute, embed, serve, export."""
+"""Commands that use a trained model: translate, sample, fit-sampler, impute, embed, serve, export."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from modalkit.cli.options import (
     Device,
     Draws,
     Noise,
+    NoSampler,
+    OtherData,
     OutFolder,
     RunArgument,
     Seed,
@@ -39,6 +41,7 @@ def translate(
     samples: Annotated[int, typer.Option(min=0, help="Number of samples to write beside the mean.")] = 8,
     draws: Draws = 32,
     noise: Noise = False,
+    no_sampler: NoSampler = False,
     seed: Seed = 0,
     device: Device = "cpu",
     weights: Weights = "best",
@@ -59,7 +62,7 @@ def translate(
     known = split_values(given)
     model = load(run, device=device, weights=weights, trust=trust)
     batch = as_batch(model.schemas, known)
-    found = model.infer(batch, split_names(want), samples, draws=draws, noise=noise, seed=seed)
+    found = model.infer(batch, split_names(want), samples, draws=draws, noise=noise, seed=seed, sampler=not no_sampler)
     files, figures = answer(model.schemas, batch, found)
     posterior = {"loc": found.posterior.loc[0].tolist(), "scale": found.posterior.scale[0].tolist()}
     about = {"run": str(run), "weights": model.weights, "given": known, "seed": seed, "draws": max(draws, samples)}
@@ -75,14 +78,19 @@ def sample(
     want: Want = None,
     noise: Noise = False,
     temperature: Annotated[
-        float, typer.Option(min=0, help="Factor of the prior's standard deviation: below 1, more typical samples.")
+        float, typer.Option(min=0, help="Factor of the noise's standard deviation: below 1, more typical samples.")
     ] = 1.0,
+    prior: Annotated[
+        bool, typer.Option("--prior", help="Sample from the prior, even if the run has a sampler.", show_default=False)
+    ] = False,
     seed: Seed = 0,
     device: Device = "cpu",
     weights: Weights = "best",
     trust: Trust = False,
 ) -> None:
-    """Sample from the prior. The modalities of one sample belong together.
+    """Sample new rows. The modalities of one sample belong together.
+
+    If `fit-sampler` has fitted a sampler to the weights, samples come from it, otherwise from the prior.
 
     Files are written as by `translate`; if no modality is a picture, as one table, samples.csv.
 
@@ -93,7 +101,8 @@ def sample(
 
     earlier_files(out)
     model = load(run, device=device, weights=weights, trust=trust)
-    files, figures = samples(model.sample(n, split_names(want), noise=noise, temperature=temperature, seed=seed))
+    drawn = model.sample(n, split_names(want), noise=noise, temperature=temperature, seed=seed, sampler=not prior)
+    files, figures = samples(drawn)
     about = {"run": str(run), "weights": model.weights, "seed": seed, "temperature": temperature, "drawn": figures}
     written = write_answer(out, files, about)
     if "samples.csv" in files:
@@ -111,6 +120,7 @@ def impute(
         bool, typer.Option("--sample", help="Fill with samples of the predictive distribution instead of its mean.")
     ] = False,
     draws: Draws = 32,
+    no_sampler: NoSampler = False,
     seed: Seed = 0,
     device: Device = "cpu",
     weights: Weights = "best",
@@ -134,6 +144,8 @@ def impute(
     if as_table:
         check_table(out)
     model = load(run, device=device, weights=weights, trust=trust)
+    if no_sampler:
+        model.sampler = None
     opened = Dataset(dataset or model.dataset_path("the argument DATASET"), in_memory=False)
     if as_table:
         found, files = impute_table(model, opened, out, sample=sample, draws=draws, seed=seed)
@@ -148,6 +160,36 @@ def impute(
         typer.echo(f"{nothing:,} row{' has' if nothing == 1 else 's have'} nothing to infer from: filled with {what}")
     if left := ", ".join(f"{name} {count:,}" for name, (_, count) in found.items() if count):
         typer.echo(f"still absent, since this objective has no posterior given what those rows have: {left}")
+
+
+def fit_sampler(
+    run: RunArgument,
+    steps: Annotated[int, typer.Option(min=1, help="The most steps; validation rows may end it earlier.")] = 3000,
+    data: OtherData = None,
+    seed: Seed = 0,
+    device: Device = "cpu",
+    trust: Trust = False,
+) -> None:
+    """Fit a sampler of z to a finished run, for samples that look like data; the model does not change.
+
+    Afterwards `sample`, `translate` and `impute --sample` take their samples from it. Means, uncertainties and metrics
+    stay the same. If interrupted, nothing is written. Once the run's best weights change, fit it again.
+
+    Example: modalkit fit-sampler runs/quickstart
+    """
+    from modalkit.data import Dataset
+    from modalkit.inference import TrainedModel
+    from modalkit.inference.sampler import save_sampler
+    from modalkit.inference.sampler_fit import fit_sampler as fit
+    from modalkit.runs.folder import RunFolder
+    from modalkit.runs.opened import load_model
+
+    loaded = load_model(run, device=device, trust=trust)  # without its earlier sampler, which may be damaged
+    model = TrainedModel(loaded.model, loaded.recipe, run, loaded.weights, trusted=trust)
+    opened = Dataset(data or model.dataset_path("--data"), list(model.modalities))
+    found = fit(model, opened, steps=steps, seed=seed)
+    save_sampler(RunFolder(run).sampler, found, model.weights)
+    typer.echo(f"{RunFolder(run).sampler}: modalkit sample {run} -o drawn takes its samples from it")
 
 
 def embed(

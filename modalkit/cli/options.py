@@ -44,6 +44,10 @@ Draws = Annotated[int, typer.Option(min=1, help="Samples of z per row; predictio
 Noise = Annotated[
     bool, typer.Option("--noise", help="Sample from the likelihoods instead of taking their means and modes.")
 ]
+NoSampler = Annotated[
+    bool,
+    typer.Option("--no-sampler", help="Sample from the posterior, even if the run has a sampler.", show_default=False),
+]
 OutFolder = Annotated[Path, typer.Option("--out", "-o", help="A new folder, or the folder of an earlier answer.")]
 Plugins = Annotated[
     list[Path], typer.Option("--plugin", help="A Python file with plugins that are not installed; repeatable.")

@@ -11,6 +11,7 @@ from torch import Tensor
 from modalkit.data import Batch
 from modalkit.inference.predicting import infer
 from modalkit.inference.results import Imputed, joined_predictions
+from modalkit.inference.sampler import LatentSampler
 from modalkit.inference.subsets import usable
 from modalkit.inference.values import as_batch
 from modalkit.model.prediction import Prediction, as_stored, probability_of
@@ -24,7 +25,16 @@ Known = Mapping[str, tuple[Tensor, Tensor]]
 """By modality which numbers of absent entries are known, bool `(rows, *event_shape)`, and their stored values."""
 
 
-def fill(model: MultimodalVAE, batch: Batch, known: Known, *, sample: bool, draws: int, seed: int) -> Imputed:
+def fill(
+    model: MultimodalVAE,
+    batch: Batch,
+    known: Known,
+    *,
+    sample: bool,
+    draws: int,
+    seed: int,
+    sampler: LatentSampler | None = None,
+) -> Imputed:
     """Fill the absent entries of a batch; see `modalkit.inference.TrainedModel.impute`.
 
     Args:
@@ -34,12 +44,14 @@ def fill(model: MultimodalVAE, batch: Batch, known: Known, *, sample: bool, draw
         sample: fill with samples from the predictive distribution instead of its mean.
         draws: number of samples of z for each row.
         seed: seed of the samples.
+        sampler: makes the samples, instead of the posterior.
     """
     given = usable(model, batch.present)
     can = model.allows(given)
     missing = ~batch.present & can[:, None] & torch.tensor([name in model.decoders for name in model.names])
     empty = can & ~given.any(1) & (not sample)  # all rows that have nothing have the same mean
-    predictions = _informed(model, Batch(batch.values, given), missing & ~empty[:, None], sample, draws, seed)
+    some = missing & ~empty[:, None]
+    predictions = _informed(model, Batch(batch.values, given), some, sample, draws, seed, sampler)
     expected = _expected(model, missing & empty[:, None], draws)
     imputed = Imputed(Batch(dict(batch.values), batch.present | missing), missing, {}, given, {}, {})
     for name in _names(model, missing):
@@ -55,7 +67,13 @@ def fill(model: MultimodalVAE, batch: Batch, known: Known, *, sample: bool, draw
 
 
 def _informed(
-    model: MultimodalVAE, batch: Batch, missing: Tensor, sample: bool, draws: int, seed: int
+    model: MultimodalVAE,
+    batch: Batch,
+    missing: Tensor,
+    sample: bool,
+    draws: int,
+    seed: int,
+    sampler: LatentSampler | None,
 ) -> Mapping[str, Prediction]:
     """Predict the entries in `missing`, bool `(rows, modalities)`, from what their rows have."""
     return infer(
@@ -68,6 +86,7 @@ def _informed(
         seed=derived_seed(seed, "impute"),
         targets=missing,
         mirrored=True,
+        sampler=sampler,
     )
 
 

@@ -1,4 +1,4 @@
-"""Tables in memory with their missing cells filled."""
+"""Datasets, values and tables in memory with what they lack filled."""
 
 from __future__ import annotations
 
@@ -6,12 +6,17 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from modalkit.data import Dataset, check_manifest
 from modalkit.data.frame_values import Reader, cells
-from modalkit.data.frames import Frame
-from modalkit.inference.filling import fill
+from modalkit.data.frames import Frame, as_frame
+from modalkit.errors import InputError
+from modalkit.inference.filling import Known, fill
 from modalkit.inference.frame_rows import read_rows, readers
 from modalkit.inference.results import Imputed
+from modalkit.inference.sampler import LatentSampler
+from modalkit.inference.values import Given, as_batch, only
 from modalkit.model.vae import MultimodalVAE
 from modalkit.plugin import Cells
 from modalkit.registry import modality
@@ -21,7 +26,45 @@ from modalkit.util.randomness import derived_seed
 _ROWS = 1000  # as in `modalkit impute`, whose samples are the same then
 
 
-def impute_frame(model: MultimodalVAE, frame: Frame, *, sample: bool, draws: int, seed: int) -> Any:
+def impute(
+    model: MultimodalVAE,
+    data: Dataset | Given,
+    rows: Tensor | None,
+    *,
+    sample: bool,
+    draws: int,
+    seed: int,
+    sampler: LatentSampler | None,
+) -> Imputed | Any:
+    """Fill what is absent; see `modalkit.TrainedModel.impute`.
+
+    Args:
+        model: in eval mode.
+        data: a dataset, a table or values.
+        rows: rows of the dataset; None for all.
+        sample: fill with samples instead of means.
+        draws: number of samples of z for each row.
+        seed: seed of the samples.
+        sampler: makes the samples, instead of the posterior.
+    """
+    known: Known = {}
+    if (frame := as_frame(data)) is not None:
+        if rows is not None:
+            raise InputError("rows: is for datasets; give the rows of the table that you mean")
+        return impute_frame(model, frame, sample=sample, draws=draws, seed=seed, sampler=sampler)
+    if isinstance(data, Dataset):
+        check_manifest(data.path, model.schemas)
+        rows = torch.arange(len(data)) if rows is None else rows
+        batch = as_batch(model.schemas, only(data[rows], model.schemas))
+        known = {n: data.known(n, rows) for n in model.names if data.manifest.modalities[n].partly}
+    else:
+        batch = as_batch(model.schemas, data)
+    return fill(model, batch, known, sample=sample, draws=draws, seed=seed, sampler=sampler)
+
+
+def impute_frame(
+    model: MultimodalVAE, frame: Frame, *, sample: bool, draws: int, seed: int, sampler: LatentSampler | None = None
+) -> Any:
     """Return a table with its missing cells filled; see `modalkit.TrainedModel.impute`."""
     reading = readers(model.schemas, frame)
     found: dict[str, tuple[list[Any], list[Any]]] = {}
@@ -31,7 +74,7 @@ def impute_frame(model: MultimodalVAE, frame: Frame, *, sample: bool, draws: int
             part = slice(start, min(start + _ROWS, frame.rows))
             batch, known = read_rows(reading, part)
             chosen = derived_seed(seed, "impute shard", index)
-            filled = fill(model, batch, known, sample=sample, draws=draws, seed=chosen)
+            filled = fill(model, batch, known, sample=sample, draws=draws, seed=chosen, sampler=sampler)
             for name, reader in reading.items():
                 _collect(found, reader, filled, name, part)
             shown.update(len(batch))

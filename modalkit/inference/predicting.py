@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
+import torch
 from torch import Tensor
 
+from modalkit import registry
 from modalkit.data import Batch
 from modalkit.inference.chunks import chunks, computing
 from modalkit.inference.results import Embedding, Inference, joined_embeddings, joined_predictions, moments
+from modalkit.inference.sampler import LatentSampler, shaped
+from modalkit.inference.values import as_batch
 from modalkit.model.prediction import Prediction, predict
 from modalkit.model.sampling import sample_noise, sample_z
 from modalkit.model.vae import MultimodalVAE
+from modalkit.plugin import Outcome
 from modalkit.util.randomness import derived_seed, generator
 
 
@@ -29,6 +35,8 @@ def infer(
     mirrored: bool = False,
     temperature: float = 1.0,
     alike: bool = False,
+    sampler: LatentSampler | None = None,
+    only_samples: bool = False,
 ) -> Inference:
     """Predict modalities from all that each row has.
 
@@ -43,9 +51,12 @@ def infer(
         targets: bool `(rows, modalities)`: of each modality in `want`, predict only these rows; by default all rows.
         mirrored: use antithetic samples, see `modalkit.model.sampling.Noise.mirrored`. The first half of the draws is
             independent.
-        temperature: factor of the posteriors' standard deviations.
+        temperature: factor of the standard deviations of the posteriors, or of the sampler's noise.
         alike: use the same noise for every row, so that a row's prediction does not depend on the rows beside it. The
             noise is `modalkit.model.sampling.Noise.matched`, which needs enough draws.
+        sampler: makes the samples, instead of the posterior.
+        only_samples: predict from the sampler's samples alone, as many as draws. Otherwise predictions are averaged
+            over the posterior's, with and without a sampler.
     """
     parts: dict[str, list[Prediction]] = {name: [] for name in want}
     posteriors = []
@@ -64,14 +75,42 @@ def infer(
             found = sample_z(model, observed, part.present, part.present[None], random)
             inputs = model.decoder_inputs(found.z.squeeze(1), observed, part.present)  # (draws, rows, …)
             posteriors.append(moments(found.posterior))
+            drawn = None
+            if sampler is not None and samples:
+                normal = sample_noise(samples, 1, len(part), model.latent_dim, generator(seed, "sampler", start))
+                own = normal.scaled(temperature).to(model.device, model.dtype).normal
+                z = sampler.sample(posteriors[-1], part.present, shaped(found.posterior, own).squeeze(1))
+                drawn = model.decoder_inputs(z.to(model.device, model.dtype), observed, part.present)
+                inputs, drawn = (drawn, None) if only_samples else (inputs, drawn)
             for name, predictions in parts.items():
                 here = inputs
                 if targets is not None:
                     wanted = targets[start : start + len(part), model.names.index(name)]
                     here = inputs[:, wanted.to(inputs.device)]
-                if here.shape[1]:
-                    predictions.append(predict(model, name, here, samples, noise=noise))
+                if not here.shape[1]:
+                    continue
+                predictions.append(predict(model, name, here, samples, noise=noise))
+                if drawn is not None:
+                    here = drawn if targets is None else drawn[:, wanted.to(drawn.device)]
+                    found_samples = predict(model, name, here, samples, noise=noise).samples
+                    predictions[-1] = replace(predictions[-1], samples=found_samples)
     return Inference({name: joined_predictions(found) for name, found in parts.items()}, joined_embeddings(posteriors))
+
+
+def measures(model: MultimodalVAE) -> dict[str, str]:
+    """Return what says how certain a prediction is; see `modalkit.TrainedModel.measures`."""
+    names = [name for name in model.names if name in model.decoders]
+    outcomes = {name: registry.modality(model.schemas[name].kind).outcome for name in names}
+    found = {name: "probability" if outcome.has_classes else "scale" for name, outcome in outcomes.items()}
+    if reals := [name for name, outcome in outcomes.items() if outcome is Outcome.REAL]:
+        # The likelihood of a real kind may lack a variance, and a kind without a declared outcome may be integer.
+        origin, nothing = torch.zeros(1, model.latent_dim), as_batch(model.schemas, {})
+        for name, prediction in decode(model, origin, nothing, reals, 0).items():
+            if prediction.probability is not None:
+                found[name] = "probability"
+            elif prediction.scale is None:
+                del found[name]
+    return found
 
 
 def embed(model: MultimodalVAE, batch: Batch) -> Embedding:

@@ -78,12 +78,18 @@ class Imputed:
 
 def moments(posterior: Posterior) -> Embedding:
     """Return mean and standard deviation of a posterior, `(1, rows, latent_dim) -> (rows, latent_dim)`."""
+    found = moments_of_terms(posterior)
+    return Embedding(found.loc[0].cpu(), found.scale[0].cpu())
+
+
+def moments_of_terms(posterior: Posterior) -> Embedding:
+    """Return mean and standard deviation of posteriors, `(terms, rows, latent_dim)`, on their device."""
     if not isinstance(posterior, Mixture):
-        return Embedding(posterior.loc[0].cpu(), posterior.scale[0].cpu())
-    weight, parts = posterior.log_weight.exp().unsqueeze(-1), posterior.parts  # (components, 1, rows, 1)
+        return Embedding(posterior.loc, posterior.scale)
+    weight, parts = posterior.log_weight.exp().unsqueeze(-1), posterior.parts  # (components, terms, rows, 1)
     loc = (weight * parts.loc).sum(0)
     variance = (weight * (parts.variance + (parts.loc - loc).square())).sum(0)
-    return Embedding(loc[0].cpu(), variance.sqrt()[0].cpu())
+    return Embedding(loc, variance.sqrt())
 
 
 def joined_embeddings(parts: Sequence[Embedding]) -> Embedding:

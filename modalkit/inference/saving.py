@@ -8,23 +8,27 @@ from typing import Any
 import torch
 
 from modalkit.errors import InputError
+from modalkit.inference.sampler import LatentSampler, save_sampler
 from modalkit.model import assemble
 from modalkit.model.vae import MultimodalVAE
 from modalkit.recipe.loading import Recipe, recipe_of
 from modalkit.recipe.yaml import Place, parse
 from modalkit.runs.checkpoint import save_weights
 from modalkit.runs.folder import RunFolder
+from modalkit.runs.opened import digest
 from modalkit.util.files import is_empty, write_text
 from modalkit.util.remote import refuse_url
 
 
-def save(model: MultimodalVAE, recipe: Recipe, out: Path) -> None:
-    """Write a model and its recipe into a new folder; see `modalkit.TrainedModel.save`."""
+def save(model: MultimodalVAE, recipe: Recipe, out: Path, sampler: LatentSampler | None = None) -> None:
+    """Write a model, its recipe and its sampler into a new folder; see `modalkit.TrainedModel.save`."""
     refuse_url(out, "folder")
     if out.exists() and not (out.is_dir() and is_empty(out)):
         raise InputError(f"{out}: exists already and is not overwritten; choose a new folder")
     folder = RunFolder(out)
     save_weights(folder.exported, model)
+    if sampler is not None:
+        save_sampler(folder.sampler, sampler, digest(folder.exported))
     write_text(folder.recipe, recipe.to_yaml())  # last, because it marks the folder as complete
 
 

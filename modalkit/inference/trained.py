@@ -3,35 +3,31 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from modalkit import registry
-from modalkit.data import Batch, Dataset, check_manifest
-from modalkit.data.frames import as_frame
+from modalkit.data import Batch, Dataset
 from modalkit.errors import InputError
 from modalkit.evaluation.likelihood import Estimate
 from modalkit.evaluation.questions import allows
 from modalkit.inference import predicting
-from modalkit.inference.filling import Known, fill
-from modalkit.inference.frames import impute_frame
+from modalkit.inference.frames import impute
 from modalkit.inference.results import Embedding, Imputed, Inference
+from modalkit.inference.sampler import LatentSampler
 from modalkit.inference.saving import packed, save, unpacked
 from modalkit.inference.scoring import score
 from modalkit.inference.subsets import check_given, check_want, usable
 from modalkit.inference.values import Given, as_batch, check_names
 from modalkit.model.prediction import Prediction
 from modalkit.model.vae import MultimodalVAE
-from modalkit.plugin import Outcome, Schema
+from modalkit.plugin import Schema
 from modalkit.recipe.loading import Recipe
 from modalkit.recipe.trust import data_path
 from modalkit.runs.metrics import read_history
-from modalkit.runs.opened import load_model
 
 
 class TrainedModel:
@@ -46,6 +42,7 @@ class TrainedModel:
         path: the folder that it was loaded from.
         weights: SHA-256 of its weights.
         trusted: whether the URL of the recipe's dataset may be contacted.
+        sampler: makes samples, if one was fitted to these weights (`modalkit fit-sampler`).
 
     Attributes:
         modalities: their names, in the recipe's order.
@@ -54,9 +51,17 @@ class TrainedModel:
     """
 
     def __init__(
-        self, model: MultimodalVAE, recipe: Recipe, path: Path, weights: str, *, trusted: bool = False
+        self,
+        model: MultimodalVAE,
+        recipe: Recipe,
+        path: Path,
+        weights: str,
+        *,
+        trusted: bool = False,
+        sampler: LatentSampler | None = None,
     ) -> None:
         self.model, self.recipe, self.path, self.weights, self.trusted = model, recipe, path, weights, trusted
+        self.sampler = sampler
         self.modalities: tuple[str, ...] = model.names
         self.schemas: dict[str, Schema] = model.schemas
         self.latent_dim: int = model.latent_dim
@@ -78,17 +83,7 @@ class TrainedModel:
     @cached_property
     def measures(self) -> dict[str, str]:
         """What says how certain a prediction is, ``scale`` or ``probability``, for each predictable modality."""
-        outcomes = {name: registry.modality(self.schemas[name].kind).outcome for name in self.predictable}
-        found = {name: "probability" if outcome.has_classes else "scale" for name, outcome in outcomes.items()}
-        if reals := [name for name, outcome in outcomes.items() if outcome is Outcome.REAL]:
-            # The likelihood of a real kind may lack a variance, and a kind without a declared outcome may be integer.
-            origin, nothing = torch.zeros(1, self.latent_dim), as_batch(self.schemas, {})
-            for name, prediction in predicting.decode(self.model, origin, nothing, reals, 0).items():
-                if prediction.probability is not None:
-                    found[name] = "probability"
-                elif prediction.scale is None:
-                    del found[name]
-        return found
+        return predicting.measures(self.model)
 
     def dataset_path(self, instead: str = "") -> Path | str:
         """Return where the dataset is that the model was trained on.
@@ -122,6 +117,7 @@ class TrainedModel:
         draws: int = 32,
         noise: bool = False,
         seed: int = 0,
+        sampler: bool = True,
     ) -> Inference:
         r"""Predict modalities from others: :math:`p(x_{want}|x_{given}) = E_{q(z|x_{given})} p(x_{want}|z)`.
 
@@ -134,6 +130,8 @@ class TrainedModel:
             noise: sample from the likelihoods. By default samples are the likelihoods' means (of integers, their
                 modes), which is better for looking at pictures.
             seed: seed of everything random.
+            sampler: whether samples come from the fitted sampler, if there is one, or from the posterior. All else that
+                is predicted is the same with and without a sampler.
 
         Returns:
             Predictions of one row, or of as many rows as were given.
@@ -151,7 +149,15 @@ class TrainedModel:
         draws = max(draws, samples, 1)
         mirrored = samples <= draws // 2  # what is returned as samples is independent
         return predicting.infer(
-            self.model, batch, want, draws=draws, samples=samples, noise=noise, seed=seed, mirrored=mirrored
+            self.model,
+            batch,
+            want,
+            draws=draws,
+            samples=samples,
+            noise=noise,
+            seed=seed,
+            mirrored=mirrored,
+            sampler=self.sampler if sampler else None,
         )
 
     def sample(
@@ -162,16 +168,18 @@ class TrainedModel:
         noise: bool = False,
         temperature: float = 1.0,
         seed: int = 0,
+        sampler: bool = True,
     ) -> Inference:
-        """Sample `n` rows from the prior: each is one sample of z, decoded into every modality.
+        """Sample `n` rows: each is one sample of z from the sampler or the prior, decoded into every modality.
 
         Args:
             n: number of rows.
             want: the modalities to decode; all by default.
             noise: whether the sample of each row is sampled from the likelihoods, or is their mean.
-            temperature: factor of the prior's standard deviation, from 0. Below 1, samples are more typical and less
-                diverse.
+            temperature: factor of the standard deviation of the prior, or of the sampler's noise, from 0. Below 1,
+                samples are more typical and less diverse.
             seed: seed of the samples.
+            sampler: whether to use the fitted sampler, if there is one, or the prior.
 
         Returns:
             `n` rows, each with one sample; `value` is the point that z decodes to.
@@ -188,7 +196,16 @@ class TrainedModel:
         check_want(self.model, want)
         self._check_given(batch)
         return predicting.infer(
-            self.model, batch, want, draws=1, samples=1, noise=noise, seed=seed, temperature=temperature
+            self.model,
+            batch,
+            want,
+            draws=1,
+            samples=1,
+            noise=noise,
+            seed=seed,
+            temperature=temperature,
+            sampler=self.sampler if sampler else None,
+            only_samples=True,
         )
 
     def embed(self, given: Given) -> Embedding:
@@ -239,6 +256,7 @@ class TrainedModel:
         sample: bool = False,
         draws: int = 32,
         seed: int = 0,
+        sampler: bool = True,
     ) -> Imputed | Any:
         """Fill every absent entry from what its row has.
 
@@ -257,6 +275,7 @@ class TrainedModel:
             sample: fill with samples from the predictive distribution instead of its mean.
             draws: number of samples of z for each row, over which the mean is taken.
             seed: seed of the samples.
+            sampler: whether samples come from the fitted sampler, if there is one, or from the posterior.
 
         Returns:
             The same kind of table, or `modalkit.inference.Imputed` for anything else.
@@ -264,19 +283,8 @@ class TrainedModel:
         Raises:
             InputError: the dataset does not have the model's modalities, or the table none of its columns.
         """
-        known: Known = {}
-        if (frame := as_frame(data)) is not None:
-            if rows is not None:
-                raise InputError("rows: is for datasets; give the rows of the table that you mean")
-            return impute_frame(self.model, frame, sample=sample, draws=draws, seed=seed)
-        if isinstance(data, Dataset):
-            check_manifest(data.path, self.schemas)
-            rows = torch.arange(len(data)) if rows is None else rows
-            batch = as_batch(self.schemas, _only(data[rows], self.schemas))
-            known = {n: data.known(n, rows) for n in self.modalities if data.manifest.modalities[n].partly}
-        else:
-            batch = as_batch(self.schemas, data)
-        return fill(self.model, batch, known, sample=sample, draws=draws, seed=seed)
+        own = self.sampler if sampler else None
+        return impute(self.model, data, rows, sample=sample, draws=draws, seed=seed, sampler=own)
 
     def score(
         self,
@@ -320,39 +328,16 @@ class TrainedModel:
             InputError: the folder is not empty.
             RunError: the disk cannot be written.
         """
-        save(self.model, self.recipe, Path(folder))
+        save(self.model, self.recipe, Path(folder), self.sampler)
 
     def __getstate__(self) -> dict[str, Any]:
-        return packed(self.model, self.recipe) | {"path": self.path, "weights": self.weights, "history": self.history}
+        about = {"path": self.path, "weights": self.weights, "history": self.history, "sampler": self.sampler}
+        return packed(self.model, self.recipe) | about
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(*unpacked(state), state["path"], state["weights"])  # type: ignore[misc]
-        self.__dict__["history"] = state["history"]
+        self.__dict__["history"], self.sampler = state["history"], state.get("sampler")
 
     def _check_given(self, batch: Batch) -> None:
         """Raise `InputError` unless the model has a posterior of what each row has."""
         check_given(self.model, batch.present, self.recipe.objective.name)
-
-
-def load(run: Path | str, *, device: str = "cpu", weights: str = "best", trust: bool = False) -> TrainedModel:
-    """Load a trained model; this does not need its dataset, and contacts nobody.
-
-    Args:
-        run: a run folder, or a folder that `modalkit export` wrote.
-        device: where to compute, such as ``cpu`` or ``cuda``.
-        weights: ``"best"`` for the weights of the best epoch, or ``"last"`` for those after the last step.
-        trust: whether the code may run that the recipe names: plugin files, and networks of its own. Code of a run that
-            this user trained on this machine, or allowed before, may run while it does not change.
-
-    Raises:
-        InputError: the folder is not a run or has no such weights, the weights are damaged, the recipe names code that
-            may not run, or the device is not available.
-    """
-    loaded = load_model(Path(run), device=device, weights=weights, trust=trust)
-    return TrainedModel(loaded.model, loaded.recipe, loaded.path, loaded.weights, trusted=trust)
-
-
-def _only(batch: Batch, names: Mapping[str, Schema]) -> Batch:
-    """Return a batch with only the modalities in `names`, in their order."""
-    columns = [list(batch.values).index(n) for n in names]
-    return Batch({n: batch.values[n] for n in names}, batch.present[:, columns])

@@ -34,6 +34,12 @@ def check_names(names: Sequence[str], known: Sequence[str]) -> None:
             raise InputError(f"no modality '{name}'{did_you_mean(name, known)}; this model has {', '.join(known)}")
 
 
+def only(batch: Batch, names: Mapping[str, Schema]) -> Batch:
+    """Return a batch with only the modalities in `names`, in their order."""
+    columns = [list(batch.values).index(n) for n in names]
+    return Batch({n: batch.values[n] for n in names}, batch.present[:, columns])
+
+
 def as_batch(schemas: Mapping[str, Schema], given: Given, rows: int = 1) -> Batch:
     """Convert known values to rows as a dataset stores them; modalities that are not given are absent.
 

@@ -40,6 +40,8 @@ def export(model: TrainedModel, out: Path, extra: Iterable[Callable[[Path], Path
             temporary.mkdir()
             folder = RunFolder(temporary)
             shutil.copyfile(RunFolder(model.path).weights, folder.exported)
+            if model.sampler is not None:
+                shutil.copyfile(RunFolder(model.path).sampler, folder.sampler)
             write_text(folder.recipe, _recipe(model.recipe, temporary))
             extras = [write(temporary) for write in extra]
             write_text(temporary / "README.md", card(model, [path.relative_to(temporary) for path in extras]))

@@ -111,18 +111,18 @@ def _cells(shown: Sequence[Cell], names: Sequence[str], of: str, nothing: str = 
 
 
 def samples(source: Source, seed: int) -> Section | None:
-    """Show samples from the prior, and samples of one modality given each single other one."""
+    """Show samples from the prior or the fitted sampler, and samples of one modality given each single other one."""
     if source.model is None:
         return None
     asked, names, parts = source.model, [n for n in source.names if n in source.model.predictable], []
     numbers = [str(i + 1) for i in range(_SAMPLES)]
     if asked.allows([]):
-        drawn = asked.sample(_SAMPLES, names, seed=seed)
+        drawn, source_of_z = asked.sample(_SAMPLES, names, seed=seed), "prior" if asked.sampler is None else "sampler"
         lines = [
-            [n, *(cell(drawn[n].show(i, 0), f"{n}, sample {i + 1} from the prior") for i in range(_SAMPLES))]
+            [n, *(cell(drawn[n].show(i, 0), f"{n}, sample {i + 1} from the {source_of_z}") for i in range(_SAMPLES))]
             for n in names
         ]
-        caption = "Samples from the prior; each column is one z, decoded into every modality"
+        caption = f"Samples from the {source_of_z}; each column is one z, decoded into every modality"
         parts.append(table(caption, ("", *numbers), lines, kind="pictures"))
     else:
         parts.append(note("This objective has no prior without a condition, so there are no samples from it."))

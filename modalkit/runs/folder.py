@@ -100,6 +100,11 @@ class RunFolder:
         return self.path / "model.safetensors"
 
     @property
+    def sampler(self) -> Path:
+        """The sampler of z that `modalkit fit-sampler` fitted to the weights that answer questions."""
+        return self.path / "sampler.safetensors"
+
+    @property
     def pictures(self) -> Path:
         """The folder of the sheets."""
         return self.path / "pictures"

@@ -76,7 +76,7 @@ def load_model(path: Path, *, device: str = "cpu", weights: str = "best", trust:
     except (RuntimeError, AssertionError) as error:  # torch's errors for a missing device
         raise InputError(f"--device {device}: is not available here ({error}); use --device cpu") from error
     load_weights(file_of_weights, model)
-    return LoadedModel(path, recipe, model.eval(), _digest(file_of_weights), trusted=trust)
+    return LoadedModel(path, recipe, model.eval(), digest(file_of_weights), trusted=trust)
 
 
 def load_saved(path: Path, *, trust: bool = False) -> LoadedModel:
@@ -96,7 +96,7 @@ def load_saved(path: Path, *, trust: bool = False) -> LoadedModel:
     model = _assembled(recipe)
     model.to(torch.float64 if recipe.train.precision == "64" else torch.float32)
     load_into(model, read_state(folder.state), folder.state)
-    return LoadedModel(path, recipe, model.eval(), _digest(folder.state), trusted=trust)
+    return LoadedModel(path, recipe, model.eval(), digest(folder.state), trusted=trust)
 
 
 def _assembled(recipe: Recipe) -> MultimodalVAE:
@@ -105,7 +105,8 @@ def _assembled(recipe: Recipe) -> MultimodalVAE:
         return assemble(recipe)
 
 
-def _digest(file: Path) -> str:
+def digest(file: Path) -> str:
+    """Return the SHA-256 of a file."""
     with file.open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()
 
