@@ -78,23 +78,45 @@ def infer(
             drawn = None
             if sampler is not None and samples:
                 normal = sample_noise(samples, 1, len(part), model.latent_dim, generator(seed, "sampler", start))
-                own = normal.scaled(temperature).to(model.device, model.dtype).normal
-                z = sampler.sample(posteriors[-1], part.present, shaped(found.posterior, own).squeeze(1))
+                own = shaped(found.posterior, normal.scaled(temperature).to(model.device, model.dtype).normal)
+                z = sampler.sample(posteriors[-1], part.present, own.squeeze(1))
                 drawn = model.decoder_inputs(z.to(model.device, model.dtype), observed, part.present)
                 inputs, drawn = (drawn, None) if only_samples else (inputs, drawn)
+            wanted = None if targets is None else targets[start : start + len(part)]
             for name, predictions in parts.items():
-                here = inputs
-                if targets is not None:
-                    wanted = targets[start : start + len(part), model.names.index(name)]
-                    here = inputs[:, wanted.to(inputs.device)]
-                if not here.shape[1]:
-                    continue
-                predictions.append(predict(model, name, here, samples, noise=noise))
-                if drawn is not None:
-                    here = drawn if targets is None else drawn[:, wanted.to(drawn.device)]
-                    found_samples = predict(model, name, here, samples, noise=noise).samples
-                    predictions[-1] = replace(predictions[-1], samples=found_samples)
+                predictions += _predictions(model, name, inputs, drawn, wanted, samples, noise)
     return Inference({name: joined_predictions(found) for name, found in parts.items()}, joined_embeddings(posteriors))
+
+
+def _predictions(
+    model: MultimodalVAE,
+    name: str,
+    inputs: Tensor,
+    drawn: Tensor | None,
+    wanted: Tensor | None,
+    samples: int,
+    noise: bool,
+) -> list[Prediction]:
+    """Return the prediction of a modality for the rows in `wanted`, or none if these are no rows; see `infer`.
+
+    Args:
+        model: in eval mode.
+        name: the modality.
+        inputs: what its decoder sees of the posteriors' samples, `(draws, rows, …)`.
+        drawn: what it sees of a sampler's samples, `(samples, rows, …)`; None to keep the posteriors'.
+        wanted: bool `(rows, modalities)`; None for all.
+        samples: how many samples to keep.
+        noise: see `modalkit.model.prediction.predict`.
+    """
+    if wanted is not None:
+        rows = wanted[:, model.names.index(name)].to(inputs.device)
+        inputs, drawn = inputs[:, rows], None if drawn is None else drawn[:, rows]
+    if not inputs.shape[1]:
+        return []
+    found = predict(model, name, inputs, samples, noise=noise)
+    if drawn is None:
+        return [found]
+    return [replace(found, samples=predict(model, name, drawn, samples, noise=noise).samples)]
 
 
 def measures(model: MultimodalVAE) -> dict[str, str]:

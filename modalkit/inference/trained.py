@@ -147,7 +147,6 @@ class TrainedModel:
         check_want(self.model, want)
         self._check_given(batch)
         draws = max(draws, samples, 1)
-        mirrored = samples <= draws // 2  # what is returned as samples is independent
         return predicting.infer(
             self.model,
             batch,
@@ -156,7 +155,7 @@ class TrainedModel:
             samples=samples,
             noise=noise,
             seed=seed,
-            mirrored=mirrored,
+            mirrored=samples <= draws // 2,  # what is returned as samples is independent
             sampler=self.sampler if sampler else None,
         )
 
