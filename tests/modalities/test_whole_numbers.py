@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import modalkit
@@ -13,7 +13,7 @@ from modalkit.errors import InputError
 from modalkit.model.prediction import as_stored
 
 
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow])
 @given(loc=st.floats(-1e4, 1e4), scale=st.floats(0.01, 1e4), value=st.floats(-20, 20, width=32))
 def test_what_is_stored_is_the_nearest_whole_number_from_0(loc: float, scale: float, value: float) -> None:
     schema = modalkit.schema("vector", size=1, whole=True, standardize={"loc": [loc], "scale": [scale]})

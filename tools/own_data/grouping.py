@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,6 +15,7 @@ from modalkit.errors import InputError, did_you_mean
 from modalkit.plugin import Settings, as_tuple
 from modalkit.recipe.templates import modality_name
 from modalkit.recipe.yaml import Document
+from modalkit.registry import modality
 
 from .cells import Table, TableColumn
 from .entries import check_name, listed, read_yaml
@@ -65,10 +66,7 @@ def read_grouping(path: Path) -> Grouping:
         if manifest.builder.get("name") != "table":
             raise InputError(f"{path}: was not built from a table; give a YAML file or a dataset that was")
         grouping = Grouping.model_validate(manifest.builder["columns"])
-        known = {
-            n: {key: fact for key in ("standardize", "whole") if (fact := m.facts.get(key))}
-            for n, m in manifest.modalities.items()
-        }
+        known = {n: _known(m.facts) for n, m in manifest.modalities.items()}
         return grouping.model_copy(
             update={
                 "modalities": {
@@ -82,6 +80,14 @@ def read_grouping(path: Path) -> Grouping:
     if document.problems:
         raise InputError("\n".join(map(str, document.problems)))
     return Grouping.model_validate(document.value)
+
+
+def _known(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a dataset says of numbers: how they are standardised, and whether all of them are whole."""
+    known = {"standardize": facts["standardize"]} if facts.get("standardize") else {}
+    if "whole" in modality(str(facts["kind"])).schema.model_fields:
+        known["whole"] = bool(facts.get("whole"))  # not by the new rows, which may be few
+    return known
 
 
 def _validated(document: Document) -> None:
