@@ -40,8 +40,8 @@ def weaken(dataset: Dataset, rows: Tensor, weak: WeakSettings, seed: int) -> Dat
     """Return a view of a dataset in which some entries of some rows are hidden, as in the paper's weak supervision.
 
     First, each row outside the fraction `paired` keeps one group, chosen uniformly among those of which it has any
-    modality, and loses the others; no row becomes empty. Then every entry is kept with probability `keep`. The random choices do not depend on the fractions, so a
-    larger fraction keeps every entry that a smaller one keeps.
+    modality, and loses the others; no row becomes empty. Then every entry is kept with probability `keep`. The random
+    choices do not depend on the fractions, so a larger fraction keeps every entry that a smaller one keeps.
 
     Args:
         dataset: not changed; the view shares its values.
