@@ -16,6 +16,7 @@ from modalkit.runs.checkpoint import load_state
 from modalkit.runs.folder import RunFolder
 from modalkit.runs.progress import Progress
 
+_REMEDY = "delete the run folder and train again"
 _NEEDED = ("progress", "model", "optimizer", "data")
 
 
@@ -32,7 +33,7 @@ def read_state(path: Path) -> dict[str, Any]:
     try:
         _check(state)
     except ValueError as error:
-        raise InputError(f"{path}: damaged ({error}); delete the run folder and train again") from None
+        raise InputError(f"{path}: damaged ({error}); {_REMEDY}") from None
     return state
 
 
@@ -58,18 +59,27 @@ def load_into(model: nn.Module, state: Mapping[str, Any], path: Path) -> None:
         raise InputError(f"{path}: does not fit this run's recipe ({reason}); train again") from None
 
 
-def check_optimizer(optimizer: torch.optim.Optimizer, path: Path) -> None:
-    """Check that what an optimiser keeps of each parameter has the parameter's shape, or is one number.
+def load_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any], path: Path) -> None:
+    """Give Adam what a saved state keeps of each parameter. Its options stay those of the recipe.
 
     Raises:
-        InputError: something has another shape, so that a step could not use it.
+        InputError: something is missing or has another shape, so that a step could not use it.
+        ValueError: it is another model's.
     """
+    options = [{name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups]
+    optimizer.load_state_dict(saved)
+    for group, own in zip(optimizer.param_groups, options, strict=True):
+        group.update(own)
     for parameter, kept in optimizer.state.items():
-        for name, value in kept.items() if isinstance(kept, dict) else ():
-            if isinstance(value, Tensor) and value.ndim and value.shape != parameter.shape:
+        if not isinstance(parameter, Tensor):  # PyTorch keeps what belongs to no parameter under its number
+            raise InputError(f"{path}: damaged (optimizer.state.{parameter}: there is no such parameter); {_REMEDY}")
+        if lacking := {"step", "exp_avg", "exp_avg_sq"} - set(kept):
+            raise InputError(f"{path}: damaged (optimizer: a parameter lacks {min(lacking)}); {_REMEDY}")
+        for name, value in kept.items():
+            shape = torch.Size() if name == "step" else parameter.shape
+            if not isinstance(value, Tensor) or value.shape != shape or not value.is_floating_point():
                 raise InputError(
-                    f"{path}: damaged (optimizer: {name} has the shape {tuple(value.shape)}, its parameter has "
-                    f"{tuple(parameter.shape)}); delete the run folder and train again"
+                    f"{path}: damaged (optimizer: {name} should be real numbers of the shape {tuple(shape)}); {_REMEDY}"
                 )
 
 

@@ -13,7 +13,7 @@ from modalkit.recipe.loading import Recipe
 from modalkit.runs.checkpoint import save_state
 from modalkit.runs.folder import RunFolder
 from modalkit.runs.progress import Progress
-from modalkit.runs.saved_state import check_optimizer, read_state
+from modalkit.runs.saved_state import load_optimizer, read_state
 from modalkit.training.data import TrainingData
 from modalkit.training.linear_start import StartChoices, start_from_factor_analysis
 from modalkit.training.step import Learner
@@ -102,8 +102,7 @@ class TrainingState:
     def _restore(self, state: dict[str, Any]) -> None:
         try:
             self.learner.model.load_state_dict(state["model"])
-            self.learner.optimizer.load_state_dict(state["optimizer"])
-            check_optimizer(self.learner.optimizer, self.path)
+            load_optimizer(self.learner.optimizer, state["optimizer"], self.path)
             if self.learner.average is not None:
                 self.learner.average.restore(state["average"])
             self.progress = Progress(**state["progress"])

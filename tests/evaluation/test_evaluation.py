@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import re
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -86,6 +87,17 @@ def test_an_exact_proposal_gives_the_closed_form_without_variance(tmp_path: Path
         assert answer.variance[0] < 1e-18 and answer.ess == (pytest.approx(5), pytest.approx(0, abs=1e-9))
 
 
+def test_few_effective_samples_are_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    ask(linear_run(tmp_path / "near", wider=1.5), QUESTIONS[:1], Asking(particles=300))
+    assert not caplog.text
+    far = linear_run(tmp_path / "far")
+    with torch.no_grad():
+        for head in far.model.heads.values():
+            head.bias[:2] += 9  # type: ignore[index]  # of the means
+    ask(far, QUESTIONS[:1], Asking(particles=300))
+    assert re.search(r"the effective sample size is [12]\.\d of 300 particles on average", caplog.text)
+
+
 def test_an_inexact_proposal_gives_it_within_its_error(tmp_path: Path) -> None:
     run = linear_run(tmp_path, wider=2)
     answers = ask(run, QUESTIONS, Asking(particles=4000))
@@ -111,7 +123,7 @@ def test_mixtures_propose_without_bias(tmp_path: Path, name: str) -> None:
     assert max(answer.variance[0] for answer in answers) > 0.1
 
 
-def test_models_without_every_posterior_answer_what_they_can(tmp_path: Path) -> None:
+def test_models_without_every_posterior_answer_what_they_can(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     run = linear_run(tmp_path, "{name: jmvae}", experts=False)
     everything = ("a", "b", "c")
     assert usual_questions(run.model) == [Question(everything), *(Question((n,), (), (n,)) for n in everything)]
@@ -122,6 +134,7 @@ def test_models_without_every_posterior_answer_what_they_can(tmp_path: Path) -> 
     (answer,) = ask(run, [asked], Asking(particles=20_000, prior_particles=200_000))
     log_p = (evidence(run, everything) - evidence(run, ("b", "c")))[complete]
     assert answer.rows == int(complete.sum())  # rows of which it has no posterior are left out
+    assert re.search(rf"log p\(a \| b, c\): \d+ of {len(complete)} rows are left out", caplog.text)
     assert answer.log_p[0] == pytest.approx(float(log_p.mean()), abs=0.02)
 
 

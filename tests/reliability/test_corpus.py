@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from reliability.formats import FORMATS
 from reliability.fuzz import examples, run
 
 CASES = Path(__file__).parent / "corpus" / "cases.csv"
@@ -33,7 +32,3 @@ def cases() -> list[tuple[str, int]]:
 def test_a_case_that_failed_once_is_named_in_words(name: str, seed: int, made: Path) -> None:
     outcome = run(name, seed, made)
     assert not outcome.fault, outcome.trace or outcome.fault
-
-
-def test_every_format_is_in_the_corpus() -> None:
-    assert {name for name, _ in cases()} == set(FORMATS)

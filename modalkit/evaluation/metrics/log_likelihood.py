@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -28,7 +29,11 @@ from modalkit.util.text import columns
 if TYPE_CHECKING:
     from modalkit.runs.opened import Run
 
+_log = logging.getLogger(__name__)
+
 _SAVE_EVERY = 10  # batches
+_LEAST_SHARE = 0.01
+"""Effective sample sizes below this share of the particles bring a warning."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +78,25 @@ def ask(run: Run, questions: Sequence[Question], asking: Asking) -> list[Answer]
         passes.want(question.proposal, passes.explained(question))
         if evidence := passes.decoded(question.given):
             passes.want(None if asking.prior_particles else question.given, evidence)
-    return [passes.answer(question) for question in checked]
+    answers = [passes.answer(question) for question in checked]
+    for question in checked:
+        if left_out := passes.left_out[question]:
+            _log.warning(
+                f"{question}: {left_out} of {len(rows)} rows are left out, because they lack a modality and this run's "
+                f"objective has no posterior of the others"
+            )
+    few = [answer for answer in answers if answer.ess[0] < _LEAST_SHARE * asking.particles]
+    if few:
+        worst = min(few, key=lambda answer: answer.ess[0])
+        _log.warning(
+            f"{worst.question}: the effective sample size is {worst.ess[0]:.1f} of {asking.particles} particles on "
+            f"average, so log p is probably too low{_others(len(few) - 1)}; use more --particles, or --proposal"
+        )
+    return answers
+
+
+def _others(count: int) -> str:
+    return f" (and that of {count} more question{'' if count == 1 else 's'})" if count else ""
 
 
 def in_columns(answers: Sequence[Answer]) -> str:
@@ -103,6 +126,7 @@ class _Passes:
         asking: how many samples, and their seed.
         wanted: the sets of modalities that each pass explains, by its proposal; None is the prior.
         found: estimates `(rows, 3)`, log_p, variance and ESS, by proposal and set of modalities.
+        left_out: of each answered question, how many rows that have its modalities have no estimate.
     """
 
     run: Run
@@ -110,6 +134,7 @@ class _Passes:
     asking: Asking
     wanted: dict[Names | None, list[Names]] = field(default_factory=dict)
     found: dict[tuple[Names | None, Names], Tensor] = field(default_factory=dict)
+    left_out: dict[Question, int] = field(default_factory=dict)
 
     def decoded(self, names: Sequence[str]) -> Names:
         """Return those of these modalities that the model decodes, in its order."""
@@ -134,6 +159,7 @@ class _Passes:
         counts = self._has_any(question.targets)
         if question.given:
             counts &= self._has_any(question.given)
+        self.left_out[question] = int((counts & log_p.isnan()).sum())
         log_p, variance, ess = (one.masked_fill(~counts, torch.nan) for one in (log_p, variance, ess))
         each = (mean_and_error(log_p), mean_and_error(variance), mean_and_error(ess))
         return Answer(question, int((~log_p.isnan()).sum()), *each)
