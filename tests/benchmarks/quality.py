@@ -90,7 +90,8 @@ def factor_errors(
         if want not in parts or not set(known) <= set(names):
             continue
         precision = torch.eye(loading.shape[1]) + torch.stack([precisions[n][kept] for n in known]).sum(0)
-        z = torch.linalg.solve(precision, torch.stack([scores[n][kept] for n in known]).sum(0)).float()
+        score = torch.stack([scores[n][kept] for n in known]).sum(0).unsqueeze(-1)
+        z = torch.cholesky_solve(score, torch.linalg.cholesky(precision)).squeeze(-1).float()
         m, w, _ = parts[want]
         found[given, want] = measures[want].errors(measures[want].bounded(m + z @ w.T), test.targets[want][kept])
     return found
