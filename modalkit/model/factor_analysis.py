@@ -78,7 +78,9 @@ class FactorAnalysis:
             `(rows, factors)`, and `(rows, factors, factors)`, or `(1, factors, factors)` if all are known.
         """
         eta, precision = self.natural(values, known)
-        covariance = torch.linalg.inv(precision + torch.eye(self.factors).to(precision))
+        # Not torch.linalg.inv: its LU factors of many matrices are wrong in some builds of torch with several threads.
+        factor = torch.linalg.cholesky(precision + torch.eye(self.factors).to(precision))
+        covariance = torch.cholesky_inverse(factor)
         return (covariance @ eta.unsqueeze(-1)).squeeze(-1), covariance
 
     def predict(self, values: Tensor, known: Tensor | None = None) -> Tensor:

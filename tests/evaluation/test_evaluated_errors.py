@@ -85,7 +85,8 @@ def test_predictions_that_are_no_numbers_are_behind(run: Path) -> None:
     assert re.search(r"nan \(\.\d+\) \*", printed)
     kept = [one for one in section(run)["cells"] if one["want"] == "position"]  # type: ignore[attr-defined]
     assert all(one["value"] is None and one["explained"] is None and one["behind"] for one in kept)
-    assert here("report", run, "-o", "page.html", cwd=run.parent).returncode == 0
+    refused = here("report", run, "-o", "page.html", cwd=run.parent)
+    assert refused.returncode == 2 and "best.safetensors: these weights are NaN or infinite" in refused.stderr
 
 
 def test_a_second_question_reads_the_table(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
