@@ -485,7 +485,7 @@ def test_the_command_refuses_what_is_damaged(run: Path) -> None:
     weights = run / "checkpoints" / "best.safetensors"
     whole = weights.read_bytes()
     weights.write_bytes(whole[: len(whole) // 2])
-    refused(run, *few, words=["best.safetensors: not this recipe's weights"])
+    refused(run, *few, words=["best.safetensors: these weights are damaged"])
     save_file({"x": torch.zeros(1)}, weights)
     refused(run, *few, words=["best.safetensors: not this recipe's weights"])
     weights.unlink()

@@ -107,8 +107,8 @@ def _decode_other(data: bytes) -> Picture:
     try:
         return np.array(read_picture(data, "RGB"))
     except InputError as error:
-        cause = error.__cause__
-        raise UnusableError(str(error) if cause is None else f"{_DAMAGED} ({cause})") from None
+        # Pillow's own words can hold an address in memory, which would differ between builds of the same photos.
+        raise UnusableError(str(error) if error.__cause__ is None else _DAMAGED) from None
 
 
 def _truncated(data: bytes) -> bool:
