@@ -135,7 +135,8 @@ def test_the_command_refuses_metrics_that_it_does_not_have(work: Path, tmp_path:
 
 def test_records_that_are_damaged_are_named(tmp_path: Path) -> None:
     (path := tmp_path / "evaluation.json").write_text('{"metrics": {"mine": {"summary": "x"}}}')
-    with pytest.raises(InputError, match=r"evaluation\.json: cannot be read \(metrics\.mine\.display: Field required\); delete it"):
+    words = r"evaluation\.json: cannot be read \(metrics\.mine\.display: Field required\); delete it"
+    with pytest.raises(InputError, match=words):
         read_records(path)
 
 
