@@ -196,6 +196,8 @@ class MultimodalClassifier(ClassifierMixin, _Predictor):  # type: ignore[misc]
         y = column_or_1d(_required(y), warn=True)
         check_classification_targets(y)
         self.classes_, codes = np.unique(y, return_inverse=True)
+        if not len(y):
+            raise TableError("y: has no rows")
         if len(self.classes_) < 2:
             raise TableError(f"y: all rows have one class, {self.classes_.tolist()[0]!r}; give two or more")
         self._train(X, "label", {"classes": len(self.classes_)}, codes.astype(np.int64))
@@ -219,4 +221,5 @@ class MultimodalClassifier(ClassifierMixin, _Predictor):  # type: ignore[misc]
         Args:
             X: with the columns of `fit`.
         """
-        return self.classes_[self.predict_proba(X).argmax(1)]
+        best = self.predict_proba(X).argmax(1)  # raises NotFittedError before `fit`
+        return self.classes_[best]
