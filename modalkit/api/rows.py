@@ -42,7 +42,7 @@ def as_arrays(data: Any, schemas: Mapping[str, Schema], given: Mapping[str, Any]
         given: which rows have a modality, bool `(rows,)`, as the caller says.
 
     Raises:
-        InputError: the data is of another form, a name or a length does not fit, or no kind fits an array.
+        InputError: the data has none of these forms, a name or a length does not match, or no kind fits an array.
     """
     columns = dict(data) if isinstance(data, Mapping) else rows_as_columns(data)
     if not columns:

@@ -122,7 +122,7 @@ def _check_keys(keys: Tensor) -> None:
     if not keys.numel() or int(keys.max()) < 128:
         return
     table = keys.numpy()
-    # A zero behind each key, so that none can go on in the next row.
+    # A zero byte after each key separates it from the key of the next row.
     lines = np.concatenate([table, np.zeros((len(table), 1), np.uint8)], 1)
     try:
         lines.tobytes().decode()

@@ -22,17 +22,29 @@ if TYPE_CHECKING:
 class Multimodal(BaseEstimator):  # type: ignore[misc]
     """The base of the estimators; see `modalkit.sklearn.MultimodalImputer` for the parameters."""
 
-    modalities: Any
-    recipe: Any
-    settings: Any
-    epochs: int | None
-    latent_dim: int | None
-    handle_unknown: str
-    random_state: Any
-    verbose: int
-
     columns_: list[Column]
     groups_: list[Group]
+
+    def __init__(
+        self,
+        *,
+        modalities: Any = None,
+        recipe: Any = None,
+        settings: Any = None,
+        epochs: int | None = None,
+        latent_dim: int | None = None,
+        handle_unknown: str = "error",
+        random_state: Any = 0,
+        verbose: int = 0,
+    ) -> None:
+        self.modalities = modalities
+        self.recipe = recipe
+        self.settings = settings
+        self.epochs = epochs
+        self.latent_dim = latent_dim
+        self.handle_unknown = handle_unknown
+        self.random_state = random_state
+        self.verbose = verbose
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()

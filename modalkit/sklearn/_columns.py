@@ -53,7 +53,7 @@ class Column:
             unknown_is_missing: whether a category that was not seen counts as missing.
 
         Raises:
-            TableError: the column is of another sort now, or holds a category that was not seen.
+            TableError: the column has another type than in `fit`, or a category that `fit` did not see.
         """
         if self.sort == NUMBER:
             if cells.sort not in (NUMBER, BIT, ""):

@@ -33,27 +33,6 @@ class MultimodalEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Mult
         (40, 2)
     """
 
-    def __init__(
-        self,
-        *,
-        modalities: Any = None,
-        recipe: Any = None,
-        settings: Any = None,
-        epochs: int | None = None,
-        latent_dim: int | None = None,
-        handle_unknown: str = "error",
-        random_state: Any = 0,
-        verbose: int = 0,
-    ) -> None:
-        self.modalities = modalities
-        self.recipe = recipe
-        self.settings = settings
-        self.epochs = epochs
-        self.latent_dim = latent_dim
-        self.handle_unknown = handle_unknown
-        self.random_state = random_state
-        self.verbose = verbose
-
     def fit(self, X: Any, y: Any = None) -> MultimodalEmbedder:
         """Train a model of the table.
 

@@ -81,18 +81,20 @@ class MultimodalImputer(TransformerMixin, Multimodal):  # type: ignore[misc]
         random_state: Any = 0,
         verbose: int = 0,
     ) -> None:
-        self.modalities = modalities
-        self.recipe = recipe
-        self.settings = settings
-        self.epochs = epochs
-        self.latent_dim = latent_dim
+        super().__init__(
+            modalities=modalities,
+            recipe=recipe,
+            settings=settings,
+            epochs=epochs,
+            latent_dim=latent_dim,
+            handle_unknown=handle_unknown,
+            random_state=random_state,
+            verbose=verbose,
+        )
         self.sample = sample
         self.n_imputations = n_imputations
         self.bootstrap = bootstrap
         self.add_indicator = add_indicator
-        self.handle_unknown = handle_unknown
-        self.random_state = random_state
-        self.verbose = verbose
 
     def fit(self, X: Any, y: Any = None) -> MultimodalImputer:
         """Train a model of the table.

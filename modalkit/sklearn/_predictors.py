@@ -23,27 +23,6 @@ if TYPE_CHECKING:
 class _Predictor(Multimodal):
     """What the regressor and the classifier share."""
 
-    def __init__(
-        self,
-        *,
-        modalities: Any = None,
-        recipe: Any = None,
-        settings: Any = None,
-        epochs: int | None = None,
-        latent_dim: int | None = None,
-        handle_unknown: str = "error",
-        random_state: Any = 0,
-        verbose: int = 0,
-    ) -> None:
-        self.modalities = modalities
-        self.recipe = recipe
-        self.settings = settings
-        self.epochs = epochs
-        self.latent_dim = latent_dim
-        self.handle_unknown = handle_unknown
-        self.random_state = random_state
-        self.verbose = verbose
-
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
         tags.target_tags.required = True

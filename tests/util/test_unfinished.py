@@ -1,4 +1,4 @@
-"""Killed processes leave no unfinished files for ever; a full disk or a lack of rights is said in words."""
+"""The next command deletes what a killed process left; errors name a full disk and missing rights."""
 
 from __future__ import annotations
 
