@@ -16,7 +16,7 @@ from modalkit.inference.results import Embedding, Inference, joined_embeddings, 
 from modalkit.inference.sampler import LatentSampler, shaped
 from modalkit.inference.values import as_batch
 from modalkit.model.prediction import Prediction, predict
-from modalkit.model.sampling import sample_noise, sample_z
+from modalkit.model.sampling import Noise, sample_noise, sample_z
 from modalkit.model.vae import MultimodalVAE
 from modalkit.plugin import Outcome
 from modalkit.util.randomness import derived_seed, generator
@@ -62,14 +62,7 @@ def infer(
     posteriors = []
     largest = max([model.latent_dim, *(math.prod(model.schemas[n].event_shape) for n in want)])
     for start, part in chunks(model, batch, draws * largest, seed):
-        if alike:
-            random = sample_noise(draws, 1, 1, model.latent_dim, generator(seed, "infer"))
-            random = random.matched().shared_by(len(part))
-        else:
-            random = sample_noise(draws, 1, len(part), model.latent_dim, generator(seed, "infer", start))
-        if mirrored:
-            random = random.mirrored()
-        random = random.scaled(temperature)
+        random = _noise_of(model, start, len(part), draws, seed, mirrored=mirrored, alike=alike).scaled(temperature)
         with computing(model, derived_seed(seed, "values", start)):
             observed = model.observed(part.to(model.device))
             found = sample_z(model, observed, part.present, part.present[None], random)
@@ -86,6 +79,17 @@ def infer(
             for name, predictions in parts.items():
                 predictions += _predictions(model, name, inputs, drawn, wanted, samples, noise)
     return Inference({name: joined_predictions(found) for name, found in parts.items()}, joined_embeddings(posteriors))
+
+
+def _noise_of(
+    model: MultimodalVAE, start: int, rows: int, draws: int, seed: int, *, mirrored: bool, alike: bool
+) -> Noise:
+    """Return the noise of a chunk of rows that begins at row `start`; see `infer`."""
+    if alike:
+        noise = sample_noise(draws, 1, 1, model.latent_dim, generator(seed, "infer")).matched().shared_by(rows)
+    else:
+        noise = sample_noise(draws, 1, rows, model.latent_dim, generator(seed, "infer", start))
+    return noise.mirrored() if mirrored else noise
 
 
 def _predictions(
