@@ -104,7 +104,7 @@ def installed(folder: Path | None) -> Iterator[None]:
 def here(*arguments: object, cwd: Path, path: Path | None = None) -> CompletedProcess[str]:
     """Run the command line in this process, which has paid for its imports; raise what it does not catch.
 
-    Plugins of files that commands before this one loaded are forgotten first, as a new process would not know them.
+    Plugins of files are forgotten before and after the command, as a new process would not know them.
 
     Args:
         arguments: what a user types behind `modalkit`.
@@ -113,8 +113,11 @@ def here(*arguments: object, cwd: Path, path: Path | None = None) -> CompletedPr
     """
     given = [str(argument) for argument in arguments]
     registry.forget_files()
-    with contextlib.chdir(cwd), installed(path):
-        done = CliRunner().invoke(app, given)
+    try:
+        with contextlib.chdir(cwd), installed(path):
+            done = CliRunner().invoke(app, given)
+    finally:
+        registry.forget_files()
     if done.exception is not None and not isinstance(done.exception, SystemExit):
         raise done.exception
     return CompletedProcess(given, done.exit_code, done.stdout, done.stderr)
