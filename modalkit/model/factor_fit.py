@@ -38,15 +38,20 @@ def fit_factors(
 ) -> FactorAnalysis:
     r"""Fit a factor analysis to rows with missing entries, by expectation maximisation.
 
-    The log-likelihood of the known values never falls. Values must be missing at random. The rows are read once for
-    the means, three times for a start by randomised SVD, and once an iteration. Memory beyond a batch is a few times
-    columns x factors. Noise variances stay above a thousandth of the column's variance.
+    The log-likelihood of the known values never falls, unless there is a prior. Values must be missing at random. The
+    rows are read once for the means, three times for a start by randomised SVD, and once an iteration. Memory beyond a
+    batch is a few times columns x factors. Noise variances stay above a thousandth of the column's variance.
+
+    Each iteration ends with the transform of the factors that gives them mean 0 and covariance I over the rows
+    (parameter expansion). The model then needs far fewer iterations where a column has little noise.
 
     With weights, it maximises :math:`\log \int p(z) \prod_m p(x_m|z)^{w_m} dz` instead, as an ELBO does whose terms of
     the likelihood have these weights.
 
-    With a prior of weight lambda, it subtracts :math:`\frac12 \lambda \sum_c \|W_c\|^2 / \psi_c`. This shrinks the
-    loadings of a column as lambda rows without any relation would, so that needless factors do little harm.
+    With a prior of weight lambda, each maximisation subtracts :math:`\frac12 \lambda \sum_c \|W_c\|^2 / \psi_c`. This
+    shrinks the loadings of a column as lambda rows without any relation would, so that needless factors do little harm.
+    The transform of the factors then restores the variance of columns that the factors explain well. What is reached
+    is a fixed point of these two steps.
 
     A block is a range of columns that are mostly known or missing together, such as a modality. Whole blocks that are
     missing cost nothing; single missing cells cost cells x factors².
@@ -59,8 +64,8 @@ def fit_factors(
         weights: of each block, the weight of its likelihood, above 0; by default 1.
         prior: weight of the loadings' prior, in rows, from 0.
         iterations: at most so many.
-        tolerance: stop once the log-likelihood improves by less than this, relative to its size or to the number of
-            known values, whichever is larger.
+        tolerance: stop once the log-likelihood, less the prior's term, changes by less than this, relative to its size
+            or to the number of known values, whichever is larger.
         seed: decides the directions where the randomised SVD starts.
         progress: called after each pass over the rows.
 
@@ -73,7 +78,7 @@ def fit_factors(
         ValueError: there is no row with a known value.
 
     Source:
-        Rubin & Thayer 1982; Ghahramani & Jordan 1994 for missing values.
+        Rubin & Thayer 1982; Ghahramani & Jordan 1994 for missing values; Liu, Rubin & Wu 1998 for parameter expansion.
     """
     moments = _moments(batches, sum(sizes))
     progress()
@@ -126,6 +131,7 @@ class _Sums:
     Attributes:
         rows: rows in which a block has any value, `(blocks,)`.
         zz: of z z', over those rows, `(blocks, factors + 1, factors + 1)`.
+        all_zz: of z z', over rows in which any block has a value, `(factors + 1, factors + 1)`.
         xz: of x z', over those rows, `(columns, factors + 1)`.
         xx: of x², over those rows, `(columns,)`.
         log_likelihood: of all known values.
@@ -133,6 +139,7 @@ class _Sums:
 
     rows: Tensor
     zz: Tensor
+    all_zz: Tensor
     xz: Tensor
     xx: Tensor
     log_likelihood: float = 0.0
@@ -179,9 +186,10 @@ class _Fit:
         for _ in range(iterations):
             sums = self.expect()
             found.append(sums.log_likelihood)
-            if len(found) > 1 and found[-1] - found[-2] <= tolerance * max(abs(found[-2]), self.values):
+            if len(found) > 1 and abs(found[-1] - found[-2]) <= tolerance * max(abs(found[-2]), self.values):
                 break
             self.maximise(sums)
+            self.transform(sums.all_zz)
         mean = (self.center + self.offset).to(self.dtype)
         return FactorAnalysis(self.loadings, mean, self._weighted_noise(), tuple(found))
 
@@ -228,6 +236,7 @@ class _Fit:
         sums = _Sums(
             torch.zeros(len(self.sizes), dtype=torch.float64),
             torch.zeros(len(self.sizes), size, size, dtype=torch.float64),
+            torch.zeros(size, size, dtype=torch.float64),
             torch.zeros(self.columns, size, dtype=torch.float64),
             torch.zeros(self.columns, dtype=torch.float64),
         )
@@ -273,6 +282,11 @@ class _Fit:
         else:
             outer = (z[:, :, None] * z[:, None, :]).flatten(1)  # (rows, (factors + 1)²)
             sums.zz += (held.T @ outer).reshape(sums.zz.shape)  # (blocks, (factors + 1)²) -> (blocks, ., .)
+        any_held = held.any(1)
+        some = z[any_held].double()
+        sums.all_zz += some.T @ some
+        times = torch.bincount(patterns.index[any_held], minlength=len(covariance)).to(covariance)
+        sums.all_zz[:-1, :-1] += torch.einsum("p,pkl->kl", times, covariance)
         sums.xz += offset.T @ z
         sums.xx += offset.double().square().sum(0)
         for row in patterns.partial.any(1).nonzero().squeeze(1).tolist():
@@ -297,3 +311,16 @@ class _Fit:
             left = (sums.xx[columns] - (weights * sums.xz[columns]).sum(1)) / rows
             self.loadings[columns], self.offset[columns] = weights[:, :-1].to(self.dtype), weights[:, -1]
             self._set_noise(columns, left.mean().expand_as(left) if self.shared[block] else left)
+
+    def transform(self, all_zz: Tensor) -> None:
+        """Give the factors mean 0 and covariance I over the rows, by a linear change of the loadings and the offset.
+
+        Args:
+            all_zz: expected sum of z z', `(factors + 1, factors + 1)`, where z ends with a constant 1.
+        """
+        rows = all_zz[-1, -1]
+        mean = all_zz[:-1, -1] / rows
+        factor = torch.linalg.cholesky(all_zz[:-1, :-1] / rows - torch.outer(mean, mean))
+        loadings = self.loadings.double()
+        self.offset += loadings @ mean
+        self.loadings = (loadings @ factor).to(self.dtype)

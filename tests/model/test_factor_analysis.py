@@ -110,7 +110,7 @@ def test_it_finds_the_model_that_made_the_values(rows: int, blocks: float, cells
     fitted = fit_factors(batches(values, known, 500), sizes, 2, iterations=40, tolerance=1e-6)
     assert float(fitted.log_likelihood(values, known).sum()) > float(true.log_likelihood(values, known).sum())
     torch.testing.assert_close(fitted.mean, true.mean, atol=0.15, rtol=0)
-    torch.testing.assert_close(fitted.loadings @ fitted.loadings.T, true.loadings @ true.loadings.T, atol=0.45, rtol=0)
+    torch.testing.assert_close(fitted.loadings @ fitted.loadings.T, true.loadings @ true.loadings.T, atol=0.5, rtol=0)
     torch.testing.assert_close(fitted.noise, true.noise, atol=0.1, rtol=0.1)
 
 
