@@ -20,6 +20,7 @@ Batches = Callable[[], Iterable[tuple[Tensor, Tensor]]]
 _SMALL = 200_000  # loadings up to which double precision costs little
 _EXTRA = 10  # directions beyond the factors that the randomised SVD follows
 _SVD_PASSES = 3
+_MOST_FROM_PRIOR = 0.1  # of a residual variance, because the prior's rows would hide that a column has little noise
 _FLOOR, _LEAST = 1e-3, 1e-6  # least noise: of a column's variance, of the mean variance of its block
 
 
@@ -50,8 +51,8 @@ def fit_factors(
 
     With a prior of weight lambda, each maximisation subtracts :math:`\frac12 \lambda \sum_c \|W_c\|^2 / \psi_c`. This
     shrinks the loadings of a column as lambda rows without any relation would, so that needless factors do little harm.
-    The transform of the factors then restores the variance of columns that the factors explain well. What is reached
-    is a fixed point of these two steps.
+    The transform of the factors then restores the variance of columns that the factors explain well, and the prior adds
+    at most a tenth to a noise variance. What is reached is a fixed point of these steps.
 
     A block is a range of columns that are mostly known or missing together, such as a modality. Whole blocks that are
     missing cost nothing; single missing cells cost cells x factors².
@@ -308,7 +309,9 @@ class _Fit:
                 continue
             factor = torch.linalg.cholesky(sums.zz[block] + shrink.diag())
             weights = torch.cholesky_solve(sums.xz[columns].T, factor).T  # (size, factors + 1)
-            left = (sums.xx[columns] - (weights * sums.xz[columns]).sum(1)) / rows
+            penalty = (weights.square() * shrink).sum(1)
+            residual = sums.xx[columns] - (weights * sums.xz[columns]).sum(1) - penalty
+            left = (residual + torch.minimum(penalty, _MOST_FROM_PRIOR * residual)) / rows
             self.loadings[columns], self.offset[columns] = weights[:, :-1].to(self.dtype), weights[:, -1]
             self._set_noise(columns, left.mean().expand_as(left) if self.shared[block] else left)
 

@@ -187,6 +187,7 @@ def test_a_prior_leaves_the_variance_of_columns_with_little_noise(rows: int, fac
     assert len(found.log_likelihoods) < 60
     variance = found.loadings.square().sum(1) + found.noise
     torch.testing.assert_close(variance, torch.ones(2).double(), atol=0.06, rtol=0)  # it was 0.6
+    assert float(found.noise.max()) < 0.003
 
 
 def test_a_linear_model_imputes_without_errors_of_sampling(work: Path) -> None:
