@@ -45,6 +45,13 @@ def test_table(tmp_path: Path, smaller: Any) -> None:
     assert names["right"].mean() > names["often"] + 0.2
 
 
+@pytest.mark.slow
+def test_pooled(tmp_path: Path) -> None:
+    names = follow("tutorials/pooled.md", tmp_path)
+    assert all(low < true < high for low, true, high in zip(names["low"][1:], names["truth"], names["high"][1:]))
+    assert (names["widths"] < 0.9).all()
+
+
 def test_modality(tmp_path: Path, smaller: Any) -> None:
     names = follow("tutorials/modality.md", tmp_path, smaller)
     assert (tmp_path / "wind-speed/wind_speed_kind.py").is_file()
