@@ -172,10 +172,10 @@ def _sample(posterior: Posterior, noise: Tensor) -> _Samples:
 
     Args:
         posterior: `(terms, batch, latent_dim)`.
-        noise: `(components * terms, batch, latent_dim)`.
+        noise: `(components * terms, batch, latent_dim)`; Gaussians use the first component's.
     """
     if not isinstance(posterior, Mixture):
-        return _Samples(posterior.rsample(noise), posterior.kl_to_prior())
+        return _Samples(posterior.rsample(noise[: len(posterior.loc)]), posterior.kl_to_prior())
     share = posterior.log_weight.exp()
     z = posterior.parts.rsample(noise.reshape(posterior.parts.loc.shape))  # -> (components, terms, batch, latent_dim)
     kl = posterior.kl_to_prior(z).where(share > 0, 0)

@@ -29,7 +29,7 @@ class MultimodalVAE(ModalityNetworks):
         prior_expert: whether the prior is a factor of every posterior; otherwise it is the posterior given nothing.
 
     Attributes:
-        components: number of components of its posteriors; 1 if they are Gaussian.
+        components: number of components of its mixtures; 1 if no posterior is a mixture.
 
     Raises:
         InputError: a plugin raised or returned a wrong shape; names the modality, its kind and what was expected.

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from modalkit.distributions import Mixture
+from modalkit.distributions import Mixture, Posterior
 from modalkit.model.observed import Observed
 from modalkit.model.vae import MultimodalVAE
 from modalkit.plugin import Draws, Objective, ObjectiveOptions, Plan, Schema
@@ -29,7 +29,7 @@ class MixtureOfProducts(MultimodalVAE):
         super().__init__(schemas, latent_dim, prior_expert=False)
         self.subsets, self.components, self.convex = subsets, len(subsets), convex
 
-    def posterior(self, observed: Observed, present: Tensor, given: Tensor) -> Mixture:
+    def posterior(self, observed: Observed, present: Tensor, given: Tensor) -> Posterior:
         """Return the mixture of the parts whose modalities are all given; see `MultimodalVAE.posterior`."""
         members = self.subsets[:, None, None]  # (components, 1, 1, modalities)
         there = (given | ~members).all(-1)  # (components, terms, batch)

@@ -244,6 +244,33 @@ def plain_mvtcae(it: Plain) -> Tensor:
     return total
 
 
+def plain_crmvae(it: Plain) -> Tensor:
+    total, experts = torch.zeros(()), it.experts()
+    joint = {row: product(list(one.values()), prior=False) for row, one in enumerate(experts) if one}
+    for term, name in enumerate([None, *it.model.names]):
+        q = joint if name is None else {row: experts[row][name] for row in it.having(name)}
+        z = {row: drawn(one, it.noise[term, row]) for row, one in q.items()}
+        for scored in it.model.names if name is None else (name,):
+            for row, score in it.log_px(scored, z).items():
+                total = total + score / (2 * (len(it.rows[row]) + 1))
+    for row, q in joint.items():
+        for other in [PRIOR, *experts[row].values()]:
+            total = total - BETA * kl(q, other) / (len(it.rows[row]) + 1)
+    return total
+
+
+def plain_mmvm(it: Plain, alpha: float) -> Tensor:
+    total, experts = torch.zeros(()), it.experts()
+    for term, name in enumerate(it.model.names):
+        q = {row: experts[row][name] for row in it.having(name)}
+        z = {row: drawn(q[row], it.noise[term, row]) for row in q}
+        total = total + it.explained(z, (name,))
+        for row, one in q.items():
+            pairs = [kl(one, other) for other in experts[row].values()]
+            total = total - BETA * (alpha * kl(one) + (1 - alpha) * sum(pairs) / len(pairs))
+    return total
+
+
 def mixture_of(raw: Tensor, components: int) -> list[tuple[Tensor, Normal]]:
     """Return the log-weight and the Gaussian of each part of an expert that is a mixture."""
     parts = raw.reshape(components, 2 * LATENT + 1)
@@ -307,6 +334,25 @@ CASES: dict[str, Case] = {
     "mopoe of three": ("mopoe", THREE, {}, plain_mopoe, 0),
     "mvtcae": ("mvtcae", TWO, {"alpha": 0.6}, plain_mvtcae, 0),
     "mvtcae of three": ("mvtcae", THREE, {"alpha": 0.6}, plain_mvtcae, 0),
+    "crmvae": ("crmvae", TWO, {}, plain_crmvae, 0),
+    "crmvae of three": ("crmvae", THREE, {}, plain_crmvae, 0),
+    "mmvm": ("mmvm", TWO, {}, lambda it: plain_mmvm(it, 0), 0),
+    "mmvm of three": ("mmvm", THREE, {"alpha": 0.3}, lambda it: plain_mmvm(it, 0.3), 0),
+    "mmvm, product": ("mmvm", THREE, {"posterior": "product"}, lambda it: plain_mmvm(it, 0), 0),
+    "mmvm, alpha falls": (
+        "mmvm",
+        THREE,
+        {"alpha": 0.2, "alpha_epochs": 4},
+        lambda it: plain_mmvm(it, 0.4),
+        3,
+    ),
+    "mmvm, validation": (
+        "mmvm",
+        TWO,
+        {"alpha": 0.2, "alpha_epochs": 4},
+        lambda it: plain_mmvm(it, 0.2),
+        None,
+    ),
     "mixture-mvae of one": ("mixture-mvae", TWO, EQUATION_4 | {"components": 1}, plain_mixture_mvae, 0),
     "mixture-mvae of three": (
         "mixture-mvae",
@@ -498,9 +544,10 @@ def test_a_product_of_mixtures_is_proportional_to_the_densities_multiplied(compo
             torch.testing.assert_close(*gaps, rtol=1e-10, atol=1e-10)
 
 
-def test_mmvaes_density_is_that_of_a_mixture_and_integrates_to_one() -> None:
+@pytest.mark.parametrize("name", ["mmvae", "mmvm"])
+def test_a_mixtures_density_is_that_of_its_experts_and_integrates_to_one(name: str) -> None:
     made = schemas(THREE)
-    options, model = make("mmvae", made, 1)
+    options, model = make(name, made, 1)
     batch = random_batch(made, patterns(3)["missing"])
     posterior = model.posterior(model.observed(batch), batch.present, batch.present[None])
     grid = torch.linspace(-40, 40, 40_001)
@@ -513,8 +560,20 @@ def test_mmvaes_density_is_that_of_a_mixture_and_integrates_to_one() -> None:
         torch.testing.assert_close(log_q[:, row], mixture.log_prob(grid[:, None]), rtol=1e-9, atol=1e-9)
 
 
+def test_mmvm_can_infer_by_the_product_of_its_experts_too() -> None:
+    made = schemas(THREE)
+    options, model = make("mmvm", made, posterior="product")
+    batch = random_batch(made, patterns(3)["missing"])
+    q = model.posterior(model.observed(batch), batch.present, batch.present[None])
+    assert isinstance(q, Gaussian)
+    for row, experts in enumerate(Plain(options, model, batch, torch.zeros(0)).experts()):
+        want = product(list(experts.values()), prior=False)
+        torch.testing.assert_close(q.loc[0, row], want.mean, rtol=1e-10, atol=1e-10)
+        torch.testing.assert_close(q.scale[0, row], want.stddev, rtol=1e-10, atol=1e-10)
+
+
 @pytest.mark.parametrize(
-    "name", ["vae", "bivcca", "jmvae", "telbo", "cvae", "mmvae", "mopoe", "mvtcae", "mixture-mvae"]
+    "name", ["vae", "bivcca", "jmvae", "telbo", "cvae", "mmvae", "mopoe", "mvtcae", "crmvae", "mmvm", "mixture-mvae"]
 )
 def test_nothing_given_is_the_prior(name: str) -> None:
     names = {"vae": ("place",), "cvae": ("place", "class")}.get(name, THREE)
@@ -528,7 +587,7 @@ def test_nothing_given_is_the_prior(name: str) -> None:
     torch.testing.assert_close(q.log_prob(z), PRIOR.log_prob(z).sum(-1))
 
 
-@pytest.mark.parametrize("name", ["vae", "bivcca", "jmvae", "mmvae", "mopoe", "mvtcae"])
+@pytest.mark.parametrize("name", ["vae", "bivcca", "jmvae", "mmvae", "mopoe", "mvtcae", "crmvae", "mmvm"])
 def test_without_the_prior_expert_a_lone_modalitys_posterior_is_its_expert(name: str) -> None:
     made = schemas(("place",) if name == "vae" else THREE)
     options, model = make(name, made)

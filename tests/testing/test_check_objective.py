@@ -43,6 +43,9 @@ BUILT_IN: list[tuple[str, dict[str, Any], dict[str, Schema] | None]] = [
     ("mmvae", {}, None),
     ("mopoe", {}, None),
     ("mvtcae", {}, None),
+    ("crmvae", {}, None),
+    ("mmvm", {"alpha_epochs": 2}, None),
+    ("mmvm", {"posterior": "product"}, LABELLED | vectors("z")),
 ]
 
 
