@@ -172,7 +172,21 @@ def test_all_subsets_counts_each_that_a_row_has_once() -> None:
 
 
 NEEDED = {"telbo": {"first_stage_epochs": 2}}
-OTHERS = ("vae", "bivcca", "jmvae", "telbo", "cvae", "mmvae", "mopoe", "mvtcae", "crmvae", "mmvm", "mixture-mvae")
+OTHERS = (
+    "vae",
+    "bivcca",
+    "jmvae",
+    "telbo",
+    "cvae",
+    "mmvae",
+    "mopoe",
+    "mvtcae",
+    "crmvae",
+    "mmvm",
+    "gpoe",
+    "mmjsd",
+    "mixture-mvae",
+)
 
 
 def plan_of(name: str, present: torch.Tensor, epoch: int | None = 0, **options: object) -> Plan:
@@ -340,6 +354,8 @@ TRAINED: dict[str, tuple[list[str], set[str]]] = {
     "mvtcae": ([], {"all", *ALL}),
     "crmvae": ([], {"all", *ALL}),
     "mmvm": (["objective.alpha=0.1"], {"all", *ALL}),
+    "gpoe": ([], {"all", *ALL}),
+    "mmjsd": ([], {"all", *ALL}),
     "mixture-mvae": (["objective.components=2"], {"all", *ALL}),
 }
 

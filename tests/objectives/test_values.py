@@ -21,6 +21,7 @@ from modalkit.distributions import Gaussian, Mixture
 from modalkit.model.engine import evaluate_plan
 from modalkit.model.vae import MultimodalVAE
 from modalkit.objectives.cvae import ConditionedEncoder
+from modalkit.objectives.mmjsd import jensen_shannon
 from modalkit.plugin import Draws, Schema
 
 ROWS, LATENT, BETA = 6, 3, 0.7
@@ -65,7 +66,10 @@ def make(name: str, made: dict[str, Schema], latent_dim: int = LATENT, **options
     chosen = objective.options(name=name, **options)
     objective.check(chosen, tuple(made))
     torch.manual_seed(1)
-    return chosen, objective.model(chosen, made, latent_dim)
+    model = objective.model(chosen, made, latent_dim)
+    if hasattr(model, "expert_weights"):  # equal before training
+        torch.nn.init.normal_(model.expert_weights)
+    return chosen, model
 
 
 def elbo_of(options: Any, model: MultimodalVAE, batch: Batch, noise: Tensor, epoch: int | None = None) -> Any:
@@ -271,6 +275,47 @@ def plain_mmvm(it: Plain, alpha: float) -> Tensor:
     return total
 
 
+def weighted_product(experts: dict[str, Normal], model: Any) -> Normal:
+    """Return the product of Gaussians to powers that add up to 1, one factor at a time."""
+    columns = [model.names.index(name) for name in experts]
+    powers = torch.stack([model.expert_weights[column] for column in columns]).softmax(0)
+    precision, weighted = torch.zeros(LATENT), torch.zeros(LATENT)
+    for power, one in zip(powers, experts.values(), strict=True):
+        precision = precision + power / one.variance
+        weighted = weighted + power * one.mean / one.variance
+    return Normal(weighted / precision, precision.rsqrt())
+
+
+def plain_gpoe(it: Plain) -> Tensor:
+    """Return the sum over the complete and the single terms (k = 0), each explaining all that a row has."""
+    total, experts = torch.zeros(()), it.experts()
+    for term, name in enumerate([None, *it.model.names]):
+        q = {}
+        for row, there in enumerate(it.rows):
+            if name is None and there:
+                q[row] = weighted_product(experts[row], it.model)
+            elif name in there and len(there) > 1:
+                q[row] = experts[row][name]
+        z = {row: drawn(one, it.noise[term, row]) for row, one in q.items()}
+        total = total + it.explained(z) - BETA * sum(kl(one) for one in q.values())
+    return total
+
+
+def plain_mmjsd(it: Plain) -> Tensor:
+    total, experts = torch.zeros(()), it.experts()
+    for part, name in enumerate(it.model.names):  # a draw of each expert
+        z = {row: drawn(experts[row][name], it.noise[part, row]) for row in it.having(name)}
+        for scored in it.model.names:
+            for row, score in it.log_px(scored, z).items():
+                total = total + score / len(it.rows[row])
+    for one in (one for one in experts if one):
+        densities = [Normal(torch.zeros(LATENT), torch.ones(LATENT)), *one.values()]
+        narrow = product(list(one.values()), prior=True)
+        geometric = Normal(narrow.mean, narrow.stddev * math.sqrt(len(densities)))
+        total = total - BETA * sum(kl(density, geometric) for density in densities) / len(densities)
+    return total
+
+
 def mixture_of(raw: Tensor, components: int) -> list[tuple[Tensor, Normal]]:
     """Return the log-weight and the Gaussian of each part of an expert that is a mixture."""
     parts = raw.reshape(components, 2 * LATENT + 1)
@@ -353,6 +398,10 @@ CASES: dict[str, Case] = {
         lambda it: plain_mmvm(it, 0.2),
         None,
     ),
+    "gpoe": ("gpoe", TWO, {"k": 0}, plain_gpoe, 0),
+    "gpoe of three": ("gpoe", THREE, {"k": 0}, plain_gpoe, 0),
+    "mmjsd": ("mmjsd", TWO, {}, plain_mmjsd, 0),
+    "mmjsd of three": ("mmjsd", THREE, {}, plain_mmjsd, 0),
     "mixture-mvae of one": ("mixture-mvae", TWO, EQUATION_4 | {"components": 1}, plain_mixture_mvae, 0),
     "mixture-mvae of three": (
         "mixture-mvae",
@@ -544,7 +593,7 @@ def test_a_product_of_mixtures_is_proportional_to_the_densities_multiplied(compo
             torch.testing.assert_close(*gaps, rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.parametrize("name", ["mmvae", "mmvm"])
+@pytest.mark.parametrize("name", ["mmvae", "mmvm", "mmjsd"])
 def test_a_mixtures_density_is_that_of_its_experts_and_integrates_to_one(name: str) -> None:
     made = schemas(THREE)
     options, model = make(name, made, 1)
@@ -560,6 +609,33 @@ def test_a_mixtures_density_is_that_of_its_experts_and_integrates_to_one(name: s
         torch.testing.assert_close(log_q[:, row], mixture.log_prob(grid[:, None]), rtol=1e-9, atol=1e-9)
 
 
+def test_mmjsds_dynamic_prior_is_the_geometric_mean_of_experts_and_prior() -> None:
+    """The divergence equals its definition by integrals over a grid, whatever the experts."""
+    experts = Gaussian(torch.tensor([[[0.4]], [[-1.5]], [[9.0]]]), torch.tensor([[[2.0]], [[0.7]], [[5.0]]]))
+    there = torch.tensor([[True], [True], [False]])
+    grid = torch.linspace(-30, 30, 60_001)
+    logs = [PRIOR.log_prob(grid), *(Normal(*pair).log_prob(grid) for pair in [(0.4, 0.5**0.5), (-1.5, 0.7**-0.5)])]
+    log_mean = torch.stack(logs).mean(0)
+    log_mean = log_mean - torch.trapezoid(log_mean.exp(), grid).log()
+    want = sum(torch.trapezoid(one.exp() * (one - log_mean), grid) for one in logs) / 3
+    torch.testing.assert_close(jensen_shannon(experts, there)[0], want, rtol=1e-9, atol=1e-9)
+
+
+def test_gpoe_of_experts_that_agree_is_that_expert() -> None:
+    """However many agree, the product is no more certain than each: the weights add up to 1 in any subset."""
+    made = {n: modalkit.schema("vector", size=2, network=MLP) for n in "abc"}
+    _, model = make("gpoe", made)
+    for name in "bc":
+        model.encoders[name], model.heads[name] = model.encoders["a"], model.heads["a"]
+    batch = Batch(dict.fromkeys("abc", torch.randn(ROWS, 2)), torch.ones(ROWS, 3, dtype=torch.bool))
+    members = torch.tensor([[True, False, False], [False, True, True], [True, True, True]])
+    q = model.posterior(model.observed(batch), batch.present, members[:, None].expand(-1, ROWS, -1))
+    assert isinstance(q, Gaussian)
+    for term in (1, 2):
+        torch.testing.assert_close(q.loc[term], q.loc[0], rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(q.precision[term], q.precision[0], rtol=1e-12, atol=1e-12)
+
+
 def test_mmvm_can_infer_by_the_product_of_its_experts_too() -> None:
     made = schemas(THREE)
     options, model = make("mmvm", made, posterior="product")
@@ -573,7 +649,22 @@ def test_mmvm_can_infer_by_the_product_of_its_experts_too() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["vae", "bivcca", "jmvae", "telbo", "cvae", "mmvae", "mopoe", "mvtcae", "crmvae", "mmvm", "mixture-mvae"]
+    "name",
+    [
+        "vae",
+        "bivcca",
+        "jmvae",
+        "telbo",
+        "cvae",
+        "mmvae",
+        "mopoe",
+        "mvtcae",
+        "crmvae",
+        "mmvm",
+        "gpoe",
+        "mmjsd",
+        "mixture-mvae",
+    ],
 )
 def test_nothing_given_is_the_prior(name: str) -> None:
     names = {"vae": ("place",), "cvae": ("place", "class")}.get(name, THREE)
@@ -587,7 +678,9 @@ def test_nothing_given_is_the_prior(name: str) -> None:
     torch.testing.assert_close(q.log_prob(z), PRIOR.log_prob(z).sum(-1))
 
 
-@pytest.mark.parametrize("name", ["vae", "bivcca", "jmvae", "mmvae", "mopoe", "mvtcae", "crmvae", "mmvm"])
+@pytest.mark.parametrize(
+    "name", ["vae", "bivcca", "jmvae", "mmvae", "mopoe", "mvtcae", "crmvae", "mmvm", "gpoe", "mmjsd"]
+)
 def test_without_the_prior_expert_a_lone_modalitys_posterior_is_its_expert(name: str) -> None:
     made = schemas(("place",) if name == "vae" else THREE)
     options, model = make(name, made)

@@ -44,6 +44,8 @@ BUILT_IN: list[tuple[str, dict[str, Any], dict[str, Schema] | None]] = [
     ("mopoe", {}, None),
     ("mvtcae", {}, None),
     ("crmvae", {}, None),
+    ("gpoe", {"k": 2}, LABELLED | vectors("z")),
+    ("mmjsd", {}, None),
     ("mmvm", {"alpha_epochs": 2}, None),
     ("mmvm", {"posterior": "product"}, LABELLED | vectors("z")),
 ]
