@@ -349,7 +349,7 @@ TRAINED: dict[str, tuple[list[str], set[str]]] = {
     "jmvae": (["objective.hidden=8", *without("image", "class")], {"all", "position", "counts"}),
     "telbo": (["objective.first_stage_epochs=1"], {"all", *ALL}),
     "cvae": (["objective.target=image", *without("position", "counts")], {"all", "class"}),
-    "mmvae": ([], {"all", *ALL}),
+    "mmvae": (["objective.samples=2", "objective.bound=dreg"], {"all", *ALL}),
     "mopoe": ([], {"all", *ALL}),
     "mvtcae": ([], {"all", *ALL}),
     "crmvae": ([], {"all", *ALL}),

@@ -18,6 +18,7 @@ import modalkit
 from modalkit import registry
 from modalkit.data import Batch
 from modalkit.distributions import Gaussian, Mixture
+from modalkit.model.correlated import correlate_experts
 from modalkit.model.engine import evaluate_plan
 from modalkit.model.vae import MultimodalVAE
 from modalkit.objectives.cvae import ConditionedEncoder
@@ -76,7 +77,7 @@ def elbo_of(options: Any, model: MultimodalVAE, batch: Batch, noise: Tensor, epo
     objective = registry.get(registry.OBJECTIVES, options.name)
     plan = objective.plan(options, model.names, batch.present, Draws(torch.Generator().manual_seed(0), epoch))
     plan.check(batch.present)
-    return evaluate_plan(model, batch, plan, noise[: model.components * len(plan.terms)], BETA)
+    return evaluate_plan(model, batch, plan, noise[: model.draws * model.components * len(plan.terms)], BETA)
 
 
 # The formulas, written out. An expert is a Normal over the latent dimensions; a row's are {modality: Normal}.
@@ -217,6 +218,40 @@ def plain_mmvae(it: Plain) -> Tensor:
             log_q = torch.stack(of).logsumexp(0) - math.log(len(of))
             total = total - BETA * (log_q - PRIOR.log_prob(point).sum()) / len(of)
     return total
+
+
+def plain_bound(it: Plain, *, doubly: bool = False) -> Tensor:
+    """Return MMVAE's importance-weighted bound, with gradients as the formulas of IWAE or DReG have them."""
+    total, experts, count = torch.zeros(()), it.experts(), it.options.samples
+    for part, name in enumerate(it.model.names):
+        draws, points = [], []
+        for draw in range(count):
+            z = {r: drawn(experts[r][name], it.noise[draw * len(it.model.names) + part, r]) for r in it.having(name)}
+            points.append(z)
+            leaves = {row: z[row].detach().requires_grad_() for row in z} if doubly else z
+            weights = {row: log_ratio(experts[row], leaves[row], fixed=doubly) for row in z}
+            for scored in it.model.names:
+                for row, score in it.log_px(scored, leaves).items():
+                    weights[row] = weights[row] + score
+            draws.append((weights, leaves))
+        for row in it.having(name):
+            each = torch.stack([weights[row] for weights, _ in draws])
+            bound = each.logsumexp(0) - math.log(count)
+            if doubly:
+                v = each.detach().softmax(0)
+                slopes = [torch.autograd.grad(one[row], at[row], retain_graph=True)[0] for one, at in draws]
+                parts = [v[k] ** 2 * (slopes[k] * points[k][row]).sum() for k in range(count)]
+                path = torch.stack(parts).sum()
+                bound = bound + path - path.detach()
+            total = total + bound / len(it.rows[row])
+    return total
+
+
+def log_ratio(experts: dict[str, Normal], point: Tensor, *, fixed: bool) -> Tensor:
+    """Return beta times log p(z) - log q(z|X) of a mixture of experts, whose parameters may be constants."""
+    of = [Normal(q.mean.detach(), q.stddev.detach()) if fixed else q for q in experts.values()]
+    log_q = torch.stack([one.log_prob(point).sum() for one in of]).logsumexp(0) - math.log(len(of))
+    return BETA * (PRIOR.log_prob(point).sum() - log_q)
 
 
 def plain_mopoe(it: Plain) -> Tensor:
@@ -375,6 +410,15 @@ CASES: dict[str, Case] = {
     "cvae of a picture": ("cvae", ("picture", "bits"), {"target": "picture"}, plain_cvae, 0),
     "mmvae": ("mmvae", TWO, {}, plain_mmvae, 0),
     "mmvae of three": ("mmvae", THREE, {}, plain_mmvae, 0),
+    "mmvae, iwae": ("mmvae", THREE, {"samples": 3, "bound": "iwae"}, plain_bound, 0),
+    "mmvae, iwae of one": ("mmvae", TWO, {"bound": "iwae"}, plain_mmvae, 0),
+    "mmvae, dreg": (
+        "mmvae",
+        ("place", "class"),
+        {"samples": 3, "bound": "dreg"},
+        lambda it: plain_bound(it, doubly=True),
+        0,
+    ),
     "mopoe": ("mopoe", TWO, {}, plain_mopoe, 0),
     "mopoe of three": ("mopoe", THREE, {}, plain_mopoe, 0),
     "mvtcae": ("mvtcae", TWO, {"alpha": 0.6}, plain_mvtcae, 0),
@@ -607,6 +651,64 @@ def test_a_mixtures_density_is_that_of_its_experts_and_integrates_to_one(name: s
         normals = Independent(Normal(*(torch.stack([getattr(q, n) for q in parts]) for n in ("mean", "stddev"))), 1)
         mixture = MixtureSameFamily(Categorical(logits=torch.zeros(len(parts))), normals)
         torch.testing.assert_close(log_q[:, row], mixture.log_prob(grid[:, None]), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("full", [False, True], ids=["diagonal", "full"])
+def test_several_samples_average_the_elbo(full: bool) -> None:
+    made = schemas(THREE)
+    options, many = make("mmvae", made, samples=4)
+    single, one = make("mmvae", made)
+    for model in (many, one) if full else ():
+        torch.manual_seed(2)
+        correlate_experts(model, None, full=True, base=True)
+    batch, noise = random_batch(made, patterns(3)["missing"]), torch.randn(12, ROWS, LATENT)
+    apart = [elbo_of(single, one, batch, noise[3 * draw : 3 * draw + 3]) for draw in range(4)]
+    whole = elbo_of(options, many, batch, noise)
+    torch.testing.assert_close(whole.elbo, sum(part.elbo for part in apart) / 4, rtol=1e-12, atol=1e-12)
+    for name in THREE:
+        torch.testing.assert_close(whole.log_px[name], sum(part.log_px[name] for part in apart) / 4)
+
+
+@pytest.mark.parametrize("bound", ["iwae", "dreg"])
+def test_an_importance_weighted_bound_at_the_exact_posterior_is_the_evidence(bound: str) -> None:
+    """DReG's gradient of the encoder is then zero, whatever is drawn; IWAE's is zero only on average."""
+    chosen, model, batch, evidence = linear("mmvae", 4, samples=3, bound=bound)
+    plan = registry.get(registry.OBJECTIVES, "mmvae").plan(chosen, ("x",), batch.present, Draws(torch.Generator()))
+    elbo = evaluate_plan(model, batch, plan, torch.randn(3, ROWS, 4)).elbo[0]
+    torch.testing.assert_close(elbo, evidence, rtol=1e-10, atol=1e-10)
+    (gradient,) = torch.autograd.grad(elbo.sum(), model.heads["x"].weight)
+    assert bool((gradient.abs() < 1e-9).all()) == (bound == "dreg")
+
+
+def test_dreg_estimates_the_gradient_of_iwae_with_less_variance() -> None:
+    rows, found = 40_000, {}
+    for bound in ("iwae", "dreg"):
+        chosen, model, batch, _ = linear("mmvae", 1, samples=5, bound=bound)
+        with torch.no_grad():
+            model.heads["x"].bias.add_(torch.tensor([0.8, 0.5]))  # no longer exact
+        batch = Batch({"x": batch.values["x"][:1].expand(rows, -1)}, torch.ones(rows, 1, dtype=torch.bool))
+        shifts = torch.zeros(rows, 2, requires_grad=True)  # a bias for each row, whose gradients are the estimates
+        head = model.heads["x"]
+        model.heads["x"] = Shifted(head, shifts)
+        plan = registry.get(registry.OBJECTIVES, "mmvae").plan(chosen, ("x",), batch.present, Draws(torch.Generator()))
+        noise = torch.randn(5, rows, 1, generator=torch.Generator().manual_seed(0))
+        (found[bound],) = torch.autograd.grad(evaluate_plan(model, batch, plan, noise).elbo.sum(), shifts)
+    error = (sum(one.var(0) for one in found.values()) / rows).sqrt()
+    assert ((found["iwae"].mean(0) - found["dreg"].mean(0)).abs() < 5 * error).all()
+    assert (found["iwae"].mean(0).abs() > 10 * error).all()  # there is a gradient to estimate
+    assert (found["dreg"].var(0) < found["iwae"].var(0)).all()
+
+
+class Shifted(torch.nn.Module):
+    """A head whose output is shifted by constants of each row."""
+
+    def __init__(self, head: torch.nn.Module, shifts: Tensor) -> None:
+        super().__init__()
+        self.head, self.shifts = head, shifts
+
+    def forward(self, features: Tensor) -> Tensor:
+        shifted: Tensor = self.head(features) + self.shifts
+        return shifted
 
 
 def test_mmjsds_dynamic_prior_is_the_geometric_mean_of_experts_and_prior() -> None:
