@@ -260,12 +260,26 @@ class Mixture:
         r"""Return the terms of :math:`KL(q \| p) = \sum_k w_k E_{q_k} \log q(z) / p(z)`, without their weights.
 
         Args:
-            z: a sample of each component, `(components, *batch_shape, latent_dim)`; it estimates the expectation.
+            z: samples of each component, `(draws, components, *batch_shape, latent_dim)`; they estimate the
+                expectation. The first dimension may be absent.
 
         Returns:
-            `(components, *batch_shape)`.
+            `(draws, components, *batch_shape)`, or what broadcasts to it.
         """
         return self.parts.kl_to_prior() if self.convex else self.log_prob(z) - log_prior(z)
+
+    def bound(self, each: Tensor, z: Tensor) -> Tensor:
+        r"""Return a lower bound of the evidence from the terms of each sample: here their mean, the ELBO.
+
+        Args:
+            each: log-likelihoods minus the divergence of each sample, `(draws, components, *batch_shape)`.
+            z: the samples, `(draws * components * terms, batch, latent_dim)`, through which all gradients to the
+                posterior's parameters pass but those of the divergence.
+
+        Returns:
+            `(*batch_shape,)`.
+        """
+        return (self.log_weight.exp() * each.mean(0)).sum(0)
 
     def sample(self, noise: Tensor, choice: Tensor) -> Tensor:
         """Sample from the mixture.

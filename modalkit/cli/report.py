@@ -30,7 +30,11 @@ def evaluate(
     split: Annotated[str, typer.Option(help="train, valid or test.")] = "test",
     rows: Annotated[int | None, typer.Option(min=1, help="Use at most this many rows, the first ones.")] = None,
     coherence: Annotated[
-        str | None, typer.Option(metavar="SOURCE:TARGET", help="Generate SOURCE from TARGET and classify it.")
+        str | None,
+        typer.Option(
+            metavar="SOURCE:TARGET[:GIVEN,...]",
+            help="Generate SOURCE from the given modalities, by default TARGET, and compare its class with TARGET.",
+        ),
     ] = None,
     metrics: Annotated[
         str | None, typer.Option(metavar="NAME,...", help="Also measure these; by default those of --plugin.")

@@ -54,7 +54,8 @@ def evaluate(
         run: the run.
         questions: what to ask.
         asking: on which rows, with how many samples.
-        cohering: ``SOURCE:TARGET``: also generate the source from the target and classify it.
+        cohering: ``SOURCE:TARGET`` or ``SOURCE:TARGET:GIVEN,...``: also generate the source from the target, or from
+            what is given, and classify it.
         metrics: more metrics for each question that gives something.
         width: how many characters fit a line of the table of errors.
 

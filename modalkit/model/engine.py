@@ -2,7 +2,8 @@
 
 1. It encodes every modality once a step, in the rows in which it is present.
 2. It computes all posteriors at once: one product of ``given`` with the experts' precisions.
-3. It takes one reparameterised sample of z for each (term, row), or one for each component of a mixture.
+3. It takes a reparameterised sample of z for each (term, row), or of each component of a mixture; a model may ask for
+   several.
 4. It runs each decoder only on the (term, row) pairs in ``targets``: in one call if the decoder's rows are independent,
    otherwise once a term. So a decoder with BatchNorm has statistics of its own in each term. Statistics pooled over
    the terms would make another objective. Pairs that a decoder must not learn from are decoded in a call of their own,
@@ -90,7 +91,8 @@ def evaluate_plan(model: MultimodalVAE, batch: Batch, plan: Plan, noise: Tensor,
         model: the networks, which stay in their mode (training or evaluation).
         batch: values on the model's device, `present` on the CPU.
         plan: the terms. What is absent is neither given nor a target, whatever the plan says.
-        noise: standard normal, `(model.components * terms, batch, latent_dim)`, on the model's device.
+        noise: standard normal, `(draws * model.components * terms, batch, latent_dim)`, on the model's device; of a
+            model without mixtures, `(terms, batch, latent_dim)`.
         beta: weight of the KLs, at least 0.
 
     Source:
@@ -106,32 +108,37 @@ def evaluate_plan(model: MultimodalVAE, batch: Batch, plan: Plan, noise: Tensor,
     # Without gradients, as in validation, there is nothing to keep from a decoder.
     trains = plan.trains_decoder if torch.is_grad_enabled() else None
     log_px: dict[str, Tensor] = {}
-    elbo = -beta * kl_weight * samples.kl
+    each = -beta * samples.of_terms(kl_weight) * samples.divergence  # (draws * components * terms, batch)
+    each_weight = samples.of_terms(weight)
     for group in model.groups:
         wanted = samples.pairs(targets[:, :, group.columns])
         learns = None if trains is None else wanted & samples.of_terms(trains[:, :, group.columns])
-        scores = samples.mean(group.log_px(inputs, observed, batch.present, wanted, learns))
-        elbo = elbo + group.weighted_sum(scores, weight)
-        log_px |= zip(group.names, scores.unbind(-1), strict=True)
+        scores = group.log_px(inputs, observed, batch.present, wanted, learns)
+        each = each + group.weighted_sum(scores, each_weight)
+        log_px |= zip(group.names, samples.mean(scores).unbind(-1), strict=True)
+    elbo = samples.bound(each)
     if alone and not isinstance(posterior, Mixture):
         apart = torch.stack([posterior.kl_to(one) for one in alone], -1)  # (terms, batch, modalities)
         references = _on(plan.references, noise) * batch.present.to(noise.device)
         elbo = elbo - beta * (references * apart).sum(-1)
-    return Elbo(replace(plan, given=given, targets=targets), log_px, samples.kl, elbo)
+    kl = samples.mean(samples.divergence.unsqueeze(-1)).squeeze(-1)
+    return Elbo(replace(plan, given=given, targets=targets), log_px, kl, elbo)
 
 
 @dataclass(frozen=True)
 class _Samples:
-    """Samples of z for every term and row: one each, or one of each component.
+    """Samples of z for every term and row: one each, or some of each component of a mixture.
 
     Attributes:
-        z: `(components * terms, batch, latent_dim)`.
-        kl: KL(q || p), `(terms, batch)`.
-        share: the components' weights, `(components, terms, batch)`; None if there is one component.
+        z: `(samples * terms, batch, latent_dim)`; of a mixture, draws times components samples, draws first.
+        divergence: the KL of each sample's component, `(samples * terms, batch)`; of a Gaussian, in closed form.
+        mixture: the posterior if it is a mixture, else None.
+        share: the samples' weights, `(samples, terms, batch)`; None unless the posterior is a mixture.
     """
 
     z: Tensor
-    kl: Tensor
+    divergence: Tensor
+    mixture: Mixture | None = None
     share: Tensor | None = None
 
     def pairs(self, targets: Tensor) -> Tensor:
@@ -141,45 +148,59 @@ class _Samples:
             targets: bool `(terms, batch, modalities)`, on the CPU.
 
         Returns:
-            bool `(components * terms, batch, modalities)`, on the CPU.
+            bool `(samples * terms, batch, modalities)`, on the CPU.
         """
         if self.share is None:
             return targets
-        there = (self.share > 0).cpu()  # (components, terms, batch)
+        there = (self.share > 0).cpu()  # (samples, terms, batch)
         return (targets & there.unsqueeze(-1)).flatten(0, 1)
 
-    def of_terms(self, mask: Tensor) -> Tensor:
-        """Return a mask of terms for each sample, `(terms, batch, modalities) -> (components * terms, ...)`."""
-        return mask if self.share is None else mask.repeat(len(self.share), 1, 1)
+    def of_terms(self, values: Tensor) -> Tensor:
+        """Return values of terms for each sample, `(terms, batch, ...) -> (samples * terms, ...)`; a number stays."""
+        if self.share is None or values.ndim == 0:
+            return values
+        return values.repeat(len(self.share), *[1] * (values.ndim - 1))
 
     def mean(self, scores: Tensor) -> Tensor:
-        """Return the weighted mean over components.
+        """Return the weighted mean over samples.
 
         Args:
-            scores: `(components * terms, batch, modalities)`.
+            scores: `(samples * terms, batch, modalities)`.
 
         Returns:
             `(terms, batch, modalities)`.
         """
         if self.share is None:
             return scores
-        scores = torch.unflatten(scores, 0, self.share.shape[:2])  # (components, terms, batch, modalities)
+        scores = torch.unflatten(scores, 0, self.share.shape[:2])  # (samples, terms, batch, modalities)
         return (self.share.unsqueeze(-1) * scores).sum(0)
+
+    def bound(self, each: Tensor) -> Tensor:
+        """Return the bound of the evidence, `(samples * terms, batch) -> (terms, batch)`."""
+        if self.mixture is None:
+            return each
+        components, terms = self.mixture.log_weight.shape[:2]
+        return self.mixture.bound(torch.unflatten(each, 0, (-1, components, terms)), self.z)
 
 
 def _sample(posterior: Posterior, noise: Tensor) -> _Samples:
-    """Sample from every term's posterior: once, or once from each component of a mixture.
+    """Sample from every term's posterior: once, or from each component of a mixture as often as there is noise.
 
     Args:
         posterior: `(terms, batch, latent_dim)`.
-        noise: `(components * terms, batch, latent_dim)`.
+        noise: `(draws * components * terms, batch, latent_dim)`; Gaussians use the first of it.
     """
     if not isinstance(posterior, Mixture):
-        return _Samples(posterior.rsample(noise), posterior.kl_to_prior())
-    share = posterior.log_weight.exp()
-    z = posterior.parts.rsample(noise.reshape(posterior.parts.loc.shape))  # -> (components, terms, batch, latent_dim)
-    kl = posterior.kl_to_prior(z).where(share > 0, 0)
-    return _Samples(z.flatten(0, 1), (share * kl).sum(0), share)
+        return _Samples(posterior.rsample(noise[: len(posterior.loc)]), posterior.kl_to_prior())
+    components, terms = posterior.log_weight.shape[:2]
+    shape = (-1, components, terms)
+    z = posterior.parts.rsample(torch.unflatten(noise, 0, shape)).flatten(0, 2)
+    weight = posterior.log_weight.exp()  # (components, terms, batch)
+    # Of the flattened samples, which decoders see too, so that whatever is done to their gradients covers the KL.
+    kl = posterior.kl_to_prior(torch.unflatten(z, 0, shape)).where(weight > 0, 0)
+    draws = len(noise) // (components * terms)
+    kl = kl.expand(draws, *weight.shape).flatten(0, 2)
+    return _Samples(z, kl, posterior, (weight / draws).repeat(draws, 1, 1))
 
 
 def _posteriors(

@@ -100,10 +100,10 @@ def plan_noise(model: MultimodalVAE, plan: Plan, generator: torch.Generator) -> 
         generator: the noise is sampled on its device.
 
     Returns:
-        Standard normal, `(components * terms, rows, latent_dim)`, on the model's device and in its precision.
+        Standard normal, `(draws * components * terms, rows, latent_dim)`, on the model's device and in its precision.
     """
     terms, rows, _ = plan.given.shape
-    shape = (model.components * terms, rows, model.latent_dim)
+    shape = (model.draws * model.components * terms, rows, model.latent_dim)
     return torch.randn(shape, generator=generator, device=generator.device).to(model.device, model.dtype)
 
 

@@ -29,13 +29,15 @@ class MultimodalVAE(ModalityNetworks):
         prior_expert: whether the prior is a factor of every posterior; otherwise it is the posterior given nothing.
 
     Attributes:
-        components: number of components of its posteriors; 1 if they are Gaussian.
+        components: number of components of its mixtures; 1 if no posterior is a mixture.
+        draws: samples of z that a plan's term takes of each component.
 
     Raises:
         InputError: a plugin raised or returned a wrong shape; names the modality, its kind and what was expected.
     """
 
     components = 1
+    draws = 1
 
     def __init__(self, schemas: Mapping[str, Schema], latent_dim: int, *, prior_expert: bool = True) -> None:
         super().__init__(schemas, latent_dim)

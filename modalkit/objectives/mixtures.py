@@ -1,4 +1,4 @@
-"""Posteriors that are mixtures of single experts (MMVAE) or of products of experts (MoPoE)."""
+"""Posteriors that are mixtures of products of experts, and MoPoE, whose mixture is of all of them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from modalkit.distributions import Mixture
+from modalkit.distributions import Mixture, Posterior
 from modalkit.model.observed import Observed
 from modalkit.model.vae import MultimodalVAE
 from modalkit.plugin import Draws, Objective, ObjectiveOptions, Plan, Schema
@@ -29,7 +29,7 @@ class MixtureOfProducts(MultimodalVAE):
         super().__init__(schemas, latent_dim, prior_expert=False)
         self.subsets, self.components, self.convex = subsets, len(subsets), convex
 
-    def posterior(self, observed: Observed, present: Tensor, given: Tensor) -> Mixture:
+    def posterior(self, observed: Observed, present: Tensor, given: Tensor) -> Posterior:
         """Return the mixture of the parts whose modalities are all given; see `MultimodalVAE.posterior`."""
         members = self.subsets[:, None, None]  # (components, 1, 1, modalities)
         there = (given | ~members).all(-1)  # (components, terms, batch)
@@ -58,22 +58,6 @@ def check_mopoe(options: ObjectiveOptions, names: tuple[str, ...]) -> None:
             f"mopoe decodes a sample of each of the 2^{len(names)} - 1 subsets; use mvae or mmvae above 8 modalities"
         )
 
-
-MMVAE = Objective(
-    name="mmvae",
-    summary="mixture of experts, a stratified sample of each, their mixture's density in the KL (Shi et al. 2019)",
-    options=ObjectiveOptions,
-    plan=plan_all,
-    model=lambda options, schemas, latent_dim: MixtureOfProducts(
-        schemas, latent_dim, torch.eye(len(schemas), dtype=torch.bool), convex=False
-    ),
-    correlated_experts=True,
-)
-r"""Shi et al. 2019, the ELBO of MMVAE.
-
-:math:`\frac1M \sum_m E_{q(z|x_m)} (\sum_n \log p(x_n|z) - \log q(z|X) / p(z))`, with one sample of each expert, where
-:math:`q(z|X) = \frac1M \sum_m q(z|x_m)` is the mixture of the experts that a row has.
-"""
 
 MOPOE = Objective(
     name="mopoe",

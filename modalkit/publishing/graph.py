@@ -112,7 +112,7 @@ def onnx_graph(model: TrainedModel, given: Sequence[str], want: str) -> Callable
     if any(getattr(type(model.model), part) is not getattr(MultimodalVAE, part) for part in _PARTS):
         raise InputError(
             f"--onnx: this run's objective ({model.recipe.objective.name}) has posteriors of another form; "
-            f"graphs support products of experts only (mvae, mvtcae)"
+            f"graphs support products of experts only (mvae, mvtcae, crmvae)"
         )
     if not given:
         raise InputError("--onnx: name what is given, --given NAME,NAME")

@@ -16,6 +16,7 @@ from modalkit.distributions import CorrelatedGaussian, Gaussian, Mixture, Poster
 from modalkit.model import MultimodalVAE
 from modalkit.model.correlated import correlate_experts
 from modalkit.model.engine import evaluate_plan
+from modalkit.model.sampling import plan_noise
 from modalkit.plugin import Draws, Objective, ObjectiveOptions, Plan, Schema
 from modalkit.testing._examination import Examination
 
@@ -257,7 +258,7 @@ class _Check(Examination):
         batch = self.batch(self.present)
         for epoch in _EPOCHS:
             plan = self.plan(self.present, epoch)
-            noise = torch.randn(model.components * len(plan.terms), len(self.present), self.latent_dim)
+            noise = plan_noise(model, plan, self.generator(epoch))
             model.zero_grad(set_to_none=True)
             with self.using("model", f"when the plan of epoch {epoch} is evaluated and differentiated"):
                 elbo = evaluate_plan(model, batch, plan, noise).elbo.sum()

@@ -436,6 +436,30 @@ def test_the_command_says_how_coherent_samples_are(run: Path) -> None:
     assert len(list((run / "evaluation").glob("classifier-*"))) == 2
 
 
+def test_the_command_says_how_coherent_samples_of_others_are(run: Path) -> None:
+    asked = ["evaluate", run, "--targets", "class", "--particles", 5, "--coherence", "image:class:counts,position"]
+    done = command(*asked).output
+    assert "image generated from position, counts, classified as the row's class:" in done
+    shares = json.loads((run / "evaluation.json").read_text())["coherence"]["image:class:counts,position"]
+    assert all(0 <= shares[what][0] <= 1 for what in ("generated", "real"))
+
+
+def test_coherence_of_a_model_that_copies_is_that_of_what_is_given(tmp_path: Path) -> None:
+    """Where the decoder repeats what is given, generated samples are classified as the real ones are."""
+    data = write_circle(tmp_path, rows=200)
+    recipe = load_recipe(write_recipe(tmp_path, data))
+    dataset = Dataset(data, list(recipe.modalities))
+    classifier = train_classifier(
+        dataset, recipe.modalities, "position", "class", tmp_path / "one.safetensors", epochs=40, seed=0
+    )
+    model, rows = assemble(recipe), dataset.rows("test")
+    copies = {name: fetch(dataset, model.schemas, rows, 0).values[name] for name in ("position",)}
+    whole = dataset.present[rows][:, [model.names.index(n) for n in ("position", "class", "counts")]].all(1)
+    model.predict = lambda name, z: copies[name][whole]  # type: ignore[method-assign]
+    shares = coherence(model, classifier, dataset, rows, "position", "class", 0, given=("counts",))
+    assert shares["generated"] == shares["real"] and shares["real"][0] > 0.5
+
+
 def test_the_command_takes_what_each_objective_can(work: Path) -> None:
     few = ["--particles", 5, "--rows", 5]
     done = command("evaluate", work / "bivcca", *few).output
@@ -466,6 +490,8 @@ def test_the_command_refuses_in_words(work: Path) -> None:
     refused(run, "--device", "toaster", words=["--device toaster: is not available here"])
     for wrong in ("image", "image:clas", "image:image"):
         refused(run, "--coherence", wrong, words=[f"--coherence {wrong}: write SOURCE:TARGET, two of image, position"])
+    for wrong in ("image:class:", "image:class:image", "image:class:positon"):
+        refused(run, "--coherence", wrong, words=["write SOURCE:TARGET:GIVEN,..., with given modalities of position"])
     refused(run, "--coherence", "image:counts", words=["does not say when a prediction is right"])
     both = ["--targets", "position,class", "--proposal", "position,class"]
     refused(work / "bivcca", *both, words=["cannot answer it: there is no posterior of position, class"])

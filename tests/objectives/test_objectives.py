@@ -172,7 +172,21 @@ def test_all_subsets_counts_each_that_a_row_has_once() -> None:
 
 
 NEEDED = {"telbo": {"first_stage_epochs": 2}}
-OTHERS = ("vae", "bivcca", "jmvae", "telbo", "cvae", "mmvae", "mopoe", "mvtcae", "mixture-mvae")
+OTHERS = (
+    "vae",
+    "bivcca",
+    "jmvae",
+    "telbo",
+    "cvae",
+    "mmvae",
+    "mopoe",
+    "mvtcae",
+    "crmvae",
+    "mmvm",
+    "gpoe",
+    "mmjsd",
+    "mixture-mvae",
+)
 
 
 def plan_of(name: str, present: torch.Tensor, epoch: int | None = 0, **options: object) -> Plan:
@@ -309,7 +323,7 @@ def test_what_an_objective_cannot_train_is_refused_in_words_before_training(work
     assert not (work / case / "recipe.yaml").exists()  # nothing has claimed the folder
 
 
-@pytest.mark.parametrize("name", ["jmvae", "telbo", "mvtcae"])
+@pytest.mark.parametrize("name", ["jmvae", "telbo", "mvtcae", "crmvae", "mmvm"])
 def test_a_joint_objective_refuses_a_single_modality(name: str) -> None:
     with pytest.raises(ValueError, match=f"{name} takes two modalities or more; for one, choose vae"):
         registry.get(registry.OBJECTIVES, name).check(None, ("a",))
@@ -335,9 +349,13 @@ TRAINED: dict[str, tuple[list[str], set[str]]] = {
     "jmvae": (["objective.hidden=8", *without("image", "class")], {"all", "position", "counts"}),
     "telbo": (["objective.first_stage_epochs=1"], {"all", *ALL}),
     "cvae": (["objective.target=image", *without("position", "counts")], {"all", "class"}),
-    "mmvae": ([], {"all", *ALL}),
+    "mmvae": (["objective.samples=2", "objective.bound=dreg"], {"all", *ALL}),
     "mopoe": ([], {"all", *ALL}),
     "mvtcae": ([], {"all", *ALL}),
+    "crmvae": ([], {"all", *ALL}),
+    "mmvm": (["objective.alpha=0.1"], {"all", *ALL}),
+    "gpoe": ([], {"all", *ALL}),
+    "mmjsd": ([], {"all", *ALL}),
     "mixture-mvae": (["objective.components=2"], {"all", *ALL}),
 }
 

@@ -18,9 +18,11 @@ import modalkit
 from modalkit import registry
 from modalkit.data import Batch
 from modalkit.distributions import Gaussian, Mixture
+from modalkit.model.correlated import correlate_experts
 from modalkit.model.engine import evaluate_plan
 from modalkit.model.vae import MultimodalVAE
 from modalkit.objectives.cvae import ConditionedEncoder
+from modalkit.objectives.mmjsd import jensen_shannon
 from modalkit.plugin import Draws, Schema
 
 ROWS, LATENT, BETA = 6, 3, 0.7
@@ -65,14 +67,17 @@ def make(name: str, made: dict[str, Schema], latent_dim: int = LATENT, **options
     chosen = objective.options(name=name, **options)
     objective.check(chosen, tuple(made))
     torch.manual_seed(1)
-    return chosen, objective.model(chosen, made, latent_dim)
+    model = objective.model(chosen, made, latent_dim)
+    if hasattr(model, "expert_weights"):  # equal before training
+        torch.nn.init.normal_(model.expert_weights)
+    return chosen, model
 
 
 def elbo_of(options: Any, model: MultimodalVAE, batch: Batch, noise: Tensor, epoch: int | None = None) -> Any:
     objective = registry.get(registry.OBJECTIVES, options.name)
     plan = objective.plan(options, model.names, batch.present, Draws(torch.Generator().manual_seed(0), epoch))
     plan.check(batch.present)
-    return evaluate_plan(model, batch, plan, noise[: model.components * len(plan.terms)], BETA)
+    return evaluate_plan(model, batch, plan, noise[: model.draws * model.components * len(plan.terms)], BETA)
 
 
 # The formulas, written out. An expert is a Normal over the latent dimensions; a row's are {modality: Normal}.
@@ -215,6 +220,40 @@ def plain_mmvae(it: Plain) -> Tensor:
     return total
 
 
+def plain_bound(it: Plain, *, doubly: bool = False) -> Tensor:
+    """Return MMVAE's importance-weighted bound, with gradients as the formulas of IWAE or DReG have them."""
+    total, experts, count = torch.zeros(()), it.experts(), it.options.samples
+    for part, name in enumerate(it.model.names):
+        draws, points = [], []
+        for draw in range(count):
+            z = {r: drawn(experts[r][name], it.noise[draw * len(it.model.names) + part, r]) for r in it.having(name)}
+            points.append(z)
+            leaves = {row: z[row].detach().requires_grad_() for row in z} if doubly else z
+            weights = {row: log_ratio(experts[row], leaves[row], fixed=doubly) for row in z}
+            for scored in it.model.names:
+                for row, score in it.log_px(scored, leaves).items():
+                    weights[row] = weights[row] + score
+            draws.append((weights, leaves))
+        for row in it.having(name):
+            each = torch.stack([weights[row] for weights, _ in draws])
+            bound = each.logsumexp(0) - math.log(count)
+            if doubly:
+                v = each.detach().softmax(0)
+                slopes = [torch.autograd.grad(one[row], at[row], retain_graph=True)[0] for one, at in draws]
+                parts = [v[k] ** 2 * (slopes[k] * points[k][row]).sum() for k in range(count)]
+                path = torch.stack(parts).sum()
+                bound = bound + path - path.detach()
+            total = total + bound / len(it.rows[row])
+    return total
+
+
+def log_ratio(experts: dict[str, Normal], point: Tensor, *, fixed: bool) -> Tensor:
+    """Return beta times log p(z) - log q(z|X) of a mixture of experts, whose parameters may be constants."""
+    of = [Normal(q.mean.detach(), q.stddev.detach()) if fixed else q for q in experts.values()]
+    log_q = torch.stack([one.log_prob(point).sum() for one in of]).logsumexp(0) - math.log(len(of))
+    return BETA * (PRIOR.log_prob(point).sum() - log_q)
+
+
 def plain_mopoe(it: Plain) -> Tensor:
     total, experts, names = torch.zeros(()), it.experts(), it.model.names
     for code in range(1, 2 ** len(names)):
@@ -241,6 +280,74 @@ def plain_mvtcae(it: Plain) -> Tensor:
         total = total - BETA * (1 - alpha) * kl(q[row])
         for one in experts[row].values():
             total = total - BETA * alpha / len(it.rows[row]) * kl(q[row], one)
+    return total
+
+
+def plain_crmvae(it: Plain) -> Tensor:
+    total, experts = torch.zeros(()), it.experts()
+    joint = {row: product(list(one.values()), prior=False) for row, one in enumerate(experts) if one}
+    for term, name in enumerate([None, *it.model.names]):
+        q = joint if name is None else {row: experts[row][name] for row in it.having(name)}
+        z = {row: drawn(one, it.noise[term, row]) for row, one in q.items()}
+        for scored in it.model.names if name is None else (name,):
+            for row, score in it.log_px(scored, z).items():
+                total = total + score / (2 * (len(it.rows[row]) + 1))
+    for row, q in joint.items():
+        for other in [PRIOR, *experts[row].values()]:
+            total = total - BETA * kl(q, other) / (len(it.rows[row]) + 1)
+    return total
+
+
+def plain_mmvm(it: Plain, alpha: float) -> Tensor:
+    total, experts = torch.zeros(()), it.experts()
+    for term, name in enumerate(it.model.names):
+        q = {row: experts[row][name] for row in it.having(name)}
+        z = {row: drawn(q[row], it.noise[term, row]) for row in q}
+        total = total + it.explained(z, (name,))
+        for row, one in q.items():
+            pairs = [kl(one, other) for other in experts[row].values()]
+            total = total - BETA * (alpha * kl(one) + (1 - alpha) * sum(pairs) / len(pairs))
+    return total
+
+
+def weighted_product(experts: dict[str, Normal], model: Any) -> Normal:
+    """Return the product of Gaussians to powers that add up to 1, one factor at a time."""
+    columns = [model.names.index(name) for name in experts]
+    powers = torch.stack([model.expert_weights[column] for column in columns]).softmax(0)
+    precision, weighted = torch.zeros(LATENT), torch.zeros(LATENT)
+    for power, one in zip(powers, experts.values(), strict=True):
+        precision = precision + power / one.variance
+        weighted = weighted + power * one.mean / one.variance
+    return Normal(weighted / precision, precision.rsqrt())
+
+
+def plain_gpoe(it: Plain) -> Tensor:
+    """Return the sum over the complete and the single terms (k = 0), each explaining all that a row has."""
+    total, experts = torch.zeros(()), it.experts()
+    for term, name in enumerate([None, *it.model.names]):
+        q = {}
+        for row, there in enumerate(it.rows):
+            if name is None and there:
+                q[row] = weighted_product(experts[row], it.model)
+            elif name in there and len(there) > 1:
+                q[row] = experts[row][name]
+        z = {row: drawn(one, it.noise[term, row]) for row, one in q.items()}
+        total = total + it.explained(z) - BETA * sum(kl(one) for one in q.values())
+    return total
+
+
+def plain_mmjsd(it: Plain) -> Tensor:
+    total, experts = torch.zeros(()), it.experts()
+    for part, name in enumerate(it.model.names):  # a draw of each expert
+        z = {row: drawn(experts[row][name], it.noise[part, row]) for row in it.having(name)}
+        for scored in it.model.names:
+            for row, score in it.log_px(scored, z).items():
+                total = total + score / len(it.rows[row])
+    for one in (one for one in experts if one):
+        densities = [Normal(torch.zeros(LATENT), torch.ones(LATENT)), *one.values()]
+        narrow = product(list(one.values()), prior=True)
+        geometric = Normal(narrow.mean, narrow.stddev * math.sqrt(len(densities)))
+        total = total - BETA * sum(kl(density, geometric) for density in densities) / len(densities)
     return total
 
 
@@ -303,10 +410,42 @@ CASES: dict[str, Case] = {
     "cvae of a picture": ("cvae", ("picture", "bits"), {"target": "picture"}, plain_cvae, 0),
     "mmvae": ("mmvae", TWO, {}, plain_mmvae, 0),
     "mmvae of three": ("mmvae", THREE, {}, plain_mmvae, 0),
+    "mmvae, iwae": ("mmvae", THREE, {"samples": 3, "bound": "iwae"}, plain_bound, 0),
+    "mmvae, iwae of one": ("mmvae", TWO, {"bound": "iwae"}, plain_mmvae, 0),
+    "mmvae, dreg": (
+        "mmvae",
+        ("place", "class"),
+        {"samples": 3, "bound": "dreg"},
+        lambda it: plain_bound(it, doubly=True),
+        0,
+    ),
     "mopoe": ("mopoe", TWO, {}, plain_mopoe, 0),
     "mopoe of three": ("mopoe", THREE, {}, plain_mopoe, 0),
     "mvtcae": ("mvtcae", TWO, {"alpha": 0.6}, plain_mvtcae, 0),
     "mvtcae of three": ("mvtcae", THREE, {"alpha": 0.6}, plain_mvtcae, 0),
+    "crmvae": ("crmvae", TWO, {}, plain_crmvae, 0),
+    "crmvae of three": ("crmvae", THREE, {}, plain_crmvae, 0),
+    "mmvm": ("mmvm", TWO, {}, lambda it: plain_mmvm(it, 0), 0),
+    "mmvm of three": ("mmvm", THREE, {"alpha": 0.3}, lambda it: plain_mmvm(it, 0.3), 0),
+    "mmvm, product": ("mmvm", THREE, {"posterior": "product"}, lambda it: plain_mmvm(it, 0), 0),
+    "mmvm, alpha falls": (
+        "mmvm",
+        THREE,
+        {"alpha": 0.2, "alpha_epochs": 4},
+        lambda it: plain_mmvm(it, 0.4),
+        3,
+    ),
+    "mmvm, validation": (
+        "mmvm",
+        TWO,
+        {"alpha": 0.2, "alpha_epochs": 4},
+        lambda it: plain_mmvm(it, 0.2),
+        None,
+    ),
+    "gpoe": ("gpoe", TWO, {"k": 0}, plain_gpoe, 0),
+    "gpoe of three": ("gpoe", THREE, {"k": 0}, plain_gpoe, 0),
+    "mmjsd": ("mmjsd", TWO, {}, plain_mmjsd, 0),
+    "mmjsd of three": ("mmjsd", THREE, {}, plain_mmjsd, 0),
     "mixture-mvae of one": ("mixture-mvae", TWO, EQUATION_4 | {"components": 1}, plain_mixture_mvae, 0),
     "mixture-mvae of three": (
         "mixture-mvae",
@@ -498,9 +637,10 @@ def test_a_product_of_mixtures_is_proportional_to_the_densities_multiplied(compo
             torch.testing.assert_close(*gaps, rtol=1e-10, atol=1e-10)
 
 
-def test_mmvaes_density_is_that_of_a_mixture_and_integrates_to_one() -> None:
+@pytest.mark.parametrize("name", ["mmvae", "mmvm", "mmjsd"])
+def test_a_mixtures_density_is_that_of_its_experts_and_integrates_to_one(name: str) -> None:
     made = schemas(THREE)
-    options, model = make("mmvae", made, 1)
+    options, model = make(name, made, 1)
     batch = random_batch(made, patterns(3)["missing"])
     posterior = model.posterior(model.observed(batch), batch.present, batch.present[None])
     grid = torch.linspace(-40, 40, 40_001)
@@ -513,8 +653,120 @@ def test_mmvaes_density_is_that_of_a_mixture_and_integrates_to_one() -> None:
         torch.testing.assert_close(log_q[:, row], mixture.log_prob(grid[:, None]), rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("full", [False, True], ids=["diagonal", "full"])
+def test_several_samples_average_the_elbo(full: bool) -> None:
+    made = schemas(THREE)
+    options, many = make("mmvae", made, samples=4)
+    single, one = make("mmvae", made)
+    for model in (many, one) if full else ():
+        torch.manual_seed(2)
+        correlate_experts(model, None, full=True, base=True)
+    batch, noise = random_batch(made, patterns(3)["missing"]), torch.randn(12, ROWS, LATENT)
+    apart = [elbo_of(single, one, batch, noise[3 * draw : 3 * draw + 3]) for draw in range(4)]
+    whole = elbo_of(options, many, batch, noise)
+    torch.testing.assert_close(whole.elbo, sum(part.elbo for part in apart) / 4, rtol=1e-12, atol=1e-12)
+    for name in THREE:
+        torch.testing.assert_close(whole.log_px[name], sum(part.log_px[name] for part in apart) / 4)
+
+
+@pytest.mark.parametrize("bound", ["iwae", "dreg"])
+def test_an_importance_weighted_bound_at_the_exact_posterior_is_the_evidence(bound: str) -> None:
+    """DReG's gradient of the encoder is then zero, whatever is drawn; IWAE's is zero only on average."""
+    chosen, model, batch, evidence = linear("mmvae", 4, samples=3, bound=bound)
+    plan = registry.get(registry.OBJECTIVES, "mmvae").plan(chosen, ("x",), batch.present, Draws(torch.Generator()))
+    elbo = evaluate_plan(model, batch, plan, torch.randn(3, ROWS, 4)).elbo[0]
+    torch.testing.assert_close(elbo, evidence, rtol=1e-10, atol=1e-10)
+    (gradient,) = torch.autograd.grad(elbo.sum(), model.heads["x"].weight)
+    assert bool((gradient.abs() < 1e-9).all()) == (bound == "dreg")
+
+
+def test_dreg_estimates_the_gradient_of_iwae_with_less_variance() -> None:
+    rows, found = 40_000, {}
+    for bound in ("iwae", "dreg"):
+        chosen, model, batch, _ = linear("mmvae", 1, samples=5, bound=bound)
+        with torch.no_grad():
+            model.heads["x"].bias.add_(torch.tensor([0.8, 0.5]))  # no longer exact
+        batch = Batch({"x": batch.values["x"][:1].expand(rows, -1)}, torch.ones(rows, 1, dtype=torch.bool))
+        shifts = torch.zeros(rows, 2, requires_grad=True)  # a bias for each row, whose gradients are the estimates
+        head = model.heads["x"]
+        model.heads["x"] = Shifted(head, shifts)
+        plan = registry.get(registry.OBJECTIVES, "mmvae").plan(chosen, ("x",), batch.present, Draws(torch.Generator()))
+        noise = torch.randn(5, rows, 1, generator=torch.Generator().manual_seed(0))
+        (found[bound],) = torch.autograd.grad(evaluate_plan(model, batch, plan, noise).elbo.sum(), shifts)
+    error = (sum(one.var(0) for one in found.values()) / rows).sqrt()
+    assert ((found["iwae"].mean(0) - found["dreg"].mean(0)).abs() < 5 * error).all()
+    assert (found["iwae"].mean(0).abs() > 10 * error).all()  # there is a gradient to estimate
+    assert (found["dreg"].var(0) < found["iwae"].var(0)).all()
+
+
+class Shifted(torch.nn.Module):
+    """A head whose output is shifted by constants of each row."""
+
+    def __init__(self, head: torch.nn.Module, shifts: Tensor) -> None:
+        super().__init__()
+        self.head, self.shifts = head, shifts
+
+    def forward(self, features: Tensor) -> Tensor:
+        shifted: Tensor = self.head(features) + self.shifts
+        return shifted
+
+
+def test_mmjsds_dynamic_prior_is_the_geometric_mean_of_experts_and_prior() -> None:
+    """The divergence equals its definition by integrals over a grid, whatever the experts."""
+    experts = Gaussian(torch.tensor([[[0.4]], [[-1.5]], [[9.0]]]), torch.tensor([[[2.0]], [[0.7]], [[5.0]]]))
+    there = torch.tensor([[True], [True], [False]])
+    grid = torch.linspace(-30, 30, 60_001)
+    logs = [PRIOR.log_prob(grid), *(Normal(*pair).log_prob(grid) for pair in [(0.4, 0.5**0.5), (-1.5, 0.7**-0.5)])]
+    log_mean = torch.stack(logs).mean(0)
+    log_mean = log_mean - torch.trapezoid(log_mean.exp(), grid).log()
+    want = sum(torch.trapezoid(one.exp() * (one - log_mean), grid) for one in logs) / 3
+    torch.testing.assert_close(jensen_shannon(experts, there)[0], want, rtol=1e-9, atol=1e-9)
+
+
+def test_gpoe_of_experts_that_agree_is_that_expert() -> None:
+    """However many agree, the product is no more certain than each: the weights add up to 1 in any subset."""
+    made = {n: modalkit.schema("vector", size=2, network=MLP) for n in "abc"}
+    _, model = make("gpoe", made)
+    for name in "bc":
+        model.encoders[name], model.heads[name] = model.encoders["a"], model.heads["a"]
+    batch = Batch(dict.fromkeys("abc", torch.randn(ROWS, 2)), torch.ones(ROWS, 3, dtype=torch.bool))
+    members = torch.tensor([[True, False, False], [False, True, True], [True, True, True]])
+    q = model.posterior(model.observed(batch), batch.present, members[:, None].expand(-1, ROWS, -1))
+    assert isinstance(q, Gaussian)
+    for term in (1, 2):
+        torch.testing.assert_close(q.loc[term], q.loc[0], rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(q.precision[term], q.precision[0], rtol=1e-12, atol=1e-12)
+
+
+def test_mmvm_can_infer_by_the_product_of_its_experts_too() -> None:
+    made = schemas(THREE)
+    options, model = make("mmvm", made, posterior="product")
+    batch = random_batch(made, patterns(3)["missing"])
+    q = model.posterior(model.observed(batch), batch.present, batch.present[None])
+    assert isinstance(q, Gaussian)
+    for row, experts in enumerate(Plain(options, model, batch, torch.zeros(0)).experts()):
+        want = product(list(experts.values()), prior=False)
+        torch.testing.assert_close(q.loc[0, row], want.mean, rtol=1e-10, atol=1e-10)
+        torch.testing.assert_close(q.scale[0, row], want.stddev, rtol=1e-10, atol=1e-10)
+
+
 @pytest.mark.parametrize(
-    "name", ["vae", "bivcca", "jmvae", "telbo", "cvae", "mmvae", "mopoe", "mvtcae", "mixture-mvae"]
+    "name",
+    [
+        "vae",
+        "bivcca",
+        "jmvae",
+        "telbo",
+        "cvae",
+        "mmvae",
+        "mopoe",
+        "mvtcae",
+        "crmvae",
+        "mmvm",
+        "gpoe",
+        "mmjsd",
+        "mixture-mvae",
+    ],
 )
 def test_nothing_given_is_the_prior(name: str) -> None:
     names = {"vae": ("place",), "cvae": ("place", "class")}.get(name, THREE)
@@ -528,7 +780,9 @@ def test_nothing_given_is_the_prior(name: str) -> None:
     torch.testing.assert_close(q.log_prob(z), PRIOR.log_prob(z).sum(-1))
 
 
-@pytest.mark.parametrize("name", ["vae", "bivcca", "jmvae", "mmvae", "mopoe", "mvtcae"])
+@pytest.mark.parametrize(
+    "name", ["vae", "bivcca", "jmvae", "mmvae", "mopoe", "mvtcae", "crmvae", "mmvm", "gpoe", "mmjsd"]
+)
 def test_without_the_prior_expert_a_lone_modalitys_posterior_is_its_expert(name: str) -> None:
     made = schemas(("place",) if name == "vae" else THREE)
     options, model = make(name, made)

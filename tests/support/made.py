@@ -10,6 +10,7 @@ import torch
 from modalkit_tools.faces.celeba import make_schemas as celeba_schemas
 from modalkit_tools.mnist.idx import schemas as idx_schemas
 from modalkit_tools.mnist.multimnist import make_schemas as multimnist_schemas
+from modalkit_tools.mnist.poly_mnist import make_schemas as poly_schemas
 from modalkit_tools.sample_bits import make_schemas as bits_schemas
 
 import modalkit
@@ -21,6 +22,7 @@ DATASETS: dict[str, Callable[[], Mapping[str, Schema]]] = {  # as the builders m
     "binary-mnist": idx_schemas,
     "fashion-mnist": idx_schemas,
     "multimnist": multimnist_schemas,
+    "poly-mnist": lambda: poly_schemas(5),
     "celeba-transforms": lambda: celeba_schemas(64, annotated=True),
     "celeba32": lambda: celeba_schemas(32, annotated=True),
     "bits1000": lambda: bits_schemas(1000),

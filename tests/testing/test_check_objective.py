@@ -41,8 +41,15 @@ BUILT_IN: list[tuple[str, dict[str, Any], dict[str, Schema] | None]] = [
     ("cvae", {}, LABELLED),
     ("cvae", {"target": "y"}, vectors("x", "y")),
     ("mmvae", {}, None),
+    ("mmvae", {"samples": 3, "bound": "iwae"}, None),
+    ("mmvae", {"samples": 2, "bound": "dreg"}, vectors("x", "y")),
     ("mopoe", {}, None),
     ("mvtcae", {}, None),
+    ("crmvae", {}, None),
+    ("gpoe", {"k": 2}, LABELLED | vectors("z")),
+    ("mmjsd", {}, None),
+    ("mmvm", {"alpha_epochs": 2}, None),
+    ("mmvm", {"posterior": "product"}, LABELLED | vectors("z")),
 ]
 
 

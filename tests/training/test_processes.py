@@ -73,6 +73,9 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "joint": ("{name: jmvae, hidden: 8}", {"data.path": "whole"}),
     "conditional": ("{name: cvae, target: image}", TWO),
     "mixture": ("{name: mmvae}", {"data.weak.keep": 0.5}),
+    "draws": ("{name: mmvae, samples: 2, bound: dreg}", {"data.weak.keep": 0.5}),
+    "weights-of-experts": ("{name: gpoe}", {"data.weak.keep": 0.5}),
+    "pairs-of-experts": ("{name: mmvm, alpha: 0.2}", {"data.weak.keep": 0.5}),
     # A process without rows of a modality must encode none, or the other waits for its statistics forever.
     "mixture-experts": ("{name: mixture-mvae, components: 2}", {"data.weak.keep": 0.25, "train.batch_size": 9}),
     # Most steps lack a modality on one process, whose matrix then has no gradient there.

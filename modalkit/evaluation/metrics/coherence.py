@@ -1,8 +1,10 @@
-"""Whether what is generated from a modality is classified as what it was generated from."""
+"""Whether what is generated from some modalities is classified as the class of its row."""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +20,7 @@ from modalkit.evaluation.likelihood import fetch
 from modalkit.evaluation.metrics._means import mean_and_error
 from modalkit.evaluation.metrics._predictions import ROWS, Figures
 from modalkit.evaluation.metrics.accuracy import right
-from modalkit.evaluation.questions import Asking, Question, allows
+from modalkit.evaluation.questions import Asking, Question, allows, split_names
 from modalkit.model.moments import point
 from modalkit.model.sampling import sample_posterior
 from modalkit.model.vae import MultimodalVAE
@@ -34,6 +36,21 @@ if TYPE_CHECKING:
 
 _EPOCHS = 5
 _BATCH_SIZE = 100
+
+
+@dataclass(frozen=True)
+class Generation(Question):
+    """Is the target, a modality, generated from what is given classified rightly?
+
+    Attributes:
+        classified: the modality that the classifier predicts.
+    """
+
+    classified: str = ""
+
+    def __str__(self) -> str:
+        whose = "that" if self.given == (self.classified,) else "the row's"
+        return f"{self.targets[0]} generated from {', '.join(self.given)}, classified as {whose} {self.classified}"
 
 
 class Classifier(nn.Module):
@@ -109,31 +126,34 @@ def coherence(
     source: str,
     target: str,
     seed: int,
+    given: Sequence[str] = (),
 ) -> Figures:
-    """Return how often generated samples are classified as what they were generated from, and real ones rightly.
+    """Return how often generated samples are classified as their row's target, and real ones.
 
-    For each row z is sampled from q(z|x_target), the source modality is decoded to its mean, and this is classified.
+    For each row z is sampled from the posterior, the source modality is decoded to its mean, and this is classified.
 
     Args:
         model: in eval mode meanwhile.
         classifier: of the target from the source.
         dataset: where the rows are.
-        rows: int64 `(rows,)`; rows that lack one of the two modalities are left out.
+        rows: int64 `(rows,)`; rows that lack one of the modalities that are named are left out.
         source: the modality to generate.
-        target: the modality that is given.
+        target: the modality that the classifier predicts.
         seed: of the samples.
+        given: the modalities to generate it from; the target by default.
 
     Returns:
         ``generated`` and ``real``: the share that is right in all its parts, and its standard error.
     """
     schema, outcome = model.schemas[target], model.kinds[target].outcome
-    both = [model.names.index(source), model.names.index(target)]
-    rows = rows[dataset.present[rows][:, both].all(1)]
+    given = given or (target,)
+    named = [model.names.index(name) for name in {source, target, *given}]
+    rows = rows[dataset.present[rows][:, named].all(1)]
     shares: dict[str, list[Tensor]] = {"generated": [], "real": []}
     with evaluating(model):
         for start in range(0, len(rows), ROWS):
             batch = fetch(dataset, model.schemas, rows[start : start + ROWS], seed).to(model.device)
-            inputs = sample_posterior(model, batch, [target], 1, derived_seed(seed, "coherence", start))
+            inputs = sample_posterior(model, batch, given, 1, derived_seed(seed, "coherence", start))
             truth = schema.unpack(batch.values[target])
             real = model.schemas[source].unpack(batch.values[source])
             for what, value in (("generated", model.predict(source, inputs[0])), ("real", real)):
@@ -144,17 +164,16 @@ def coherence(
     return {what: mean_and_error(torch.cat(parts)) for what, parts in shares.items() if parts}
 
 
-def parse(model: MultimodalVAE, asked: str) -> Question:
-    """Return the question of ``SOURCE:TARGET``: the source, generated from the target.
+def parse(model: MultimodalVAE, asked: str) -> Generation:
+    """Return the question of ``SOURCE:TARGET`` or ``SOURCE:TARGET:GIVEN,...``.
 
     Raises:
-        InputError: they are not two of the modalities, or the model or the target's kind does not allow it.
+        InputError: the names are not modalities, or the model or the target's kind does not allow it.
     """
-    source, _, target = asked.partition(":")
-    if source == target or not {source, target} <= set(model.names):
-        raise InputError(f"--coherence {asked}: write SOURCE:TARGET, two of {', '.join(model.names)}")
-    if source not in model.decoders or not allows(model, (target,)):
-        raise InputError(f"--coherence {asked}: this run's objective does not generate {source} from {target}")
+    source, target, given = _names(model, asked)
+    if source not in model.decoders or not allows(model, given):
+        of = ", ".join(given)
+        raise InputError(f"--coherence {asked}: this run's objective does not generate {source} from {of}")
     if registry.modality(kind := model.schemas[target].kind).correct is None:
         raise InputError(f"--coherence {asked}: {target}'s kind, '{kind}', does not say when a prediction is right")
     for name in (source, target):
@@ -162,12 +181,28 @@ def parse(model: MultimodalVAE, asked: str) -> Question:
             raise InputError(
                 f"--coherence {asked}: {name} has networks of your own; the classifier uses the networks of its kind"
             )
-    return Question((source,), (target,))
+    return Generation((source,), given, classified=target)
+
+
+def _names(model: MultimodalVAE, asked: str) -> tuple[str, str, tuple[str, ...]]:
+    """Return the source, the target and what is given of ``SOURCE:TARGET:GIVEN,...``."""
+    source, _, rest = asked.partition(":")
+    target, named, others = rest.partition(":")
+    if source == target or not {source, target} <= set(model.names):
+        raise InputError(f"--coherence {asked}: write SOURCE:TARGET, two of {', '.join(model.names)}")
+    if not named:
+        return source, target, (target,)
+    given = split_names(others)
+    if not given or source in given or not set(given) <= set(model.names):
+        possible = ", ".join(name for name in model.names if name != source)
+        raise InputError(f"--coherence {asked}: write SOURCE:TARGET:GIVEN,..., with given modalities of {possible}")
+    return source, target, tuple(name for name in model.names if name in given)
 
 
 def measure(run: Run, question: Question, asking: Asking) -> Figures:
     """Return the coherence of what `parse` returns, with a classifier that the run's folder keeps."""
-    (source,), (target,) = question.targets, question.given
+    assert isinstance(question, Generation)
+    (source,), target = question.targets, question.classified
     about = f"{_EPOCHS} {asking.seed} {[shard.sha256 for shard in run.dataset.manifest.shards]}"
     digest = hashlib.sha256(about.encode()).hexdigest()[:8]
     path = RunFolder(run.path).passes / f"classifier-{target}-from-{source}-{digest}.safetensors"
@@ -175,7 +210,7 @@ def measure(run: Run, question: Question, asking: Asking) -> Figures:
         run.dataset, run.model.schemas, source, target, path, epochs=_EPOCHS, seed=asking.seed
     ).to(run.model.device)
     rows = asking.rows_of(run.dataset)
-    return coherence(run.model, classifier, run.dataset, rows, source, target, asking.seed)
+    return coherence(run.model, classifier, run.dataset, rows, source, target, asking.seed, question.given)
 
 
 METRIC = Metric(
@@ -183,5 +218,5 @@ METRIC = Metric(
     summary="Coherence, generated and real samples that are classified rightly",
     measure=measure,
     display=Display("%", factor=100, digits=2, pages=()),
-    heading="{targets} generated from {given}, classified as that {given}",
+    heading="{question}",
 )
