@@ -48,7 +48,9 @@ def test_table(tmp_path: Path, smaller: Any) -> None:
 @pytest.mark.slow
 def test_pooled(tmp_path: Path) -> None:
     names = follow("tutorials/pooled.md", tmp_path)
-    assert all(low < true < high for low, true, high in zip(names["low"][1:], names["truth"], names["high"][1:]))
+    assert all(
+        low < true < high for low, true, high in zip(names["low"][1:], names["truth"], names["high"][1:], strict=True)
+    )
     assert (names["widths"] < 0.9).all()
 
 
