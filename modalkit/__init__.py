@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from modalkit.api import train
-    from modalkit.data import Batch, Dataset, write_dataset
+    from modalkit.data import Batch, Dataset, join, write_dataset
     from modalkit.inference import TrainedModel, load
     from modalkit.plugin import Modality, Schema
     from modalkit.recipe import Recipe
@@ -23,6 +23,7 @@ _HOME = {
     "Dataset": "modalkit.data",
     "write_dataset": "modalkit.data",
     "TrainedModel": "modalkit.inference",
+    "join": "modalkit.data",
     "load": "modalkit.inference",
     "Modality": "modalkit.plugin",
     "Recipe": "modalkit.recipe",
@@ -39,6 +40,7 @@ __all__ = [
     "Schema",
     "TrainedModel",
     "__version__",
+    "join",
     "load",
     "schema",
     "train",

@@ -14,8 +14,9 @@ import numpy.typing as npt
 
 from modalkit import registry
 from modalkit.data import SPLITS, Array, DatasetWriter, Rows, assign_splits, write_shard
+from modalkit.data.frame_columns import FrameColumn
 from modalkit.data.frame_values import Reader, columns_for, modality_for
-from modalkit.data.frames import Frame, FrameColumn
+from modalkit.data.frames import Frame
 from modalkit.data.standardizing import standardization, with_standardize, with_whole
 from modalkit.errors import InputError
 from modalkit.plugin import Cells, Column, Schema
@@ -39,7 +40,11 @@ class _Group:
 
 
 def write_frame(
-    frame: Frame, schemas: Mapping[str, Schema], out: Path, split: Sequence[str] | Mapping[str, float] | None
+    frame: Frame,
+    schemas: Mapping[str, Schema],
+    out: Path,
+    split: Sequence[str] | Mapping[str, float] | None,
+    ids: tuple[str | None] | None = None,
 ) -> None:
     """Write a table as a dataset.
 
@@ -49,6 +54,7 @@ def write_frame(
             without any, columns and kinds are inferred as `modalkit build-dataset table` does.
         out: the folder to make.
         split: see `modalkit.train`.
+        ids: the column that names the rows, or None for the table's index; by default they are numbered.
 
     Raises:
         InputError: a column or cell cannot be used; the message names it.
@@ -56,7 +62,7 @@ def write_frame(
     if schemas:
         groups = {name: _of_recipe(name, schema, frame) for name, schema in schemas.items()}
     else:
-        groups, names = _inferred(frame)
+        groups, names = _inferred(frame, ids[0] if ids else None)
         split = _splits_of(frame, names) if split is None and names is not None else split
     places = assign_splits(frame.rows, _FRACTIONS if split is None else split, 0)
     readers = {name: _described(name, group, frame, places == SPLITS.index("train")) for name, group in groups.items()}
@@ -64,6 +70,7 @@ def write_frame(
     size = sum(prod(schema.event_shape) for schema in made.values())
     rows = max(1, min(_MOST_ROWS, _VALUES // max(1, size)))
     parts = [slice(start, min(start + rows, frame.rows)) for start in range(0, frame.rows, rows)]
+    keys = [str(key) for key in frame.labels(*ids).to_pylist()] if ids else [str(row) for row in range(frame.rows)]
     writer = DatasetWriter(out, made, {"name": "frame"}, len(parts))
     for index, part in enumerate(parts):
         read = {name: reader(part) for name, reader in readers.items()}
@@ -75,18 +82,18 @@ def write_frame(
                 {name: values for name, (values, _, _) in read.items()},
                 {name: present for name, (_, present, _) in read.items()},
                 places[part],
-                [str(row) for row in range(part.start, part.stop)],
+                keys[part],
                 known={name: known for name, (_, _, known) in read.items() if known is not None},
             ),
         )
     writer.finish()
 
 
-def _inferred(frame: Frame) -> tuple[dict[str, _Group], str | None]:
+def _inferred(frame: Frame, ids: str | None) -> tuple[dict[str, _Group], str | None]:
     """Return what columns look like, and the column that names the splits, if there is one."""
     if frame.rows < 2:
         raise InputError("data: the table has one row, which is too few to learn from")
-    known = {name: frame.column(name) for name in frame.names}
+    known = {name: frame.column(name) for name in frame.names if name != ids}
     usable, left = dict[str, FrameColumn](), dict[str, str]()
     for name, column in known.items():
         if column.sort == "nothing":
@@ -144,6 +151,8 @@ def _refuse_alike(titles: Iterable[str]) -> None:
 
 def _splits_of(frame: Frame, name: str) -> list[str]:
     codes, texts = frame.column(name).words()
+    if (codes < 0).any():
+        raise InputError(f"{frame.column(name).at(int((codes < 0).argmax()))}: has no split; give one to every row")
     return [texts[code].casefold() for code in codes.tolist()]
 
 

@@ -11,7 +11,8 @@ from typing import Any, TypeAlias
 from modalkit.api.frames import write_frame
 from modalkit.api.rows import Arrays, as_arrays
 from modalkit.data import Dataset, write_dataset
-from modalkit.data.frames import as_frame
+from modalkit.data.frames import frame_of
+from modalkit.data.joining import are_tables, join
 from modalkit.errors import InputError
 from modalkit.plugin import Schema
 from modalkit.recipe.draft import draft
@@ -21,7 +22,7 @@ from modalkit.runs.folder import RunFolder
 from modalkit.util.remote import is_url, location
 
 AnyData: TypeAlias = Dataset | Path | str | Mapping[str, Any] | Iterable[Mapping[str, Any]] | Any
-"""A table, a mapping of arrays, an iterable of mappings, a dataset, or the path of one."""
+"""A table, a mapping of tables or of arrays, an iterable of mappings, a dataset, or the path of one."""
 
 _FOLDER, _NEW = "data", "data.new"
 
@@ -33,13 +34,14 @@ class Source:
         data: in any form; None: the recipe names it.
         split: see `modalkit.train`.
         present: see `modalkit.train`.
+        id: see `modalkit.train`.
 
     Attributes:
         given: whether there is any.
         rows: whether it is rows that are not a dataset yet.
 
     Raises:
-        InputError: `split` or `present` is given for a dataset, which has its own.
+        InputError: `split`, `present` or `id` is given for a dataset, which has its own.
     """
 
     def __init__(
@@ -47,11 +49,12 @@ class Source:
         data: AnyData | None,
         split: Sequence[str] | Mapping[str, float] | None,
         present: Mapping[str, Any] | None,
+        id: str | None,
     ) -> None:
-        self.data, self.split, self.present = data, split, present
+        self.data, self.split, self.present, self.id = data, split, present, id
         self.given = data is not None
         self.rows = self.given and not isinstance(data, (Dataset, Path, str))
-        for name, value in (("split", split), ("present", present)):
+        for name, value in (("split", split), ("present", present), ("id", id)):
             if value is not None and not self.rows:
                 raise InputError(f"{name}: is for arrays and tables; a dataset has its own")
 
@@ -84,11 +87,17 @@ class Source:
             shutil.rmtree(new, ignore_errors=True)
 
     def _write(self, schemas: Mapping[str, Schema], out: Path) -> None:
-        if (frame := as_frame(self.data)) is not None:
+        data: Any = self.data
+        several = are_tables(data)
+        joined = several or (self.id is not None and frame_of(data) is not None)
+        table = join(data if several else {"data": data}, self.id) if joined else data
+        if (frame := frame_of(table)) is not None:
             if self.present is not None:
                 raise InputError("present: is for arrays; in a table, missing cells are absent")
-            write_frame(frame, schemas, out, self.split)
+            write_frame(frame, schemas, out, self.split, (self.id,) if joined else None)
             return
+        if self.id is not None:
+            raise InputError(f"id: is for tables; data is a {type(self.data).__name__}")
         made: Arrays = as_arrays(self.data, schemas, self.present or {})
         write_dataset(out, made.schemas, made.values, present=made.present, split=self.split, shard_rows=10_000)
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from modalkit import registry
 from modalkit.data import Array, Batch
 from modalkit.data.arrays import packed
-from modalkit.data.frames import as_frame
+from modalkit.data.joining import as_frame
 from modalkit.errors import InputError, did_you_mean, guard
 from modalkit.inference.frame_rows import frame_batch
 from modalkit.plugin import Outcome, Schema
