@@ -25,7 +25,7 @@ def as_frame(data: Any) -> Frame | None:
 
 def are_tables(data: Any) -> bool:
     """Tell whether data is a mapping from names to tables."""
-    return isinstance(data, Mapping) and bool(data) and all(_is_table(one) for one in data.values())
+    return isinstance(data, Mapping) and bool(data) and all(is_table(one) for one in data.values())
 
 
 def join(tables: Mapping[str, Any], id: str | None = None) -> Any:
@@ -72,7 +72,8 @@ def join(tables: Mapping[str, Any], id: str | None = None) -> Any:
     return first.beside(placed)
 
 
-def _is_table(value: Any) -> bool:
+def is_table(value: Any) -> bool:
+    """Tell whether a value is a table of pandas, polars or Arrow, even one that cannot be used."""
     try:
         return frame_of(value) is not None
     except InputError:  # a table that cannot be used
