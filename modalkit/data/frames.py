@@ -131,6 +131,25 @@ class Frame:
     def _mixed(self, place: int, said: str) -> str:
         return f"data: column '{self.names[place]}' cannot be used: {said}"
 
+    def _takes_another_type(self, name: str, kind: Any, value: Any) -> bool:
+        """Tell whether a column without any value has a type, an Arrow type, that cannot hold a value."""
+        from pyarrow import types
+
+        unfit = types.is_null(kind) or (isinstance(value, str) and types.is_primitive(kind))
+        return unfit and self.column(name).sort == "nothing"
+
+    def _types(self, place: int, values: Sequence[Any]) -> str:
+        """Say of which two types the values of a column are, None where missing; "" if all are of one."""
+        seen: dict[str, int] = {}
+        for row, value in enumerate(values):
+            if value is not None:
+                seen.setdefault(type(value).__name__, row)
+            if len(seen) > 1:
+                (one, first), (other, second) = seen.items()
+                where = f"{one} in {self.row(first)} and {other} in {self.row(second)}"
+                return f"data: column '{self.names[place]}' holds values of several types: {where}"
+        return ""
+
     def filled(self, cells: Filled) -> Any:
         """Return the table with some cells filled; everything else, types and order of the columns included, stays."""
         import pyarrow as arrow
@@ -139,15 +158,15 @@ class Frame:
         for name, (rows, values) in cells.items():
             place = self.names.index(name)
             field, old = table.schema.field(place), table.column(place)
-            if arrow.types.is_null(old.type):  # a column without any value takes the type of what fills it
-                old = old.cast(arrow.array(values[:1]).type)
-                field = field.with_type(old.type)
+            plain = old.type.value_type if arrow.types.is_dictionary(old.type) else old.type
+            if self._takes_another_type(name, plain, values[0]):
+                plain = arrow.array(values[:1]).type
+                field, old = field.with_type(plain), arrow.chunked_array([arrow.nulls(self.rows, plain)])
             new: list[Any] = [None] * self.rows
             for row, value in zip(rows.tolist(), values, strict=True):
                 new[row] = value
             given = np.zeros(self.rows, bool)
             given[rows] = True
-            plain = old.type.value_type if arrow.types.is_dictionary(old.type) else old.type
             both = arrow.compute.if_else(arrow.array(given), _array(new, plain), old.combine_chunks().cast(plain))
             table = table.set_column(place, field, both.cast(old.type) if both.type != old.type else both)
         return table
@@ -218,18 +237,10 @@ class _Pandas(Frame):
         return sys.modules["pandas"].concat(list(tables), axis=1)
 
     def _mixed(self, place: int, said: str) -> str:
-        values, seen = self.table.iloc[:, place], dict[str, int]()
+        values = self.table.iloc[:, place]
         missing = values.isna().to_numpy()
-        for row, value in enumerate(values):
-            if not missing[row]:
-                seen.setdefault(type(value).__name__, row)
-            if len(seen) > 1:
-                (one, first), (other, second) = seen.items()
-                return (
-                    f"data: column '{self.names[place]}' holds values of several types: {one} in {self.row(first)} "
-                    f"and {other} in {self.row(second)}; convert it to one type, such as frame["
-                    f"{self.table.columns[place]!r}].astype(str)"
-                )
+        if found := self._types(place, [None if gone else value for value, gone in zip(values, missing, strict=True)]):
+            return f"{found}; convert it to one type, such as frame[{self.table.columns[place]!r}].astype(str)"
         return super()._mixed(place, said)
 
     def filled(self, cells: Filled) -> Any:
@@ -266,7 +277,11 @@ class _Polars(Frame):
         return list(self.table.columns)
 
     def _arrow(self, place: int, rows: slice | Array) -> Any:
-        return self.table.to_series(place)[rows].to_arrow()
+        column = self.table.to_series(place)
+        if str(column.dtype) == "Object":
+            found = self._types(place, column.to_list()) or f"data: column '{self.names[place]}' holds Python objects"
+            raise InputError(f"{found}; make it a column of one type of polars, or leave it out")
+        return column[rows].to_arrow()
 
     def placed(self, rows: Array, labels: Any, name: str | None) -> Any:
         polars = sys.modules["polars"]
@@ -279,8 +294,15 @@ class _Polars(Frame):
         return first.hstack([column for other in others for column in other.get_columns()[1:]])
 
     def filled(self, cells: Filled) -> Any:
-        made = sys.modules["polars"].from_arrow(Frame(self.table.to_arrow()).filled(cells))
-        return self.table.with_columns([made.get_column(name).cast(self.table.schema[name]) for name in cells])
+        if not cells:
+            return self.table.clone()
+        made = sys.modules["polars"].from_arrow(Frame(self.table.select(list(cells)).to_arrow()).filled(cells))
+        return self.table.with_columns(
+            made[name]  # a column without any value takes the type of what fills it, if its own cannot hold that
+            if self._takes_another_type(name, self.read(self.names.index(name), slice(0, 0)).type, values[0])
+            else made[name].cast(self.table.schema[name])
+            for name, (_, values) in cells.items()
+        )
 
 
 def frame_of(table: Any) -> Frame | None:
@@ -290,8 +312,15 @@ def frame_of(table: Any) -> Frame | None:
         table: anything.
     """
     kinds = {("pandas", "DataFrame"): _Pandas, ("polars", "DataFrame"): _Polars, ("pyarrow", "Table"): Frame}
+    refused = {
+        ("polars", "LazyFrame"): "call its collect() first",
+        ("pyarrow", "RecordBatch"): "give pyarrow.Table.from_batches([batch])",
+        ("pyarrow", "RecordBatchReader"): "call its read_all() first",
+    }
     for parent in type(table).__mro__:
         module, name = parent.__module__.partition(".")[0], parent.__name__
+        if remedy := refused.get((module, name)):
+            raise InputError(f"data: is a {name}; {remedy}")
         if found := kinds.get((module, name)):
             return found(table)
     return None

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.documents import follow
 
 import modalkit
 from modalkit.data import Dataset
@@ -220,3 +221,47 @@ def test_cells_that_do_not_fit_the_model_say_why() -> None:
     with pytest.raises(InputError, match=r"column 'type', row 'c1'.*NK"):
         modalkit.annotate(model, data)
     assert not list(data.obsm)
+
+
+def made_cells(folder: Path) -> tuple[Any, Any, Any]:
+    """Write cells of five types into `folder`, some without proteins, some without genes.
+
+    Returns:
+        The types, all proteins, and the means that they were sampled from.
+    """
+    rng, rows = np.random.default_rng(0), 2000
+    kind = rng.integers(5, size=rows)
+    z = rng.normal(size=(5, 6))[kind] * 1.2 + 0.4 * rng.normal(size=(rows, 6))
+    genes = np.exp(-0.5 + z @ rng.normal(scale=0.5, size=(6, 200))) * rng.lognormal(0, 0.3, size=(rows, 1))
+    means = np.exp(3 + z @ rng.normal(scale=0.35, size=(6, 20)))
+    prot = rng.poisson(rng.gamma(8, means / 8)).astype("float32")
+    whole = {"rna": rng.poisson(rng.gamma(4, genes / 4)).astype("float32"), "prot": prot}
+    lost, obs = rng.random(rows), pd.DataFrame(index=[f"cell{i}" for i in range(rows)])
+    there = {"rna": lost >= 0.15, "prot": (lost < 0.15) | (lost >= 0.45)}
+    mods = {name: anndata.AnnData(sparse.csr_matrix(x[there[name]]), obs=obs[there[name]]) for name, x in whole.items()}
+    mudata.MuData(mods).write(folder / "cells.h5mu")
+    return kind, prot, means
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_the_page_about_cells_imputes_proteins_and_tells_types_apart(tmp_path: Path) -> None:
+    neighbors = pytest.importorskip("sklearn.neighbors")
+    kind, prot, means = made_cells(tmp_path)
+    data = follow("cells.md", tmp_path)["data"]
+    order = data.obs_names.get_indexer([f"cell{i}" for i in range(len(kind))])
+    has = {name: data.obsm[name].ravel()[order].astype(bool) for name in ("rna", "prot")}
+    filled, z = data.obsm["prot_modalkit"].to_numpy()[order], data.obsm["X_modalkit"][order]
+    assert np.array_equal(filled[has["prot"]], prot[has["prot"]])
+
+    def error(guess: Any) -> Any:
+        return np.sqrt(np.square(np.log1p(guess) - np.log1p(prot))[~has["prot"]].mean(0))
+
+    baseline = error(np.expm1(np.log1p(prot[has["prot"]]).mean(0)))
+    found, best = (error(filled) / baseline).mean(), (error(means) / baseline).mean()
+    right = [
+        neighbors.KNeighborsClassifier(15).fit(z[one], kind[one]).score(z[~one], kind[~one])
+        for one in (has["prot"], has["rna"])
+    ]
+    print(f"error {found:.3f}, of the true means {best:.3f}; types without proteins, without genes: {right}")
+    assert best < found < best + 0.1 and right[0] > 0.97 and right[1] > 0.88
