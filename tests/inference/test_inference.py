@@ -364,6 +364,7 @@ def test_translate_writes_what_opens_anywhere(work: Path) -> None:
         "class",
         "sheet.png",
         "answer.json",
+        "answer.csv",
     }
 
 
