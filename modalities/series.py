@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -168,6 +169,15 @@ def _read_csv(path: Path, channels: int) -> np.ndarray[tuple[int, ...], np.dtype
     return np.array(steps).reshape(len(steps), channels).T  # (length, channels) -> (channels, length)
 
 
+def files(schema: SeriesSchema, value: Tensor) -> dict[str, bytes]:
+    """Return a .csv as `read` takes it: a line with the channels' numbers, then one for each step."""
+    text = io.StringIO()
+    lines = csv.writer(text, lineterminator="\n")
+    lines.writerow([f"channel {channel}" for channel in range(schema.channels)])
+    lines.writerows([f"{number:.7g}" for number in step] for step in value.T.tolist())  # (channels, length) -> lines
+    return {".csv": text.getvalue().encode()}
+
+
 MODALITY = Modality(
     kind="series",
     summary="time series of one or several channels; Gaussian or Laplace likelihood with fixed or learned scale",
@@ -178,4 +188,5 @@ MODALITY = Modality(
     show=show,
     read=read,
     marginal=marginal,
+    files=files,
 )

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from modalkit.api import train
-    from modalkit.data import Batch, Dataset, write_dataset
-    from modalkit.inference import TrainedModel, load
+    from modalkit.data import Batch, Dataset, join, write_dataset
+    from modalkit.inference import TrainedModel, annotate, load
     from modalkit.plugin import Modality, Schema
     from modalkit.recipe import Recipe
     from modalkit.registry import schema
@@ -23,6 +23,8 @@ _HOME = {
     "Dataset": "modalkit.data",
     "write_dataset": "modalkit.data",
     "TrainedModel": "modalkit.inference",
+    "annotate": "modalkit.inference",
+    "join": "modalkit.data",
     "load": "modalkit.inference",
     "Modality": "modalkit.plugin",
     "Recipe": "modalkit.recipe",
@@ -39,6 +41,8 @@ __all__ = [
     "Schema",
     "TrainedModel",
     "__version__",
+    "annotate",
+    "join",
     "load",
     "schema",
     "train",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +12,11 @@ import numpy as np
 import numpy.typing as npt
 
 from modalkit import registry
-from modalkit.data import SPLITS, Array, DatasetWriter, Rows, assign_splits, write_shard
+from modalkit.api.writing import write_rows
+from modalkit.data import SPLITS, Array, assign_splits
+from modalkit.data.frame_columns import FrameColumn
 from modalkit.data.frame_values import Reader, columns_for, modality_for
-from modalkit.data.frames import Frame, FrameColumn
+from modalkit.data.frames import Frame
 from modalkit.data.standardizing import standardization, with_standardize, with_whole
 from modalkit.errors import InputError
 from modalkit.plugin import Cells, Column, Schema
@@ -24,13 +25,12 @@ _log = logging.getLogger(__name__)
 
 _SAMPLE = 10_000
 """Rows, evenly spread, from which it is inferred what columns are."""
-_VALUES, _MOST_ROWS = 10_000_000, 250_000
-"""Most values and rows of a shard."""
-_FRACTIONS = {"train": 0.8, "valid": 0.1, "test": 0.1}
+FRACTIONS = {"train": 0.8, "valid": 0.1, "test": 0.1}
+"""Of the rows in each split, if nobody says otherwise."""
 
 
 @dataclass(frozen=True)
-class _Group:
+class Group:
     """A modality of a table: its kind, its columns, and the fields of its schema that are known."""
 
     kind: str
@@ -39,7 +39,11 @@ class _Group:
 
 
 def write_frame(
-    frame: Frame, schemas: Mapping[str, Schema], out: Path, split: Sequence[str] | Mapping[str, float] | None
+    frame: Frame,
+    schemas: Mapping[str, Schema],
+    out: Path,
+    split: Sequence[str] | Mapping[str, float] | None,
+    ids: tuple[str | None] | None = None,
 ) -> None:
     """Write a table as a dataset.
 
@@ -49,44 +53,56 @@ def write_frame(
             without any, columns and kinds are inferred as `modalkit build-dataset table` does.
         out: the folder to make.
         split: see `modalkit.train`.
+        ids: the column that names the rows, or None for the table's index; by default they are numbered.
 
     Raises:
         InputError: a column or cell cannot be used; the message names it.
     """
+    groups, split = groups_of(frame, schemas, split, ids[0] if ids else None)
+    places = assign_splits(frame.rows, FRACTIONS if split is None else split, 0)
+    readers = readers_of(frame, groups, places)
+    keys = [str(key) for key in frame.labels(*ids).to_pylist()] if ids else [str(row) for row in range(frame.rows)]
+    write_rows(out, readers, places, keys, "frame")
+
+
+def groups_of(
+    frame: Frame,
+    schemas: Mapping[str, Schema],
+    split: Sequence[str] | Mapping[str, float] | None,
+    ids: str | None,
+    *,
+    all_of_them: bool = False,
+) -> tuple[dict[str, Group], Sequence[str] | Mapping[str, float] | None]:
+    """Return a table's modalities, and the splits of its rows as far as they are known.
+
+    Args:
+        frame: the table.
+        schemas: the recipe's modalities; without any they are inferred.
+        split: what the user said.
+        ids: the column that is no modality.
+        all_of_them: whether a column that cannot be used is an error.
+    """
     if schemas:
-        groups = {name: _of_recipe(name, schema, frame) for name, schema in schemas.items()}
-    else:
-        groups, names = _inferred(frame)
-        split = _splits_of(frame, names) if split is None and names is not None else split
-    places = assign_splits(frame.rows, _FRACTIONS if split is None else split, 0)
-    readers = {name: _described(name, group, frame, places == SPLITS.index("train")) for name, group in groups.items()}
-    made = {name: reader.schema for name, reader in readers.items()}
-    size = sum(prod(schema.event_shape) for schema in made.values())
-    rows = max(1, min(_MOST_ROWS, _VALUES // max(1, size)))
-    parts = [slice(start, min(start + rows, frame.rows)) for start in range(0, frame.rows, rows)]
-    writer = DatasetWriter(out, made, {"name": "frame"}, len(parts))
-    for index, part in enumerate(parts):
-        read = {name: reader(part) for name, reader in readers.items()}
-        write_shard(
-            out,
-            index,
-            made,
-            Rows(
-                {name: values for name, (values, _, _) in read.items()},
-                {name: present for name, (_, present, _) in read.items()},
-                places[part],
-                [str(row) for row in range(part.start, part.stop)],
-                known={name: known for name, (_, _, known) in read.items() if known is not None},
-            ),
-        )
-    writer.finish()
+        return {name: _of_recipe(name, schema, frame) for name, schema in schemas.items()}, split
+    groups, names, left = _inferred(frame, ids)
+    if left and all_of_them:
+        raise InputError(f"data: {'; '.join(f'column {name!r} cannot be used: {why}' for name, why in left.items())}")
+    for name, reason in left.items():
+        _log.info(f"column '{name}' is left out: {reason}")
+    return groups, _splits_of(frame, names) if split is None and names is not None else split
 
 
-def _inferred(frame: Frame) -> tuple[dict[str, _Group], str | None]:
-    """Return what columns look like, and the column that names the splits, if there is one."""
+def readers_of(frame: Frame, groups: Mapping[str, Group], places: Array) -> dict[str, Reader]:
+    """Return what reads each modality of a table; `places` are the rows' splits, `(rows,)`."""
+    train = places == SPLITS.index("train")
+    return {name: _described(name, group, frame, train) for name, group in groups.items()}
+
+
+def _inferred(frame: Frame, ids: str | None) -> tuple[dict[str, Group], str | None, dict[str, str]]:
+    """Return what columns look like, the column that names the splits, if any, and why others are left out."""
     if frame.rows < 2:
         raise InputError("data: the table has one row, which is too few to learn from")
-    known = {name: frame.column(name) for name in frame.names}
+    known = {name: frame.column(name) for name in frame.names if name != ids}
     usable, left = dict[str, FrameColumn](), dict[str, str]()
     for name, column in known.items():
         if column.sort == "nothing":
@@ -105,11 +121,9 @@ def _inferred(frame: Frame) -> tuple[dict[str, _Group], str | None]:
     texts = {name: _sampled(column, rows) for name, column in usable.items()}
     found, why = registry.get(registry.BUILDERS, "table").propose(texts)
     left |= why
-    for name, reason in left.items():
-        _log.info(f"column '{name}' is left out: {reason}")
-    groups = {n: _Group(str(g["kind"]), tuple(g["columns"]), {}) for n, g in found["modalities"].items()}
+    groups = {n: Group(str(g["kind"]), tuple(g["columns"]), {}) for n, g in found["modalities"].items()}
     _refuse_alike(name for group in groups.values() if len(group.columns) == 1 for name in group.columns)
-    return groups, found.get("split")
+    return groups, found.get("split"), left
 
 
 def _sampled(column: FrameColumn, rows: npt.NDArray[np.int64]) -> list[str]:
@@ -144,10 +158,12 @@ def _refuse_alike(titles: Iterable[str]) -> None:
 
 def _splits_of(frame: Frame, name: str) -> list[str]:
     codes, texts = frame.column(name).words()
+    if (codes < 0).any():
+        raise InputError(f"{frame.column(name).at(int((codes < 0).argmax()))}: has no split; give one to every row")
     return [texts[code].casefold() for code in codes.tolist()]
 
 
-def _of_recipe(name: str, schema: Schema, frame: Frame) -> _Group:
+def _of_recipe(name: str, schema: Schema, frame: Frame) -> Group:
     """Return a modality of a recipe with its columns; raise `InputError` for one that the table lacks."""
     columns = columns_for(name, schema, frame)
     for column in columns:
@@ -158,10 +174,10 @@ def _of_recipe(name: str, schema: Schema, frame: Frame) -> _Group:
         if (sort := frame.column(column).sort) not in ("number", "bool", "text"):
             what = "has no value in any row" if sort == "nothing" else f"has the type {sort}, which cannot be used"
             raise InputError(f"data: column '{column}' {what}; leave '{name}' out of the recipe, or correct it")
-    return _Group(schema.kind, columns, schema.model_dump(include=schema.model_fields_set - {"kind"}))
+    return Group(schema.kind, columns, schema.model_dump(include=schema.model_fields_set - {"kind"}))
 
 
-def _described(name: str, group: _Group, frame: Frame, train: npt.NDArray[np.bool_]) -> Reader:
+def _described(name: str, group: Group, frame: Frame, train: npt.NDArray[np.bool_]) -> Reader:
     """Return the reader of a modality, whose schema has all that follows from its cells.
 
     Args:

@@ -8,10 +8,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from modalkit.api.annotated import write_annotated
 from modalkit.api.frames import write_frame
 from modalkit.api.rows import Arrays, as_arrays
 from modalkit.data import Dataset, write_dataset
-from modalkit.data.frames import as_frame
+from modalkit.data.annotated import Annotated, Layer, is_annotated
+from modalkit.data.frames import frame_of
+from modalkit.data.joining import are_tables, is_table, join
 from modalkit.errors import InputError
 from modalkit.plugin import Schema
 from modalkit.recipe.draft import draft
@@ -21,7 +24,8 @@ from modalkit.runs.folder import RunFolder
 from modalkit.util.remote import is_url, location
 
 AnyData: TypeAlias = Dataset | Path | str | Mapping[str, Any] | Iterable[Mapping[str, Any]] | Any
-"""A table, a mapping of arrays, an iterable of mappings, a dataset, or the path of one."""
+"""A table, a mapping of tables or of arrays, an `AnnData` or a `MuData`, an iterable of mappings, a dataset, or the
+path of one."""
 
 _FOLDER, _NEW = "data", "data.new"
 
@@ -33,13 +37,16 @@ class Source:
         data: in any form; None: the recipe names it.
         split: see `modalkit.train`.
         present: see `modalkit.train`.
+        id: see `modalkit.train`.
+        layer: see `modalkit.train`.
+        obs: see `modalkit.train`.
 
     Attributes:
         given: whether there is any.
         rows: whether it is rows that are not a dataset yet.
 
     Raises:
-        InputError: `split` or `present` is given for a dataset, which has its own.
+        InputError: an option is given for data of another form, such as `split` for a dataset, which has its own.
     """
 
     def __init__(
@@ -47,13 +54,27 @@ class Source:
         data: AnyData | None,
         split: Sequence[str] | Mapping[str, float] | None,
         present: Mapping[str, Any] | None,
+        id: str | None,
+        layer: Layer,
+        obs: Sequence[str],
     ) -> None:
-        self.data, self.split, self.present = data, split, present
+        self.data, self.split, self.present, self.id, self.layer = data, split, present, id, layer
+        self.obs = [obs] if isinstance(obs, str) else list(obs)
         self.given = data is not None
         self.rows = self.given and not isinstance(data, (Dataset, Path, str))
         for name, value in (("split", split), ("present", present)):
             if value is not None and not self.rows:
                 raise InputError(f"{name}: is for arrays and tables; a dataset has its own")
+        of_cells, of_tables = is_annotated(data), are_tables(data) or is_table(data)
+        for name, value, fits, what in (
+            ("layer", layer, of_cells, "AnnData and MuData"),
+            ("obs", self.obs or None, of_cells, "AnnData and MuData"),
+            ("id", id, of_tables, "tables"),
+        ):
+            if value is not None and not fits:
+                raise InputError(f"{name}: is for {what}; data is a {type(data).__name__}")
+        if present is not None and (of_cells or of_tables):
+            raise InputError("present: is for arrays; what tables and matrices lack, such as missing cells, is absent")
 
     def in_folder(self, run: Path) -> bool:
         """Tell whether a run folder holds the rows of this source, or did so before it was interrupted."""
@@ -84,10 +105,15 @@ class Source:
             shutil.rmtree(new, ignore_errors=True)
 
     def _write(self, schemas: Mapping[str, Schema], out: Path) -> None:
-        if (frame := as_frame(self.data)) is not None:
-            if self.present is not None:
-                raise InputError("present: is for arrays; in a table, missing cells are absent")
-            write_frame(frame, schemas, out, self.split)
+        data: Any = self.data
+        if is_annotated(data):
+            write_annotated(Annotated(data, self.layer), schemas, out, self.split, self.obs)
+            return
+        several = are_tables(data)
+        joined = several or self.id is not None
+        table = join(data if several else {"data": data}, self.id) if joined else data
+        if (frame := frame_of(table)) is not None:
+            write_frame(frame, schemas, out, self.split, (self.id,) if joined else None)
             return
         made: Arrays = as_arrays(self.data, schemas, self.present or {})
         write_dataset(out, made.schemas, made.values, present=made.present, split=self.split, shard_rows=10_000)

@@ -43,6 +43,9 @@ def train(
     set: Mapping[str, Any] | None = None,
     split: Sequence[str] | Mapping[str, float] | None = None,
     present: Mapping[str, Any] | None = None,
+    id: str | None = None,
+    layer: str | Mapping[str, str | None] | None = None,
+    obs: Sequence[str] = (),
     progress: bool = True,
     trust: bool = False,
 ) -> TrainedModel:
@@ -54,8 +57,9 @@ def train(
     Args:
         recipe: what to train: a file, the name of a shipped recipe, a dict with the keys of such a file, a
             `modalkit.Recipe`, or a run folder. None: a recipe is drafted for `data`, as `modalkit init` does.
-        data: what to train on: a table (pandas, polars or Arrow), a dict with an array or a list for each modality, an
-            iterable of dicts (one a row, None for what is absent), a `modalkit.Dataset`, or the path of a dataset.
+        data: what to train on: a table (pandas, polars or Arrow), a dict of tables, which `modalkit.join` joins, a dict
+            with an array or a list for each modality, an iterable of dicts (one a row, None for what is absent), an
+            `AnnData`, a `MuData`, a `modalkit.Dataset`, or the path of a dataset.
             None: what the recipe names.
         run: folder for all that a run has: recipe, metrics, weights, pictures, and the data if it was not a dataset.
             A folder with a run of the same recipe and data is resumed. None: nothing is kept on disk.
@@ -65,6 +69,11 @@ def train(
         split: of rows that are not a dataset yet: train, valid or test for each, or the fraction of each split. The
             default is a random 80, 10 and 10 %, always the same for as many rows.
         present: of a dict of arrays: bool `(rows,)` of each modality that some rows lack.
+        id: the column of a table, or of every one of several tables, that names the rows; nothing is learned from it.
+            None: several tables of pandas are joined by their indices.
+        layer: the layer of an `AnnData` or of each modality of a `MuData` to learn from, or a dict of them by modality.
+            None: their ``X``.
+        obs: the columns of ``obs`` of an `AnnData` or a `MuData` that are modalities too.
         progress: whether to show progress bars.
         trust: whether code may run, and data may be fetched or built, that the recipe of a run folder names. Code that
             a recipe in Python names may always run, and Python files beside a recipe file.
@@ -94,12 +103,12 @@ def train(
     with bars(progress):
         if run is not None:
             refuse_url(run, "run")
-            return _train(recipe, Source(data, split, present), Path(run), changes, trust=trust)
+            return _train(recipe, Source(data, split, present, id, layer, obs), Path(run), changes, trust=trust)
         with tempfile.TemporaryDirectory(prefix="modalkit-") as folder:
             # Loggers write files that nobody would see.
             model = _train(
                 recipe,
-                Source(data, split, present),
+                Source(data, split, present, id, layer, obs),
                 Path(folder) / "training",
                 ["train.loggers=[]", *changes],
                 trust=trust,

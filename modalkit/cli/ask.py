@@ -50,8 +50,9 @@ def translate(
     """Predict modalities from others: any from any.
 
     Prints the answer. Writes for each modality its mean (for classes and texts the mode) and samples as ordinary
-    files, answer.json with all figures, and sheet.png, which shows all pictures side by side. Without --want, every
-    modality that is not given is predicted.
+    files (pictures, texts, .npy, .csv of series, .wav), answer.csv with all numbers and words, answer.json with all
+    figures, and sheet.png, which shows all pictures side by side. Without --want, every modality that is not given is
+    predicted.
 
     Example: modalkit translate runs/quickstart --given gray=photo.jpg --want image,edges -o out
     """
@@ -92,7 +93,7 @@ def sample(
 
     If `fit-sampler` has fitted a sampler to the weights, samples come from it, otherwise from the prior.
 
-    Files are written as by `translate`; if no modality is a picture, as one table, samples.csv.
+    Files are written as by `translate`, with the table samples.csv; if no modality is a picture, only this table.
 
     Example: modalkit sample runs/quickstart -n 16 -o drawn
     """

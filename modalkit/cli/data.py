@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect as signatures
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_args
+from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
 
 import typer
 from typer.core import TyperGroup
@@ -86,7 +86,8 @@ def _option(
 ) -> signatures.Parameter:
     """Return a parameter that typer turns into ``--name`` or an argument. Pydantic checks the value's range later."""
     kinds = [a for a in (get_args(annotation) or (annotation,)) if a in (bool, int, float, Path)]
-    kind = kinds[0] if kinds else str
+    one: Any = kinds[0] if kinds else str
+    kind: Any = list[one] if get_origin(annotation) is tuple else one
     given = typer.Argument(metavar=name.upper(), help=help_text) if positional else typer.Option(help=help_text)
     declared = Annotated[kind if default is ... else kind | None, given]  # type: ignore[valid-type]
     empty = signatures.Parameter.empty

@@ -12,6 +12,7 @@ resume and are distributed shard by shard.
 """
 
 from modalkit.data.arrays import assign_splits, write_dataset
+from modalkit.data.joining import join
 from modalkit.data.manifest import SPLITS, Manifest, check_manifest, read_manifest
 from modalkit.data.reading import Batch, Dataset
 from modalkit.data.writing import Array, DatasetWriter, Rows, check_values, write_shard
@@ -27,6 +28,7 @@ __all__ = [
     "assign_splits",
     "check_manifest",
     "check_values",
+    "join",
     "read_manifest",
     "write_dataset",
     "write_shard",

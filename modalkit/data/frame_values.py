@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from modalkit.data.frames import Frame, FrameColumn
+from modalkit.data.frame_columns import FrameColumn
+from modalkit.data.frames import Frame
 from modalkit.errors import InputError
 from modalkit.plugin import NO, YES, Cells, Schema
 from modalkit.registry import modality

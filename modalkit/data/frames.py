@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from modalkit.data.frame_columns import FrameColumn, sort_of
 from modalkit.errors import InputError
 
 Array = npt.NDArray[Any]
@@ -70,7 +70,7 @@ class Frame:
         """
         if name not in self._columns:
             place = self.names.index(name)
-            self._columns[name] = FrameColumn(name, self, place, _sort(self.read(place, slice(0, self.rows))))
+            self._columns[name] = FrameColumn(name, self, place, sort_of(self.read(place, slice(0, self.rows))))
         return self._columns[name]
 
     def read(self, place: int, rows: slice | Array) -> Any:
@@ -91,8 +91,64 @@ class Frame:
             raise InputError(self._mixed(place, " ".join(str(error).split()))) from None
         return column.combine_chunks() if isinstance(column, arrow.ChunkedArray) else column
 
+    def labels(self, name: str | None) -> Any:
+        """Return what tells the rows apart, as one Arrow array: a column, or the table's index.
+
+        Args:
+            name: of the column or the index; None: the index.
+
+        Raises:
+            InputError: there is no such column and no index, or its values are of several types.
+        """
+        if name is None:
+            raise InputError("data: has no index with ids; name the column that holds them, such as id='patient'")
+        if name not in self.names:
+            raise InputError(f"data: has no column '{name}' with ids; it has {', '.join(self.names[:9])}")
+        return self.read(self.names.index(name), slice(0, self.rows))
+
+    def placed(self, rows: Array, labels: Any, name: str | None) -> Any:
+        """Return the table with its rows elsewhere, and with the rows' labels as first column or as index.
+
+        Args:
+            rows: for each row of the result one of the table, int64 `(rows,)`; -1 for a row of missing cells.
+            labels: of the result's rows, an Arrow array.
+            name: of the labels, see `labels`; a column of this name is left out.
+        """
+        import pyarrow as arrow
+
+        columns = [place for place, title in enumerate(self.names) if title != name]
+        moved = self.table.select(columns).take(arrow.array(rows, mask=rows < 0))
+        return moved.add_column(0, name, labels)
+
+    def beside(self, tables: Sequence[Any]) -> Any:
+        """Return a table that `placed` made, with the other columns of further ones."""
+        first, *others = tables
+        for other in others:
+            for place in range(1, other.num_columns):
+                first = first.append_column(other.schema.field(place), other.column(place))
+        return first
+
     def _mixed(self, place: int, said: str) -> str:
         return f"data: column '{self.names[place]}' cannot be used: {said}"
+
+    def _takes_another_type(self, name: str, kind: Any, value: Any) -> bool:
+        """Tell whether a column without any value has a type, an Arrow type, that cannot hold a value."""
+        from pyarrow import types
+
+        unfit = types.is_null(kind) or (isinstance(value, str) and types.is_primitive(kind))
+        return unfit and self.column(name).sort == "nothing"
+
+    def _types(self, place: int, values: Sequence[Any]) -> str:
+        """Say of which two types the values of a column are, None where missing; "" if all are of one."""
+        seen: dict[str, int] = {}
+        for row, value in enumerate(values):
+            if value is not None:
+                seen.setdefault(type(value).__name__, row)
+            if len(seen) > 1:
+                (one, first), (other, second) = seen.items()
+                where = f"{one} in {self.row(first)} and {other} in {self.row(second)}"
+                return f"data: column '{self.names[place]}' holds values of several types: {where}"
+        return ""
 
     def filled(self, cells: Filled) -> Any:
         """Return the table with some cells filled; everything else, types and order of the columns included, stays."""
@@ -102,15 +158,15 @@ class Frame:
         for name, (rows, values) in cells.items():
             place = self.names.index(name)
             field, old = table.schema.field(place), table.column(place)
-            if arrow.types.is_null(old.type):  # a column without any value takes the type of what fills it
-                old = old.cast(arrow.array(values[:1]).type)
-                field = field.with_type(old.type)
+            plain = old.type.value_type if arrow.types.is_dictionary(old.type) else old.type
+            if self._takes_another_type(name, plain, values[0]):
+                plain = arrow.array(values[:1]).type
+                field, old = field.with_type(plain), arrow.chunked_array([arrow.nulls(self.rows, plain)])
             new: list[Any] = [None] * self.rows
             for row, value in zip(rows.tolist(), values, strict=True):
                 new[row] = value
             given = np.zeros(self.rows, bool)
             given[rows] = True
-            plain = old.type.value_type if arrow.types.is_dictionary(old.type) else old.type
             both = arrow.compute.if_else(arrow.array(given), _array(new, plain), old.combine_chunks().cast(plain))
             table = table.set_column(place, field, both.cast(old.type) if both.type != old.type else both)
         return table
@@ -147,19 +203,44 @@ class _Pandas(Frame):
     def row(self, row: int) -> str:
         return f"row {self.table.index[row]!r}"
 
+    def labels(self, name: str | None) -> Any:
+        import pyarrow as arrow
+
+        if name is not None and name in self.names:
+            return super().labels(name)
+        index = self.table.index
+        if index.nlevels > 1:
+            raise InputError(f"data: has an index of {index.nlevels} levels; ids are one column, named by id='patient'")
+        if name is not None and name != index.name:
+            raise InputError(f"data: has no column or index '{name}' with ids; it has {', '.join(self.names[:9])}")
+        if type(index).__name__ == "RangeIndex" and index.name is None:
+            raise InputError(
+                "data: has no ids, because its index counts the rows; name the column that holds them, such as "
+                "id='patient', or make it the index with frame.set_index('patient')"
+            )
+        try:
+            return arrow.array(index, from_pandas=True)
+        except (arrow.ArrowInvalid, arrow.ArrowTypeError) as error:
+            raise InputError(f"data: the index holds ids of several types: {error}") from None
+
+    def placed(self, rows: Array, labels: Any, name: str | None) -> Any:
+        place = self.names.index(name) if name is not None and name in self.names else None
+        columns = [at for at in range(len(self.names)) if at != place]
+        title = self.table.index.name if place is None else self.table.columns[place]
+        made = self.table.iloc[:, columns].reset_index(drop=True)
+        if (rows < 0).any():  # whole numbers and booleans stay what they are: a missing one would make them floats
+            made = made.astype({one: nullable for one in made if (nullable := _nullable(made[one].dtype))})
+        made = made.reindex(rows)  # no row is called -1
+        return made.set_axis(labels.to_pandas(), axis=0).rename_axis(title)
+
+    def beside(self, tables: Sequence[Any]) -> Any:
+        return sys.modules["pandas"].concat(list(tables), axis=1)
+
     def _mixed(self, place: int, said: str) -> str:
-        values, seen = self.table.iloc[:, place], dict[str, int]()
+        values = self.table.iloc[:, place]
         missing = values.isna().to_numpy()
-        for row, value in enumerate(values):
-            if not missing[row]:
-                seen.setdefault(type(value).__name__, row)
-            if len(seen) > 1:
-                (one, first), (other, second) = seen.items()
-                return (
-                    f"data: column '{self.names[place]}' holds values of several types: {one} in {self.row(first)} "
-                    f"and {other} in {self.row(second)}; convert it to one type, such as frame["
-                    f"{self.table.columns[place]!r}].astype(str)"
-                )
+        if found := self._types(place, [None if gone else value for value, gone in zip(values, missing, strict=True)]):
+            return f"{found}; convert it to one type, such as frame[{self.table.columns[place]!r}].astype(str)"
         return super()._mixed(place, said)
 
     def filled(self, cells: Filled) -> Any:
@@ -178,6 +259,13 @@ class _Pandas(Frame):
         return made
 
 
+def _nullable(dtype: Any) -> str:
+    """Return the pandas type of the same values, missing ones included, for whole numbers and booleans; else ""."""
+    if not isinstance(dtype, np.dtype) or dtype.kind not in "biu":
+        return ""
+    return "boolean" if dtype.kind == "b" else f"{'Int' if dtype.kind == 'i' else 'UInt'}{8 * dtype.itemsize}"
+
+
 def _is_number(dtype: Any) -> bool:
     return isinstance(dtype, np.dtype) and dtype.kind in "biuf"
 
@@ -189,126 +277,50 @@ class _Polars(Frame):
         return list(self.table.columns)
 
     def _arrow(self, place: int, rows: slice | Array) -> Any:
-        return self.table.to_series(place)[rows].to_arrow()
+        column = self.table.to_series(place)
+        if str(column.dtype) == "Object":
+            found = self._types(place, column.to_list()) or f"data: column '{self.names[place]}' holds Python objects"
+            raise InputError(f"{found}; make it a column of one type of polars, or leave it out")
+        return column[rows].to_arrow()
+
+    def placed(self, rows: Array, labels: Any, name: str | None) -> Any:
+        polars = sys.modules["polars"]
+        chosen = polars.Series([row if row >= 0 else None for row in rows.tolist()], dtype=polars.Int64)
+        moved = self.table.select(polars.all().exclude(name).gather(chosen))
+        return moved.insert_column(0, polars.Series(name, labels))
+
+    def beside(self, tables: Sequence[Any]) -> Any:
+        first, *others = tables
+        return first.hstack([column for other in others for column in other.get_columns()[1:]])
 
     def filled(self, cells: Filled) -> Any:
-        made = sys.modules["polars"].from_arrow(Frame(self.table.to_arrow()).filled(cells))
-        return self.table.with_columns([made.get_column(name).cast(self.table.schema[name]) for name in cells])
+        if not cells:
+            return self.table.clone()
+        made = sys.modules["polars"].from_arrow(Frame(self.table.select(list(cells)).to_arrow()).filled(cells))
+        return self.table.with_columns(
+            made[name]  # a column without any value takes the type of what fills it, if its own cannot hold that
+            if self._takes_another_type(name, self.read(self.names.index(name), slice(0, 0)).type, values[0])
+            else made[name].cast(self.table.schema[name])
+            for name, (_, values) in cells.items()
+        )
 
 
-def as_frame(table: Any) -> Frame | None:
-    """Return a table in memory as a `Frame`; None if it is no table.
+def frame_of(table: Any) -> Frame | None:
+    """Return one table in memory as a `Frame`; None if it is no table.
 
     Args:
         table: anything.
     """
     kinds = {("pandas", "DataFrame"): _Pandas, ("polars", "DataFrame"): _Polars, ("pyarrow", "Table"): Frame}
+    refused = {
+        ("polars", "LazyFrame"): "call its collect() first",
+        ("pyarrow", "RecordBatch"): "give pyarrow.Table.from_batches([batch])",
+        ("pyarrow", "RecordBatchReader"): "call its read_all() first",
+    }
     for parent in type(table).__mro__:
         module, name = parent.__module__.partition(".")[0], parent.__name__
+        if remedy := refused.get((module, name)):
+            raise InputError(f"data: is a {name}; {remedy}")
         if found := kinds.get((module, name)):
             return found(table)
     return None
-
-
-def _sort(array: Any) -> str:
-    """Return what the cells of a column are; see `FrameColumn.sort`."""
-    from pyarrow import types
-
-    kind = array.type
-    if types.is_null(kind) or int(array.is_null(nan_is_null=types.is_floating(kind)).sum().as_py() or 0) == len(array):
-        return "nothing"
-    if types.is_boolean(kind):
-        return "bool"
-    if types.is_integer(kind) or types.is_floating(kind) or types.is_decimal(kind):
-        return "number"
-    texts = types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)
-    return "text" if texts or types.is_dictionary(kind) else str(kind)
-
-
-@dataclass(frozen=True)
-class FrameColumn:
-    """One column of a table; its cells are read anew at each call, so that no copy of the table is kept.
-
-    Attributes:
-        name: its name.
-        frame: the table.
-        place: its place in the table.
-        sort: what its cells are: ``number``, ``bool``, ``text``, ``nothing``, or the name of a type that is none of
-            these. A dictionary (a categorical column) is ``text``, whatever its categories are.
-    """
-
-    name: str
-    frame: Frame
-    place: int
-    sort: str
-
-    def array(self, rows: slice | Array | None = None) -> Any:
-        """Return cells as an Arrow array; all by default."""
-        return self.frame.read(self.place, slice(0, self.frame.rows) if rows is None else rows)
-
-    def missing(self, rows: slice | None = None) -> npt.NDArray[np.bool_]:
-        """Return which cells are missing, `(rows,)`: nulls, and NaN in a column of numbers."""
-        from pyarrow import types
-
-        part = self.array(rows)
-        gone = part.is_null(nan_is_null=types.is_floating(part.type))
-        return np.array(gone.to_numpy(zero_copy_only=False), bool)
-
-    def numbers(self, rows: slice) -> npt.NDArray[np.float64]:
-        """Return cells of numbers or booleans, or of texts that are numbers, NaN where missing, `(rows,)`.
-
-        Args:
-            rows: with a start and an end.
-
-        Raises:
-            InputError: a number is infinite, or a text is none.
-        """
-        import pyarrow as arrow
-
-        if self.sort == "text":
-            codes, texts = self.words(rows)
-            numbers = [_number(text) for text in texts]
-            if None in numbers:
-                wrong = numbers.index(None)
-                where = self.at(rows.start + int((codes == wrong).argmax()))
-                raise InputError(f"{where}: '{texts[wrong]}' is not a number; correct it, or make it missing")
-            values = np.array([*numbers, np.nan], np.float64)[codes]
-        else:
-            part = self.array(rows)
-            part = part.cast(arrow.uint8()) if arrow.types.is_boolean(part.type) else part
-            values = part.cast(arrow.float64(), safe=False).to_numpy(zero_copy_only=False)
-        if (infinite := np.isinf(values)).any():
-            where = self.at(rows.start + int(infinite.argmax()))
-            raise InputError(f"{where}: is infinite; correct it, or make it missing")
-        return np.asarray(values, np.float64)
-
-    def words(self, rows: slice | Array | None = None) -> tuple[npt.NDArray[np.int64], list[str]]:
-        """Return cells as texts: for each an index, `(rows,)`, -1 where it is missing or blank, and the texts."""
-        from pyarrow import types
-
-        part = self.array(rows)
-        if types.is_null(part.type):
-            return np.full(len(part), -1), []
-        coded = part if types.is_dictionary(part.type) else part.dictionary_encode()
-        codes = coded.indices.cast("int64").fill_null(-1).to_numpy(zero_copy_only=False)
-        place: dict[str, int] = {}
-        into = [place.setdefault(t, len(place)) if t else -1 for t in map(_text, coded.dictionary.to_pylist())]
-        return np.array([*into, -1], np.int64)[codes], list(place)
-
-    def at(self, row: int) -> str:
-        """Name a cell for a message."""
-        return f"data: column '{self.name}', {self.frame.row(row)}"
-
-
-def _number(text: str) -> float | None:
-    try:
-        return float(text)
-    except ValueError:
-        return None
-
-
-def _text(value: Any) -> str:
-    """Return a value as a text, a whole float as a whole number; "" for a missing one."""
-    if isinstance(value, float):
-        return "" if value != value else str(int(value)) if value.is_integer() and abs(value) < 2**53 else repr(value)
-    return "" if value is None else str(value).strip()

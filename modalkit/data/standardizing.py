@@ -178,7 +178,21 @@ def standardization(
             f"or correct the splits"
         )
     known = values[used]
-    loc, scale, largest = known.mean(0), known.std(0), np.abs(known).max(0)
+    return standardization_of(name, known.mean(0), known.std(0), np.abs(known).max(0), columns)
+
+
+def standardization_of(
+    name: str, loc: Numbers, scale: Numbers, largest: Numbers, columns: Sequence[str]
+) -> dict[str, list[float]]:
+    """Return `loc` and `scale` by the moments of a modality's numbers; see `standardization`.
+
+    Args:
+        name: the modality.
+        loc: means, `(size,)`.
+        scale: standard deviations, `(size,)`.
+        largest: magnitudes of the largest numbers, `(size,)`.
+        columns: names of the numbers.
+    """
     constant = scale <= np.maximum(1e-12 * largest, np.finfo(np.float32).tiny)
     with np.errstate(over="ignore"):  # no number follows the largest one
         step = np.spacing(largest.astype(np.float32)).astype(np.float64)

@@ -14,11 +14,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from modalkit import registry
 from modalkit.data import Batch
-from modalkit.errors import InputError
+from modalkit.errors import InputError, guard
 from modalkit.inference.results import Inference
 from modalkit.model.prediction import Prediction, in_units
-from modalkit.pictures import Cell, row_cells, sheet, show
+from modalkit.pictures import Cell, row_cells, sheet, show, shown_as_picture
 from modalkit.plugin import Outcome, Picture, Schema
 from modalkit.util.files import remove_leftovers, write_bytes, write_json
 from modalkit.util.json_files import read_json
@@ -42,12 +43,15 @@ def answer(
     Returns:
         The content of each file by its name, and the figures by modality. A picture's files are ``NAME-mean.png`` and
         ``NAME-0.png`` … for each sample; those of other kinds end in ``.txt``, with ``mode`` instead of ``mean`` for
-        integers that are no counts, and numbers are also in ``.npy``. If there are pictures, ``sheet.png`` shows
-        everything. Figures are the value, its uncertainty and the samples; for pictures only their mean spread.
+        integers that are no counts. Numbers are also in ``.npy``, and in what else their kind writes
+        (`Modality.files`). ``answer.csv`` has a line for the mean and each sample, with all that is not shown as a
+        picture. If there are pictures, ``sheet.png`` shows everything. Figures are the value, its uncertainty and the
+        samples; for pictures only their mean spread.
     """
     files: dict[str, bytes] = {}
     figures: dict[str, Any] = {}
     lines: dict[str, list[Cell]] = {}
+    rows: dict[str, Tensor] = {}  # the point, then the samples
     for name, there in zip(batch.values, batch.present[0].tolist(), strict=True):
         if there or name in inference:
             lines[name] = row_cells(schemas, batch, 0, [name]) if there else [""]
@@ -55,44 +59,57 @@ def answer(
         point = "mean" if prediction.value.is_floating_point() or prediction.outcome is Outcome.COUNT else "mode"
         values = {point: prediction.value[0]} | {str(i): one[0] for i, one in enumerate(prediction.samples)}
         files |= _files(name, prediction.schema, values)
+        rows[name] = torch.stack([prediction.value[0], *(one[0] for one in prediction.samples)])
         lines[name] += (prediction.show(0, i) for i in (None, *range(len(prediction.samples))))
         figures[name] = _figures(prediction)
     titles = ["given", "mean", *map(str, range(max(len(p.samples) for p in inference.values())))]
+    if any("text" in said for said in figures.values()):
+        files["answer.csv"] = _table(inference, rows, titles[1:])
     return files | _page(lines, titles), figures
 
 
 def samples(inference: Inference) -> tuple[dict[str, bytes], dict[str, Any]]:
     """Return rows sampled from the prior as files ``NAME-ROW.png`` and so on, and as figures; see `answer`.
 
-    If there are no pictures, the only file is ``samples.csv``, with one line for each row and one column for each
-    number, in the user's units.
+    What is not shown as a picture is also in ``samples.csv``, with one line for each row and one column for each
+    number, in the user's units. If there are no pictures, this is the only file.
     """
+    drawn: dict[str, Tensor] = {}
     files: dict[str, bytes] = {}
     figures: dict[str, Any] = {}
     lines: dict[str, list[Cell]] = {}
     for name, prediction in inference.items():
-        rows = prediction.samples[0]  # (rows, *event_shape)
+        rows = drawn[name] = prediction.samples[0]  # (rows, *event_shape)
         files |= _files(name, prediction.schema, {str(i): one for i, one in enumerate(rows)})
         lines[name] = [show(prediction.schema, one) for one in rows]
         if isinstance(lines[name][0], str):
             figures[name] = {"texts": lines[name], "samples": rows.tolist()}
+    table = {"samples.csv": _table(inference, drawn)} if figures else {}
     if len(figures) == len(lines):
-        return {"samples.csv": _samples_table(inference)}, figures
-    return files | _page(lines, [str(i) for i in range(len(inference.posterior.loc))]), figures
+        return table, figures
+    return files | table | _page(lines, [str(i) for i in range(len(inference.posterior.loc))]), figures
 
 
-def _samples_table(inference: Inference) -> bytes:
-    """Return samples as CSV: real numbers in one column each, under their names if they have any; others as texts."""
-    columns: dict[str, list[str]] = {}
-    for name, prediction in inference.items():
-        rows, schema = prediction.samples[0], prediction.schema  # (rows, *event_shape)
-        if not rows.is_floating_point():
-            columns[name] = [str(show(schema, one)) for one in rows]
+def _table(inference: Mapping[str, Prediction], rows: Mapping[str, Tensor], titles: Sequence[str] = ()) -> bytes:
+    """Return values as CSV: numbers in one column each, under their names if they have any; others as texts.
+
+    Args:
+        inference: predictions of the modalities; those that are shown as pictures are left out.
+        rows: by modality `(rows, *event_shape)`.
+        titles: what each row is, for a first column; none by default.
+    """
+    columns: dict[str, list[str]] = {"": list(titles)} if titles else {}
+    for name, values in rows.items():
+        schema = inference[name].schema
+        if shown_as_picture(schema):
             continue
-        flat = in_units(schema, rows).reshape(len(rows), -1)  # (rows, *event_shape) -> (rows, numbers)
-        titles = schema.part_names or [f"{name}.{i}" for i in range(flat.shape[1])]
-        titles = [name] if flat.shape[1] == 1 else titles
-        for title, column in zip(titles, flat.unbind(1), strict=True):
+        if not (values.is_floating_point() or inference[name].outcome is Outcome.COUNT):
+            columns[name] = [str(show(schema, one)) for one in values]
+            continue
+        flat = in_units(schema, values).reshape(len(values), -1)  # (rows, *event_shape) -> (rows, numbers)
+        parts = schema.part_names or [f"{name}.{i}" for i in range(flat.shape[1])]
+        parts = [name] if flat.shape[1] == 1 else parts
+        for title, column in zip(parts, flat.unbind(1), strict=True):
             columns[title if title not in columns else f"{name}.{title}"] = [f"{x:.6g}" for x in column.tolist()]
     text = io.StringIO()
     lines = csv.writer(text, lineterminator="\n")
@@ -193,15 +210,21 @@ def _stem(name: str) -> str:
 
 def _files(name: str, schema: Schema, values: Mapping[str, Tensor]) -> dict[str, bytes]:
     """Return the files of one modality's values `(*event_shape)`; the keys of `values` become part of their names."""
-    stem, found = _stem(name), {}
+    stem, found = _stem(name), dict[str, bytes]()
+    kind = registry.modality(schema.kind)
     for what, value in values.items():
         shown = show(schema, value)
         if isinstance(shown, str):
             found[f"{stem}-{what}.txt"] = f"{shown}\n".encode()
-            if value.ndim and value.is_floating_point():
-                found[f"{stem}-{what}.npy"] = _npy(in_units(schema, value))
         else:
             found[f"{stem}-{what}.png"] = png(shown)
+        several_bits = kind.outcome is Outcome.BINARY and isinstance(shown, str)
+        if value.ndim and (kind.outcome in (Outcome.REAL, Outcome.COUNT) or several_bits):
+            found[f"{stem}-{what}.npy"] = _npy(in_units(schema, value))
+        if kind.files is not None:
+            with guard(f"kind '{schema.kind}': its files"):
+                of_kind = kind.files(schema, value.detach().cpu())
+            found |= {f"{stem}-{what}{suffix}": content for suffix, content in of_kind.items()}
     return found
 
 

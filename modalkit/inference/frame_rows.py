@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TypeAlias
 
 import torch
 
 from modalkit.data import Batch
+from modalkit.data.annotated import MatrixReader
 from modalkit.data.frame_values import Reader
 from modalkit.data.frames import Frame
 from modalkit.errors import InputError
 from modalkit.plugin import Schema
+
+AnyReader: TypeAlias = Reader | MatrixReader
+"""Reads a modality some rows at a time, from a table or from a matrix."""
 
 
 def readers(schemas: Mapping[str, Schema], frame: Frame) -> dict[str, Reader]:
@@ -33,8 +38,10 @@ def frame_batch(schemas: Mapping[str, Schema], frame: Frame) -> Batch:
     return read_rows(readers(schemas, frame), slice(0, frame.rows))[0]
 
 
-def read_rows(reading: Mapping[str, Reader], rows: slice) -> tuple[Batch, dict[str, tuple[torch.Tensor, torch.Tensor]]]:
-    """Return rows of a table, and by modality which numbers are known of entries that are absent."""
+def read_rows(
+    reading: Mapping[str, Reader | MatrixReader], rows: slice
+) -> tuple[Batch, dict[str, tuple[torch.Tensor, torch.Tensor]]]:
+    """Return rows of a table or of matrices, and by modality which numbers are known of entries that are absent."""
     values, present, known = {}, [], {}
     for name, reader in reading.items():
         stored, there, partly = reader(rows)

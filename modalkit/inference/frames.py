@@ -10,7 +10,8 @@ from torch import Tensor
 
 from modalkit.data import Dataset, check_manifest
 from modalkit.data.frame_values import Reader, cells
-from modalkit.data.frames import Frame, as_frame
+from modalkit.data.frames import Frame
+from modalkit.data.joining import as_frame
 from modalkit.errors import InputError
 from modalkit.inference.filling import Known, fill
 from modalkit.inference.frame_rows import read_rows, readers

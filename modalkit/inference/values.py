@@ -15,8 +15,9 @@ from torch import Tensor
 
 from modalkit import registry
 from modalkit.data import Array, Batch
+from modalkit.data.annotated import is_annotated
 from modalkit.data.arrays import packed
-from modalkit.data.frames import as_frame
+from modalkit.data.joining import as_frame
 from modalkit.errors import InputError, did_you_mean, guard
 from modalkit.inference.frame_rows import frame_batch
 from modalkit.plugin import Outcome, Schema
@@ -73,6 +74,8 @@ def as_batch(schemas: Mapping[str, Schema], given: Given, rows: int = 1) -> Batc
     """
     if (frame := as_frame(given)) is not None:
         return frame_batch(schemas, frame)
+    if is_annotated(given):
+        raise InputError(f"a {type(given).__name__} is asked with modalkit.annotate(model, data), which writes into it")
     if isinstance(given, Batch):
         check_names(list(given.values), list(schemas))
         columns = {name: given.present[:, column] for column, name in enumerate(given.values)}

@@ -81,6 +81,8 @@ class Modality(Generic[S]):
         correct: `(schema, predicted, values) ->` by name which parts of predictions `(rows, *event_shape)` are right,
             bool `(rows,)` each: the character at each place of a text, each of several attributes. Optional: for
             kinds that can be right or wrong.
+        files: `(schema, value) ->` one sample as files for other programs: their content by suffix, such as ``".wav"``.
+            Commands write them beside what `show` returns. Optional: numbers are written as ``.npy`` by the core.
         columns: how it takes a table's columns; by default one column, whose cells `read` reads.
         proposal: when builders propose it for data that nobody described. Optional.
     """
@@ -96,5 +98,6 @@ class Modality(Generic[S]):
     outcome: Outcome = Outcome.REAL
     marginal: Callable[[S, Tensor], Any] | None = None
     correct: Callable[[S, Tensor, Tensor], Mapping[str, Tensor]] | None = None
+    files: Callable[[S, Tensor], Mapping[str, bytes]] | None = None
     columns: Columns = field(default_factory=Columns)
     proposal: Proposal | None = None

@@ -92,6 +92,7 @@ class _Check(Examination):
             self.check_double(encoder, decoder, values)
             self.check_saving(encoder, decoder, values)
             self.check_marginal(values)
+            self.check_files(values)
         self.check_training(values)
 
     def check_schema(self) -> None:
@@ -315,6 +316,14 @@ class _Check(Examination):
         self.expect("marginal", shapes == expected, f"expected batch_shape and event_shape {expected}, got {shapes}")
         good = log_px.shape == (self.rows,) and bool(log_px.isfinite().all())
         self.expect("marginal", good, f"log_prob of {self.rows} rows must be as many finite numbers, got {log_px}")
+
+    def check_files(self, values: Tensor) -> None:
+        """Check the files for other programs, if there are any."""
+        if self.modality.files is not None:
+            with self.using("files"):
+                made = dict(self.modality.files(self.schema, values[0]))
+            good = all(suffix.startswith(".") and isinstance(content, bytes) for suffix, content in made.items())
+            self.expect("files", good, f"expected bytes by suffix, such as '.csv', got {list(made)}")
 
     def check_training(self, values: Tensor) -> None:
         """Check that gradients reach every parameter, and batches of one row, which missing modalities make common."""

@@ -128,6 +128,45 @@ def test_a_recipe_says_what_columns_are(make: Callable[[Cells], Any]) -> None:
         train({"modalities": {"b": {"kind": "bit"}}}, table)
 
 
+def typed() -> Any:
+    """Return an Arrow table with columns of many types, each with gaps, and of types that cannot be used."""
+    import datetime
+    from decimal import Decimal
+
+    whole, real = holes([round(40 + 5 * z) for z in Z], 4), holes(Z.round(3).tolist(), 5)
+    words = holes(["a" if z > 0 else "b" for z in Z], 6)
+    columns = {
+        "int8": pyarrow.array(whole, pyarrow.int8()),
+        "uint16": pyarrow.array(whole, pyarrow.uint16()),
+        "float32": pyarrow.array(real, pyarrow.float32()),
+        "decimal": pyarrow.array([None if x is None else Decimal(str(x)) for x in real], pyarrow.decimal128(8, 3)),
+        "bool": pyarrow.array(holes((Z > 0).tolist(), 3), pyarrow.bool_()),
+        "large": pyarrow.array(words, pyarrow.large_string()),
+        "category": pyarrow.array(words).dictionary_encode(),
+        "day": pyarrow.array(holes([datetime.date(2020, 1, 1 + row) for row in range(ROWS)], 4)),
+        "list": pyarrow.array(holes([[1, 2]] * ROWS, 4)),
+    }
+    return pyarrow.table(columns)
+
+
+@pytest.mark.parametrize("library", ["arrow", "polars"])
+def test_types_of_columns_stay_and_types_that_cannot_be_used_keep_their_gaps(library: str) -> None:
+    table = typed()
+    if library == "polars":
+        pl = pytest.importorskip("polars")
+        table = pl.from_arrow(table).with_columns(pl.col("large").cast(pl.Enum(["b", "a"])).alias("enum"))
+    model, before = train(data=table), lists(table)
+    assert "day" not in model.schemas and "list" not in model.schemas
+    filled = model.impute(table)
+    assert filled.schema == table.schema and type(filled) is type(table)
+    for name, cells in lists(filled).items():
+        kept = name in ("day", "list")
+        for old, new in zip(before[name], cells, strict=True):
+            assert new == old if kept or old is not None else new is not None, name
+    part = table[3:5] if library == "polars" else table.slice(3, 2)
+    assert None not in lists(model.impute(part))["float32"]
+
+
 def twice(cells: Cells) -> Any:
     table = arrow(cells)
     return table.append_column("visits", table["visits"])
@@ -163,6 +202,38 @@ def test_pandas_tables_that_cannot_be_used_say_why() -> None:
         train(data=pd.DataFrame([[1, 2], [3, 4]], columns=pd.MultiIndex.from_tuples([("a", "b"), ("a", "c")])))
     with pytest.raises(InputError, match="two columns are called 'a'"):
         train(data=pd.DataFrame([[1, 2], [3, 4]], columns=["a", "a"]))
+
+
+@pytest.mark.parametrize("library", MAKERS)
+def test_columns_without_any_value_are_filled(library: str) -> None:
+    make = MAKERS[library]
+    model = train(data=make(CELLS))
+    empty: Cells = {"body mass": [70.5, None], "visits": [None, None], "group": [None, None], "eats": [None, None]}
+    filled = lists(model.impute(make(empty)))
+    assert not [name for name, cells in filled.items() if None in cells]
+    assert set(filled["group"]) <= {"none", "high"} and filled["body mass"][0] == 70.5
+    plain = MAKERS | {"arrow": pyarrow.table, "pandas": pytest.importorskip("pandas").DataFrame}
+    nan = [float("nan")] * 2  # as pandas has columns without a value
+    found = lists(model.impute(plain[library]({"group": nan, "visits": [40.0, 41.0]})))
+    assert set(found["group"]) <= {"none", "high"}
+
+
+def test_polars_tables_that_cannot_be_used_say_why() -> None:
+    pl = pytest.importorskip("polars")
+    with pytest.raises(InputError, match=r"is a LazyFrame; call its collect\(\) first"):
+        train(data=pl.DataFrame(CELLS).lazy())
+    mixed = pl.DataFrame({"a": [1.0, 2.0, 3.0], "b": pl.Series([1, "x", None], dtype=pl.Object)})
+    with pytest.raises(InputError, match="column 'b' holds values of several types: int in row 0 and str in row 1"):
+        train(data=mixed)
+    model = train(data=pl.DataFrame(CELLS))
+    with pytest.raises(InputError, match="has no rows; it has the columns id"):
+        model.impute(pl.DataFrame(CELLS).clear())
+    with pytest.raises(InputError, match=r"column 'group', row 1: .*'low'"):
+        model.impute(pl.DataFrame(CELLS | {"group": ["none", "low", *CELLS["group"][2:]]}))
+    with pytest.raises(InputError, match="has none of the model's columns; it has x"):
+        model.impute(pl.DataFrame({"x": [1.0]}))
+    one = pl.DataFrame({"visits": [None, 41, 40]}, schema={"visits": pl.Int64})
+    assert None not in lists(model.impute(one))["visits"]  # fewer columns than at the fit
 
 
 def test_columns_of_a_pandas_table_are_arrays(tmp_path: Any) -> None:

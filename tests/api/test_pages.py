@@ -27,6 +27,7 @@ def test_the_page_about_python(tmp_path: Path) -> None:
     names = follow("python.md", tmp_path)
     frame, filled = names["frame"], names["filled"]
     assert frame.isna().any().any() and not filled.isna().any().any()
+    assert not names["both"].isna().any(axis=None) and len(names["both"]) == 20
     assert filled.where(frame.notna()).equals(frame) and (tmp_path / "runs/animals/data/manifest.json").is_file()
 
 

@@ -356,7 +356,7 @@ def test_translate_writes_what_opens_anywhere(work: Path) -> None:
     wrong = here("translate", "run", "--given", "image=words.txt", "-o", "none", cwd=work)
     assert "modality 'image': what words.txt holds was taken as the value: hello: there is no such" in wrong.stderr
     numbers = here("translate", "run", "--given", "position=0.5, 1", "--want", "class", "-o", "texts", cwd=work)
-    assert numbers.stdout.endswith("10 files in texts\n") and not (work / "texts/sheet.png").exists(), numbers.stdout
+    assert numbers.stdout.endswith("11 files in texts\n") and not (work / "texts/sheet.png").exists(), numbers.stdout
     with Image.open(work / "out" / "image-mean.png") as picture:
         assert picture.size == (12, 12)
     assert {path.name.split("-")[0] for path in (work / "out").iterdir()} == {
@@ -364,6 +364,7 @@ def test_translate_writes_what_opens_anywhere(work: Path) -> None:
         "class",
         "sheet.png",
         "answer.json",
+        "answer.csv",
     }
 
 

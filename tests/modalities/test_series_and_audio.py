@@ -12,6 +12,7 @@ import soundfile
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.toys import here
 
 import modalkit
 from modalkit import registry
@@ -180,3 +181,83 @@ def test_a_dataset_of_sound_files(tmp_path: Path) -> None:
     modalkit.write_dataset(tmp_path / "sounds", {"sound": schema}, {"sound": paths})
     stored = modalkit.Dataset(tmp_path / "sounds")[torch.arange(3)].values["sound"]
     assert stored.dtype == torch.float32 and torch.equal(stored[1], AUDIO.read(schema, paths[1]))
+
+
+def test_a_series_is_written_as_it_is_read(tmp_path: Path) -> None:
+    schema, values = modalkit.schema("series", channels=2, length=5), torch.randn(2, 5)
+    made = SERIES.files(schema, values)
+    (tmp_path / "x.csv").write_bytes(made[".csv"])
+    assert list(made) == [".csv"] and made[".csv"].splitlines()[0] == b"channel 0,channel 1"
+    torch.testing.assert_close(SERIES.read(schema, str(tmp_path / "x.csv")), values)
+
+
+@pytest.mark.parametrize("hertz", [440.0, 3000.0])
+def test_sound_comes_back_from_its_spectrogram(tmp_path: Path, hertz: float) -> None:
+    schema = modalkit.schema("audio", seconds=0.5)
+    wave = 0.5 * torch.sin(2 * math.pi * hertz * torch.arange(schema.samples) / schema.sample_rate)
+    there = schema.spectrogram(wave[None])[0]
+    (tmp_path / "x.wav").write_bytes(AUDIO.files(schema, there)[".wav"])
+    heard, rate = soundfile.read(tmp_path / "x.wav")
+    assert rate == schema.sample_rate and heard.shape == (schema.samples,)
+    loudest = np.abs(np.fft.rfft(heard)).argmax() * rate / len(heard)
+    wide = 700 * (1 + hertz / 700) * math.log(10) / 2595 * 2840 / 65  # Hz between bands there
+    assert abs(loudest - hertz) < wide
+    back = AUDIO.read(schema, str(tmp_path / "x.wav"))
+    loud = there > 0.2  # within 32 dB of full scale
+    assert (back - there)[loud].abs().mean() < 0.1  # 4 dB
+    assert AUDIO.files(schema, there) == AUDIO.files(schema, there)
+
+
+def test_frames_too_far_apart_make_no_sound() -> None:
+    schema = modalkit.schema("audio", seconds=0.5, window=512, hop=400)
+    assert AUDIO.files(schema, schema.unpack(schema.zeros(1))[0]) == {}
+
+
+def test_numbers_leave_the_shell_in_the_form_of_their_kind(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    level = rng.normal(size=(16, 1, 1))
+    recipe = {
+        "modalities": {
+            "beat": {"kind": "series", "channels": 2, "length": 8},
+            "hum": {"kind": "audio", "seconds": 0.2, "sample_rate": 4000, "mels": 16, "window": 128, "hop": 64},
+            "steps": {"kind": "counts", "size": 2, "names": ["left", "right"]},
+        },
+        "model": {"latent_dim": 2},
+        "train": {"max_steps": 1},
+    }
+    schemas = {name: modalkit.schema(**entry) for name, entry in recipe["modalities"].items()}
+    data = {
+        "beat": (level + rng.normal(size=(16, 2, 8))).astype("float32"),
+        "hum": np.clip(level[:, None] + rng.normal(size=(16, *schemas["hum"].event_shape)), -1, 1).astype("float32"),
+        "steps": rng.poisson(4, size=(16, 2)),
+    }
+    modalkit.train(recipe, data, tmp_path / "run", progress=False)
+    done = here(
+        "translate",
+        "run",
+        "--given",
+        "steps=3 4",
+        "--want",
+        "beat,hum,steps",
+        "--samples",
+        2,
+        "-o",
+        "out",
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    out = tmp_path / "out"
+    for stem in ("mean", "1"):
+        beat = np.load(out / f"beat-{stem}.npy")
+        assert beat.shape == (2, 8)
+        assert np.allclose(np.loadtxt(out / f"beat-{stem}.csv", delimiter=",", skiprows=1).T, beat, rtol=1e-5)
+        assert np.load(out / f"hum-{stem}.npy").shape == schemas["hum"].event_shape
+        assert soundfile.info(out / f"hum-{stem}.wav").frames == 800
+        assert np.load(out / f"steps-{stem}.npy").dtype == np.int64
+    lines = [line.split(",") for line in (out / "answer.csv").read_text().splitlines()]
+    assert lines[0] == ["", "left", "right"] and [line[0] for line in lines[1:]] == ["mean", "0", "1"]
+    assert [int(one) for one in lines[2][1:]] == np.load(out / "steps-0.npy").tolist()
+    assert here("sample", "run", "-n", 3, "-o", "drawn", cwd=tmp_path).returncode == 0
+    table = np.loadtxt(tmp_path / "drawn" / "samples.csv", delimiter=",", skiprows=1)
+    assert table.tolist() == [np.load(tmp_path / "drawn" / f"steps-{row}.npy").tolist() for row in range(3)]
+    assert (tmp_path / "drawn" / "hum-2.wav").is_file() and (tmp_path / "drawn" / "beat-2.csv").is_file()

@@ -16,6 +16,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from pyarrow import parquet
 from support.toys import here, write_circle
 
 import modalkit
@@ -122,6 +123,67 @@ def test_rows_with_some_of_the_columns_are_counted_filled_or_split(tmp_path: Pat
         [False, True],
         [True, False],
     ]
+
+
+def two_tables(folder: Path) -> None:
+    """Write the stages and visits of all patients but two, and in another order the blood of most, and of one more."""
+    rows = patients()
+    write_csv(folder / "stages.csv", [[row[0], *row[4:]] for row in rows[:38]], ["patient", "stage", "visits"])
+    blood = [[row[0], *row[1:3]] for row in [*reversed(rows[10:]), ["new", "100.25", "1.5"]]]
+    write_csv(folder / "blood.csv", blood, ["patient", "blood_1", "blood_2"])
+
+
+def test_several_tables_are_joined_by_their_ids_and_filled_as_one(tmp_path: Path) -> None:
+    two_tables(tmp_path)
+    built = table(tmp_path, "stages.csv", "blood.csv", "--ids", "patient", "--out", "data", "--yes")
+    assert built.returncode == 0, built.stderr
+    data, values, present = whole(tmp_path / "data")
+    keys = [data.key(row) for row in range(len(data))]
+    assert keys == [f"p{i}" for i in range(38)] + ["p39", "p38", "new"]
+    there = dict(zip(data.names, present.T.tolist(), strict=True))
+    assert not any(there["blood"][:10]) and there["blood"][-1] and not any(there["visits"][38:])
+    assert values["blood"][keys.index("p12")].tolist() == [112.25, np.float32(-1.714286)]
+    assert data.manifest.builder["files"][1]["name"] == "blood.csv"
+
+    (tmp_path / "r.yaml").write_text(here("init", "data", cwd=tmp_path).stdout)
+    short = ("train.max_steps=1", "model.start=random", "train.refit=false")
+    trained = here("train", "r.yaml", "--out", "run", *(word for one in short for word in ("--set", one)), cwd=tmp_path)
+    assert trained.returncode == 0, trained.stderr
+    for name in ("filled.csv", "filled.parquet"):
+        done = here("impute", "run", "data", "-o", name, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+    with (tmp_path / "filled.csv").open() as file:
+        cells = list(csv.DictReader(file))
+    assert [row["patient"] for row in cells] == keys and all(all(row.values()) for row in cells)
+    assert cells[12]["blood_1"] == "112.25" and cells[-1]["blood_1"] == "100.25"
+    typed = parquet.read_table(tmp_path / "filled.parquet").to_pydict()
+    assert [str(one) for one in typed["visits"]] == [row["visits"] for row in cells]
+
+
+JOINS = {
+    "no ids": (
+        "stages.csv blood.csv",
+        "name the column of ids by which they are joined: --ids COLUMN; all of them",
+    ),
+    "no column": ("stages.csv blood.csv --ids case", "stages.csv: --ids: there is no column 'case'; it has patient"),
+    "twice": ("stages.csv twice.csv --ids patient", "twice.csv: line 2 and line 4 have the same 'patient', 'p1'"),
+    "common": ("stages.csv again.csv --ids patient", "again.csv: column 'stage' is in stages.csv too"),
+    "apart": ("stages.csv apart.csv --ids patient", "has no id in common with the others, such as 'p0' and 'P1'"),
+    "empty id": ("stages.csv none.csv --ids patient", "none.csv: line 3 has no 'patient'; give it one"),
+}
+
+
+@pytest.mark.parametrize("case", JOINS)
+def test_tables_that_cannot_be_joined_are_refused(case: str, tmp_path: Path) -> None:
+    two_tables(tmp_path)
+    write_csv(tmp_path / "twice.csv", [["p1", "1"], ["p2", "2"], ["p1", "3"]], ["patient", "x"])
+    write_csv(tmp_path / "again.csv", [["p1", "1"], ["p2", "2"]], ["patient", "stage"])
+    write_csv(tmp_path / "apart.csv", [["P1", "1"], ["P2", "2"]], ["patient", "x"])
+    write_csv(tmp_path / "none.csv", [["p1", "1"], ["", "2"]], ["patient", "x"])
+    given, message = JOINS[case]
+    done = table(tmp_path, *given.split(), "--out", "data", "--yes")
+    assert done.returncode == 2 and message in done.stderr, done.stderr
+    assert not (tmp_path / "data").exists()
 
 
 def test_columns_of_bits_are_stored_as_they_are_written(tmp_path: Path) -> None:

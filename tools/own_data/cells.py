@@ -51,6 +51,7 @@ class Table:
         columns: by name.
         lines: the line of a text file on which each row begins.
         separator: what separates the cells of a text file.
+        ids: the rows' ids, if several files were joined by them.
     """
 
     path: Path
@@ -58,6 +59,7 @@ class Table:
     columns: dict[str, TableColumn]
     lines: Sequence[int] = ()
     separator: str = ""
+    ids: Sequence[str] = ()
 
     def column(self, name: str) -> TableColumn:
         """Return a column; one of empty cells if the table does not have it."""
@@ -65,7 +67,9 @@ class Table:
         return self.columns.get(name) or TableColumn(name, nothing, "", nothing)
 
     def at(self, row: int) -> str:
-        """Name a row as the user finds it: by its line in an editor, or in Parquet by its number from 1."""
+        """Name a row as the user finds it: by its id, by its line in an editor, or in Parquet by its number from 1."""
+        if self.ids:
+            return f"row '{self.ids[row]}'"
         return f"line {self.lines[row]}" if self.lines else f"row {row + 1}"
 
 

@@ -15,8 +15,9 @@ from modalkit.errors import InputError
 from modalkit.plugin import NO, YES, Cells, Filled
 from modalkit.registry import modality
 
-from .cells import Table, TableColumn, read_table
+from .cells import Table, TableColumn
 from .grouping import Group, Grouping
+from .joining import read_tables
 from .kinds import columns_of
 from .writing import write_columns
 
@@ -29,23 +30,24 @@ Gaps = dict[int, tuple[str, float]]
 """What a column's empty cells become: by row a text and its uncertainty."""
 
 
-def copy_of(name: str) -> str:
-    """Return the name of the copy of its table in a dataset's folder.
+def copies_of(files: Sequence[Mapping[str, str]]) -> list[str]:
+    """Return the names of the copies of its tables in a dataset's folder.
 
-    >>> copy_of("Patients.CSV")
-    'table.csv'
+    >>> copies_of([{"name": "Patients.CSV"}]), copies_of([{"name": "a.csv"}, {"name": "b.parquet"}])
+    (['table.csv'], ['table-1.csv', 'table-2.parquet'])
     """
-    return f"table{Path(name).suffix.lower()}"
+    single = len(files) == 1
+    return [f"table{'' if single else f'-{i + 1}'}{Path(f['name']).suffix.lower()}" for i, f in enumerate(files)]
 
 
 def fill(dataset: Path, filled: Mapping[str, Filled], out: Path) -> list[Path]:
     """Write the table that a dataset was built from, with its empty cells filled.
 
     Cells that were not empty stay as they were. Filled numbers are written as their column writes them, with no more
-    decimals, and classes and bits with its words. A second table of the same rows and columns, ``NAME-uncertainty``,
-    holds the ids, and for each filled cell the standard deviation of a number or the probability of anything else. A
-    column that holds one value, which no model learns, has its gaps filled with that value: with a standard deviation
-    of 0 if it is a number, else with a probability of 1.
+    decimals, and classes and bits with its words. Tables that were joined become one. A second table of the same rows
+    and columns, ``NAME-uncertainty``, holds the ids, and for each filled cell the standard deviation of a number or the
+    probability of anything else. A column that holds one value, which no model learns, has its gaps filled with that
+    value: with a standard deviation of 0 if it is a number, else with a probability of 1.
 
     Args:
         dataset: its folder.
@@ -60,10 +62,11 @@ def fill(dataset: Path, filled: Mapping[str, Filled], out: Path) -> list[Path]:
         RunError: the disk cannot be written.
     """
     about = read_manifest(dataset).builder
-    source = _source(dataset, about["file"], out)
+    files = about["files"] if "files" in about else [about["file"]]
+    sources = [_source(dataset / copy, file, out) for copy, file in zip(copies_of(files), files, strict=True)]
     missing = about["missing"].split(",") if about["missing"] else ()
-    table = read_table(source, missing, about.get("decimal", "auto"))
     grouping = Grouping.model_validate(about["columns"])
+    table = read_tables(sources, grouping.ids, missing, about.get("decimal", "auto"))
     gaps: dict[str, Gaps] = {}
     for name, group in grouping.modalities.items():
         if name in filled:
@@ -84,14 +87,13 @@ def fill(dataset: Path, filled: Mapping[str, Filled], out: Path) -> list[Path]:
     mark = "," if comma else "."
     unsure = {n: {row: f"{x:.4g}".replace(".", mark) for row, (_, x) in g.items() if x == x} for n, g in gaps.items()}
     texts = {n: {row: text for row, (text, _) in g.items()} for n, g in gaps.items()}
-    write_columns(beside, columns, unsure, ids, table, source)
-    write_columns(out, columns, texts, list(columns), table, source)
+    write_columns(beside, columns, unsure, ids, table, sources[0])
+    write_columns(out, columns, texts, list(columns), table, sources[0])
     return [out, beside]
 
 
-def _source(dataset: Path, file: Mapping[str, str], out: Path) -> Path:
-    """Return a dataset's copy of its table; raise `InputError` if that has changed, or if `out` is the same table."""
-    source = dataset / copy_of(file["name"])
+def _source(source: Path, file: Mapping[str, str], out: Path) -> Path:
+    """Return a dataset's copy of a table; raise `InputError` if that has changed, or if `out` is the same table."""
     if not _is(source, file["sha256"]):
         what = "has changed" if source.exists() else "is missing"
         raise InputError(

@@ -69,7 +69,7 @@ def infer(table: Table, ids: str | None = None, split: str | None = None) -> tup
         single = "; it is the only one: cells are separated by commas, semicolons or tabs, and line 1 is the header"
         raise InputError(
             f"{table.path}: no column can be used: {'; '.join(f'{name}: {why}' for name, why in reasons.items())}"
-            f"{single if len(table.columns) == 1 else ''}"
+            f"{single if len(table.columns) == 1 and table.lines else ''}"
         )
     return Grouping(ids=ids, split=split, modalities=modalities), left
 

@@ -5,19 +5,20 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from modalkit.errors import InputError
-from modalkit.plugin import Builder
+from modalkit.plugin import Builder, as_tuple
 
-from .cells import Table, TableColumn, read_table
+from .cells import Table, TableColumn
 from .columns import make
-from .filling import copy_of, fill, habits_of
+from .filling import copies_of, fill, habits_of
 from .forms import Decimal
 from .grouping import Group, Grouping, apart, read_grouping, resolve
 from .inferring import infer, shown
+from .joining import check_ids, read_tables
 from .options import SPLITS, OwnDataOptions, confirm
 from .samples import write_samples
 
@@ -31,13 +32,18 @@ VERSION = 4
 class TableOptions(OwnDataOptions):
     """Options of `modalkit build-dataset table`."""
 
-    file: Path = Field(description="the table: .csv, .tsv or .parquet, with a header")
+    file: Annotated[
+        tuple[Path, ...], BeforeValidator(lambda given: (given,) if isinstance(given, (str, Path)) else as_tuple(given))
+    ] = Field(
+        min_length=1,
+        description="the table: .csv, .tsv or .parquet, with a header; several are joined by the column --ids",
+    )
     columns: Path | None = Field(
         None,
         description="YAML that says which columns make which modality, or a dataset built from a table with the same "
         "columns, whose categories and standardisation are used; by default both are inferred and shown",
     )
-    ids: str | None = Field(None, description="column whose cells name the rows")
+    ids: str | None = Field(None, description="column whose cells name the rows; several tables are joined by it")
     split: str | None = Field(None, description="column of train, valid and test; by default splits are random")
     incomplete: Literal["absent", "split", "mean"] = Field(
         "absent",
@@ -62,7 +68,9 @@ def build(options: TableOptions, out: Path) -> str:
             holds something else.
         RunError: the disk is full.
     """
-    table = read_table(options.file, options.missing.split(",") if options.missing else (), options.decimal)
+    table = read_tables(
+        options.file, options.ids, options.missing.split(",") if options.missing else (), options.decimal
+    )
     known = options.columns is not None and options.columns.is_dir()
     if options.columns is None:
         grouping, left = infer(table, options.ids, options.split)
@@ -77,23 +85,27 @@ def build(options: TableOptions, out: Path) -> str:
     train = split == 0
     if not known and train.sum() < 2:
         raise InputError(
-            f"{options.file}: {int(train.sum())} training rows of {table.rows} are too few to learn from (for new rows "
+            f"{table.path}: {int(train.sum())} training rows of {table.rows} are too few to learn from (for new rows "
             f"of a trained model, give the dataset that it was trained on as --columns)"
         )
     samples, resolved = {}, {}
     for name, group in grouping.modalities.items():
         samples[name], found = make(name, group, table, train, options.incomplete)
         resolved[name] = found.model_copy(update={"written": _written(found, table)})
-    content = options.file.read_bytes()
+    contents = [path.read_bytes() for path in options.file]
+    files = [
+        {"name": path.name, "sha256": hashlib.sha256(content).hexdigest()}
+        for path, content in zip(options.file, contents, strict=True)
+    ]
     about = {
         "name": "table",
         "version": VERSION,
-        "file": {"name": options.file.name, "sha256": hashlib.sha256(content).hexdigest()},
+        **({"file": files[0]} if len(files) == 1 else {"files": files}),
         **options.model_dump(mode="json", include={"seed", "train", "valid", "incomplete", "missing"}),
         **({"decimal": options.decimal} if options.decimal != "auto" else {}),
         "columns": grouping.model_copy(update={"modalities": resolved}).model_dump(mode="json"),
     }
-    return write_samples(out, about, samples, split, keys, {copy_of(options.file.name): content})
+    return write_samples(out, about, samples, split, keys, dict(zip(copies_of(files), contents, strict=True)))
 
 
 def propose(cells: Mapping[str, Sequence[str]]) -> tuple[dict[str, Any], dict[str, str]]:
@@ -128,18 +140,8 @@ def _holes(table: Table, group: Group) -> bool:
 def _keys(table: Table, grouping: Grouping) -> Sequence[str]:
     if grouping.ids not in table.columns:  # None, or not in the table of new rows
         return [str(row + 1) for row in range(table.rows)]
-    column, seen = table.columns[grouping.ids], dict[str, int]()
-    for row, key in enumerate(column.texts):
-        if not key:
-            raise InputError(
-                f"{table.path}: {table.at(row)} has no '{column.name}'; give it one, or choose other --ids"
-            )
-        if key in seen:
-            raise InputError(
-                f"{table.path}: {table.at(seen[key])} and {table.at(row)} have the same '{column.name}', '{key}'; ids "
-                f"must be unique: correct one, or choose other --ids"
-            )
-        seen[key] = row
+    column = table.columns[grouping.ids]
+    check_ids(table, column, ", or choose other --ids")
     return column.texts
 
 

@@ -57,10 +57,10 @@ def write_columns(
         texts: the new texts.
         kept: names of the columns whose other cells are written as they are; those of other columns stay empty.
         table: the table that the columns are from.
-        source: its file, whose separator, line ends and types are kept.
+        source: its file, whose separator, line ends and types are kept; of a joined table the first file.
     """
     if path.suffix.lower() == ".parquet":
-        _write_parquet(path, columns, texts, kept, source)
+        _write_parquet(path, columns, texts, kept, None if table.ids else source)
     else:
         _write_csv(path, columns, texts, kept, Form.of(source, table, path))
 
@@ -82,13 +82,15 @@ def _write_csv(path: Path, columns: Columns, texts: Texts, kept: Collection[str]
     write_atomic(path, write)
 
 
-def _write_parquet(path: Path, columns: Columns, texts: Texts, kept: Collection[str], source: Path) -> None:
+def _write_parquet(path: Path, columns: Columns, texts: Texts, kept: Collection[str], source: Path | None) -> None:
     """Write columns as Parquet, with the types of the source, or else the types that their texts look like."""
     import pyarrow as arrow
     import pyarrow.compute as compute
     from pyarrow import parquet
 
-    typed = parquet.read_table(source) if source.suffix in (".parquet", ".pq") else arrow.table({})
+    typed = (
+        parquet.read_table(source) if source is not None and source.suffix in (".parquet", ".pq") else arrow.table({})
+    )
     arrays = {}
     for name, column in columns.items():
         new = texts.get(name, {})
