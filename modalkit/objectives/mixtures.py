@@ -68,6 +68,7 @@ MMVAE = Objective(
         schemas, latent_dim, torch.eye(len(schemas), dtype=torch.bool), convex=False
     ),
     correlated_experts=True,
+    covariates=True,
 )
 r"""Shi et al. 2019, the ELBO of MMVAE.
 
@@ -85,6 +86,7 @@ MOPOE = Objective(
         schemas, latent_dim, all_subsets(len(schemas)), convex=True
     ),
     correlated_experts=True,
+    covariates=True,
 )
 r"""Sutter et al. 2021, the objective of MoPoE.
 

@@ -37,9 +37,16 @@ class TrainingData:
     """
 
     def __init__(self, recipe: Recipe, *, refit: bool = False) -> None:
-        opened = Dataset(recipe.data.path, list(recipe.modalities), in_memory=recipe.data.in_memory)
-        opened.require(recipe.modalities)
-        require_valid(opened, recipe.modalities)
+        opened = Dataset(
+            recipe.data.path,
+            list(recipe.explained),
+            in_memory=recipe.data.in_memory,
+            covariates=list(recipe.covariates),
+        )
+        for part, schemas in ((opened, recipe.explained), (opened.covariates, recipe.covariates)):
+            if part is not None:
+                part.require(schemas)
+                require_valid(part, schemas)
         self.dataset = weaken(opened, opened.rows("train"), recipe.data.weak, recipe.seed)
         if refit:
             seed = derived_seed(recipe.seed, "refit")
