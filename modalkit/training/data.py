@@ -70,7 +70,8 @@ class TrainingData:
 
     def doubt(self) -> str:
         """Return which modalities hold one value in all training rows, and what to do, or the empty string."""
-        same = constant(self.dataset, self.train)
+        parts = [part for part in (self.dataset, self.dataset.covariates) if part is not None]
+        same = [name for part in parts for name in constant(part, self.train)]
         if not same:
             return ""
         return (

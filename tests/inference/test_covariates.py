@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from covariates import World, decoded, moved, sample, standardised, trained
 from pyarrow import csv
 from safetensors.torch import load_file
 from starlette.testclient import TestClient
@@ -18,6 +19,7 @@ import modalkit
 from modalkit.errors import InputError
 from modalkit.inference import TrainedModel
 from modalkit.playground.app import make_app
+from modalkit.sklearn import MultimodalImputer
 
 RECIPE = """\
 data: {path: data}
@@ -197,6 +199,19 @@ def test_the_page_asks_for_covariates_too(model: TrainedModel, work: Path, monke
     assert client.post("/answer", data={"known": ["0"], "want": ["3"], "value-0": "0 1"}).status_code == 422
 
 
+def test_z_forgets_the_site_and_keeps_the_biology() -> None:
+    world = standardised(World.random(0), 1)
+    fit, test = sample(world, 800, 2), sample(world, 400, 3)
+    model = trained(fit, 5, covariate=True)
+    told = decoded(model, fit, test, ["first", "second", "site"])
+    assert max(told["site, near"], told["site, linear"]) < 0.62  # chance is 0.5
+    assert told["biology, near"] > 0.9
+    # The sites differ by 1.5, in standard deviations.
+    assert max(moved(model, world, test, site) for site in (0, 1)) < 0.25
+    told = decoded(trained(fit, 2, covariate=False), fit, test, ["first", "second"])
+    assert min(told["site, near"], told["site, linear"]) > 0.9
+
+
 WRONG = {
     "sites.yaml:4: modalities.x.role: the kind image cannot be": "x: {kind: image, size: 8, role: covariate}",
     "modalities.x.role: the kind tokens": "x: {kind: tokens, alphabet: ab, max_length: 2, role: covariate}",
@@ -234,6 +249,13 @@ def test_recipes_that_cannot_be_conditioned_are_refused(change: str, message: st
         done = here("validate", "sites.yaml", "--set", change, cwd=work)
     assert done.returncode == 2
     assert message in done.stderr
+
+
+def test_estimators_refuse_covariates() -> None:
+    schemas = {"x": modalkit.schema("vector", size=1), "site": modalkit.schema("bit", role="covariate")}
+    table = pd.DataFrame({"x": np.arange(40.0), "site": np.arange(40) % 2 == 0})
+    with pytest.raises(ValueError, match="site: estimators take no covariates"):
+        MultimodalImputer(recipe=modalkit.Recipe(modalities=schemas)).fit(table)
 
 
 def test_a_model_without_covariates_says_so(tmp_path: Path) -> None:
