@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from modalkit.cli.options import (
+    AsIf,
     DatasetArgument,
     Device,
     Draws,
@@ -33,11 +34,13 @@ def translate(
         list[str],
         typer.Option(
             metavar="NAME=VALUE",
-            help="A known modality: a picture file, class, text, numbers, or a .npy, .json or .txt file; repeatable.",
+            help="A known modality or covariate: a picture file, class, text, numbers, or a .npy, .json or .txt file; "
+            "repeatable.",
         ),
     ],
     out: OutFolder,
     want: Want = None,
+    as_if: AsIf = None,
     samples: Annotated[int, typer.Option(min=0, help="Number of samples to write beside the mean.")] = 8,
     draws: Draws = 32,
     noise: Noise = False,
@@ -60,13 +63,24 @@ def translate(
     from modalkit.inference.answers import answer, earlier_files, told, write_answer
 
     earlier_files(out)
-    known = split_values(given)
+    known, instead = split_values(given), split_values(as_if or [], "--as-if")
     model = load(run, device=device, weights=weights, trust=trust)
-    batch = as_batch(model.schemas, known)
-    found = model.infer(batch, split_names(want), samples, draws=draws, noise=noise, seed=seed, sampler=not no_sampler)
-    files, figures = answer(model.schemas, batch, found)
+    schemas = {**model.schemas, **model.covariates}
+    batch = as_batch(schemas, known)
+    found = model.infer(
+        batch,
+        split_names(want),
+        samples,
+        draws=draws,
+        noise=noise,
+        seed=seed,
+        sampler=not no_sampler,
+        as_if=instead or None,
+    )
+    files, figures = answer(schemas, batch, found)
     posterior = {"loc": found.posterior.loc[0].tolist(), "scale": found.posterior.scale[0].tolist()}
     about = {"run": str(run), "weights": model.weights, "given": known, "seed": seed, "draws": max(draws, samples)}
+    about |= {"as_if": instead} if instead else {}
     written = write_answer(out, files, {**about, "posterior": posterior, "predictions": figures})
     for line in told(figures, written):
         typer.echo(line)
@@ -77,6 +91,10 @@ def sample(
     out: OutFolder,
     n: Annotated[int, typer.Option("-n", min=1, help="Number of samples.")] = 16,
     want: Want = None,
+    given: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="The value of a covariate in all samples; repeatable."),
+    ] = None,
     noise: Noise = False,
     temperature: Annotated[
         float, typer.Option(min=0, help="Factor of the noise's standard deviation: below 1, more typical samples.")
@@ -91,7 +109,8 @@ def sample(
 ) -> None:
     """Sample new rows. The modalities of one sample belong together.
 
-    If `fit-sampler` has fitted a sampler to the weights, samples come from it, otherwise from the prior.
+    If `fit-sampler` has fitted a sampler to the weights, samples come from it, otherwise from the prior. Covariates
+    that are not given are those of training rows.
 
     Files are written as by `translate`, with the table samples.csv; if no modality is a picture, only this table.
 
@@ -102,9 +121,19 @@ def sample(
 
     earlier_files(out)
     model = load(run, device=device, weights=weights, trust=trust)
-    drawn = model.sample(n, split_names(want), noise=noise, temperature=temperature, seed=seed, sampler=not prior)
+    known = split_values(given or [])
+    drawn = model.sample(
+        n,
+        split_names(want),
+        given=known or None,
+        noise=noise,
+        temperature=temperature,
+        seed=seed,
+        sampler=not prior,
+    )
     files, figures = samples(drawn)
     about = {"run": str(run), "weights": model.weights, "seed": seed, "temperature": temperature, "drawn": figures}
+    about |= {"given": known} if known else {}
     written = write_answer(out, files, about)
     if "samples.csv" in files:
         typer.echo("\n".join(first_samples(files["samples.csv"])))
@@ -120,6 +149,7 @@ def impute(
     sample: Annotated[
         bool, typer.Option("--sample", help="Fill with samples of the predictive distribution instead of its mean.")
     ] = False,
+    as_if: AsIf = None,
     draws: Draws = 32,
     no_sampler: NoSampler = False,
     seed: Seed = 0,
@@ -147,12 +177,13 @@ def impute(
     model = load(run, device=device, weights=weights, trust=trust)
     if no_sampler:
         model.sampler = None
+    instead = split_values(as_if or [], "--as-if") or None
     opened = Dataset(dataset or model.dataset_path("the argument DATASET"), in_memory=False)
     if as_table:
-        found, files = impute_table(model, opened, out, sample=sample, draws=draws, seed=seed)
+        found, files = impute_table(model, opened, out, sample=sample, draws=draws, seed=seed, as_if=instead)
         beside = "".join(f"; how sure each is: {path}" for path in files[1:])
     else:
-        found = impute_dataset(model, opened, out, sample=sample, draws=draws, seed=seed)
+        found = impute_dataset(model, opened, out, sample=sample, draws=draws, seed=seed, as_if=instead)
         beside = f"; table: {out / 'imputed'}"
     filled = ", ".join(f"{name} {count:,}" for name, (count, _) in found.items() if count) or "none was absent"
     typer.echo(f"{out}: {len(opened):,} rows; entries filled: {filled}{beside}")
@@ -187,7 +218,7 @@ def fit_sampler(
 
     loaded = load_model(run, device=device, trust=trust)  # without its earlier sampler, which may be damaged
     model = TrainedModel(loaded.model, loaded.recipe, run, loaded.weights, trusted=trust)
-    opened = Dataset(data or model.dataset_path("--data"), list(model.modalities))
+    opened = Dataset(data or model.dataset_path("--data"), list(model.modalities), covariates=list(model.covariates))
     found = fit(model, opened, steps=steps, seed=seed)
     save_sampler(RunFolder(run).sampler, found, model.weights)
     typer.echo(f"{RunFolder(run).sampler}: modalkit sample {run} -o drawn takes its samples from it")
@@ -211,14 +242,19 @@ def embed(
     """
     from modalkit.data import Dataset
     from modalkit.inference import load
+    from modalkit.inference.conditions import check_modalities
     from modalkit.inference.tables import check_table, write_embedding
-    from modalkit.inference.values import check_names
 
     check_table(out)
     model = load(run, device=device, weights=weights, trust=trust)
     names = split_names(given)
-    check_names(names or (), model.modalities)
-    opened = Dataset(dataset or model.dataset_path("the argument DATASET"), list(model.modalities), in_memory=False)
+    check_modalities(names or (), model.model)
+    opened = Dataset(
+        dataset or model.dataset_path("the argument DATASET"),
+        list(model.modalities),
+        in_memory=False,
+        covariates=list(model.covariates),
+    )
     written, left = write_embedding(model, opened, out, given=names, split=split)
     typer.echo(f"{out}: {written:,} rows" + (f"; left out {left:,} rows that have none of it" if left else ""))
 

@@ -53,6 +53,14 @@ Plugins = Annotated[
     list[Path], typer.Option("--plugin", help="A Python file with plugins that are not installed; repeatable.")
 ]
 Want = Annotated[str | None, typer.Option(help="Modalities to predict, separated by commas.")]
+AsIf = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--as-if",
+        metavar="NAME=VALUE",
+        help="Predict under another value of a covariate than the one that is given; repeatable.",
+    ),
+]
 
 
 def find_recipe(recipe: str) -> tuple[Path, Path]:
@@ -100,7 +108,7 @@ def split_names(text: str | None) -> list[str] | None:
     return None if text is None else list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
 
 
-def split_values(given: Iterable[str]) -> dict[str, str]:
+def split_values(given: Iterable[str], option: str = "--given") -> dict[str, str]:
     """Return the value of each modality in texts of the form ``NAME=VALUE``.
 
     >>> split_values(["gray=photo.jpg", "label=7"])
@@ -113,8 +121,8 @@ def split_values(given: Iterable[str]) -> dict[str, str]:
     for text in given:
         name, equals, value = text.partition("=")
         if not equals or not name:
-            raise InputError(f"--given {text}: write NAME=VALUE, such as gray=photo.png")
+            raise InputError(f"{option} {text}: write NAME=VALUE, such as gray=photo.png")
         if name in found:
-            raise InputError(f"--given {text}: '{name}' is given twice")
+            raise InputError(f"{option} {text}: '{name}' is given twice")
         found[name] = value
     return found

@@ -81,8 +81,8 @@ def _print_translations(result: Result, recipe: Recipe) -> None:
     from modalkit.evaluation.translation_text import among, quality, table
     from modalkit.pictures import chosen
 
-    found, names = result.translations, chosen(recipe.modalities, MOST_TRANSLATED)
-    few = f"; {len(names)} of {len(recipe.modalities)} modalities" if len(names) < len(recipe.modalities) else ""
+    found, names = result.translations, chosen(recipe.explained, MOST_TRANSLATED)
+    few = f"; {len(names)} of {len(recipe.explained)} modalities" if len(names) < len(recipe.explained) else ""
     errors = [r.standard_error for r in found if r.standard_error is not None]
     sure = f"standard errors up to {max(errors):.4f}" if errors else "too few rows for standard errors"
     width = shutil.get_terminal_size((100, 24)).columns

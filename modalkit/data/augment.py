@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from pydantic import Field
@@ -75,4 +76,4 @@ def warp(batch: Batch, schemas: Mapping[str, Schema], maps: Tensor) -> Batch:
             on = moved[name].device
             moved[name] = moved[name].clone()
             moved[name][there.to(on)] = schema.warp(moved[name][there.to(on)], maps[there].to(on))
-    return Batch(moved, batch.present)
+    return replace(batch, values=moved)

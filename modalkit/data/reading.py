@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -27,17 +27,26 @@ class Batch:
         values: values of each modality, `(batch, *event_shape)` in the stored dtype; zeros where absent.
         present: bool `(batch, modalities)`, with columns in the order of `values`. It is always on the CPU, so that
             planning a step never waits for a device.
+        covariates: the same rows of the covariates, which models are conditioned on; None if there are none.
+        as_if: the covariates that decoders see instead, to predict as if under other conditions; None: the same.
     """
 
     values: dict[str, Tensor]
     present: Tensor
+    covariates: Batch | None = None
+    as_if: Batch | None = None
 
     def __len__(self) -> int:
         return len(self.present)
 
     def part(self, rows: slice) -> Batch:
         """Return some of the rows."""
-        return Batch({n: v[rows] for n, v in self.values.items()}, self.present[rows])
+        return self._with({n: v[rows] for n, v in self.values.items()}, self.present[rows], lambda own: own.part(rows))
+
+    def take(self, rows: Tensor) -> Batch:
+        """Return the rows with these indices, int64 `(rows,)`, on the CPU."""
+        values = {n: _rows(v, rows) for n, v in self.values.items()}
+        return self._with(values, self.present[rows], lambda own: own.take(rows))
 
     def to(self, device: torch.device) -> Batch:
         """Return the batch with its values on `device`."""
@@ -46,11 +55,16 @@ class Batch:
             for names, table in _tables(self.values, dim=0).items():
                 moved |= zip(names, table.to(device, non_blocking=True), strict=True)
         whole = {n: moved[n] if n in moved else v.to(device, non_blocking=True) for n, v in self.values.items()}
-        return Batch(whole, self.present)
+        return self._with(whole, self.present, lambda own: own.to(device))
 
     def pin_memory(self) -> Batch:
         """Return the batch with its values in page-locked memory, as a DataLoader calls it."""
-        return Batch({n: v.pin_memory() for n, v in self.values.items()}, self.present)
+        return self._with({n: v.pin_memory() for n, v in self.values.items()}, self.present, Batch.pin_memory)
+
+    def _with(self, values: dict[str, Tensor], present: Tensor, change: Callable[[Batch], Batch]) -> Batch:
+        """Return a batch of these values, whose covariates are changed in the same way."""
+        covariates, as_if = (None if own is None else change(own) for own in (self.covariates, self.as_if))
+        return Batch(values, present, covariates, as_if)
 
 
 def _tables(values: Mapping[str, Tensor], dim: int) -> dict[tuple[str, ...], Tensor]:
@@ -95,7 +109,7 @@ def redrawn(schemas: Mapping[str, Schema]) -> list[str]:
 def draw(batch: Batch, schemas: Mapping[str, Schema], generator: torch.Generator) -> Batch:
     """Return a batch whose modalities in `redrawn` are sampled with `generator`; see `Schema.draw`."""
     drawn = {n: schemas[n].draw(batch.values[n], generator) for n in redrawn(schemas)}
-    return Batch(batch.values | drawn, batch.present)
+    return replace(batch, values=batch.values | drawn)
 
 
 def _open_shards(folder: Path, manifest: Manifest) -> list[dict[str, Tensor]]:
@@ -136,16 +150,26 @@ class Dataset:
         names: modalities to read, in the order that batches will have; all by default.
         in_memory: whether to read everything now; by default, only up to 2 GiB. Otherwise shards are memory-mapped,
             and a batch reads only its rows.
+        covariates: modalities that batches carry apart, as their `covariates`.
 
     Attributes:
         path: the argument `path`.
+        covariates: the same rows with the covariates alone; None if there are none.
         folder: folder of the files; for a URL, the local copy.
 
     Raises:
         InputError: the dataset is missing, half-built or damaged; the message says what to do.
     """
 
-    def __init__(self, path: Path | str, names: Sequence[str] | None = None, *, in_memory: bool | None = None) -> None:
+    def __init__(
+        self,
+        path: Path | str,
+        names: Sequence[str] | None = None,
+        *,
+        in_memory: bool | None = None,
+        covariates: Sequence[str] = (),
+    ) -> None:
+        self.covariates = Dataset(path, covariates, in_memory=in_memory) if covariates else None
         self.path = location(path)
         self.folder = fetch(self.path) if is_url(self.path) else Path(self.path)
         self.manifest = read_manifest(self.folder)
@@ -198,7 +222,8 @@ class Dataset:
         Args:
             rows: int64 indices, `(batch,)`, in any order.
         """
-        return Batch(self._fetch(rows, self.names), self.present[rows])
+        covariates = None if self.covariates is None else self.covariates[rows]
+        return Batch(self._fetch(rows, self.names), self.present[rows], covariates)
 
     def values(self, name: str, rows: Tensor) -> Tensor:
         """Fetch rows of one modality, `(rows, *event_shape)` in its stored dtype; zeros where absent."""

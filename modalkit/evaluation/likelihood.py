@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from torch.distributions import Distribution
 from modalkit.data import Batch, Dataset
 from modalkit.data.reading import draw, redrawn
 from modalkit.distributions import log_prior
+from modalkit.model.observed import Observed
 from modalkit.model.sampling import Noise, mask, sample_noise, sample_z
 from modalkit.model.vae import MultimodalVAE
 from modalkit.plugin import Schema
@@ -62,7 +63,7 @@ def fetch(dataset: Dataset, schemas: Mapping[str, Schema], rows: Tensor, seed: i
     if not redrawn(schemas):
         return batch
     each = [draw(batch.part(slice(i, i + 1)), schemas, generator(seed, "drawn", int(r))) for i, r in enumerate(rows)]
-    return Batch({name: torch.cat([one.values[name] for one in each]) for name in batch.values}, batch.present)
+    return replace(batch, values={name: torch.cat([one.values[name] for one in each]) for name in batch.values})
 
 
 @torch.no_grad()
@@ -183,6 +184,9 @@ def evidence_by_prior(model: MultimodalVAE, batch: Batch, names: Sequence[str], 
     """
     chosen = mask(model, names)
     parts = [batch.values[n].reshape(len(batch), -1).double() for n in names]
+    if (own := batch.covariates) is not None:
+        parts += [value.reshape(len(batch), -1).double() for value in own.values.values()]
+        parts.append(own.present.double())
     keys = torch.cat([*parts, (batch.present & chosen).double()], 1)  # (batch, numbers)
     unique, index = torch.unique(keys, dim=0, return_inverse=True)
     first = torch.zeros(len(unique), dtype=torch.long).scatter_(0, index.flip(0), torch.arange(len(batch)).flip(0))
@@ -196,7 +200,7 @@ def evidence_by_prior(model: MultimodalVAE, batch: Batch, names: Sequence[str], 
 
 
 class PriorDraws:
-    """Samples from the prior, decoded once for each modality.
+    """Samples from the prior, decoded once for each modality; with covariates, once for each distinct row.
 
     Args:
         model: in eval mode.
@@ -220,7 +224,15 @@ class PriorDraws:
         observed, total = self.model.observed(one), self.z.new_zeros(len(self.z))
         for name in names:
             if one.present[0, self.model.names.index(name)]:
-                if name not in self.likelihoods:
-                    self.likelihoods[name] = self.model.likelihood(name, self.z)
-                total = total + self.likelihoods[name].log_prob(observed[name])  # (1, *event_shape) -> (samples,)
+                likelihood = self._likelihood(name, observed, one.present)
+                total = total + likelihood.log_prob(observed[name])  # (1, *event_shape) -> (samples,)
         return (total.logsumexp(0) - math.log(len(total))).double().cpu()
+
+    def _likelihood(self, name: str, observed: Observed, present: Tensor) -> Distribution:
+        """Return p(x_m|z) of all samples, which depends on the row only if the model has covariates."""
+        if self.model.covariates is not None:
+            inputs = self.model.decoder_inputs(self.z.unsqueeze(1), observed, present)  # (samples, 1, …)
+            return self.model.likelihood(name, inputs.squeeze(1))
+        if name not in self.likelihoods:
+            self.likelihoods[name] = self.model.likelihood(name, self.z)
+        return self.likelihoods[name]

@@ -89,6 +89,8 @@ def check(model: MultimodalVAE, question: Question) -> Question:
     """
     names = model.names
     for name in (*question.targets, *question.given, *question.proposal):
+        if name in model.covariate_schemas:
+            raise InputError(f"'{name}' is a covariate: every question is asked given it, so leave it out")
         if name not in names:
             raise InputError(f"no modality '{name}'{did_you_mean(name, names)}; this run has {', '.join(names)}")
     if not question.targets:

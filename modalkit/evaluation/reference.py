@@ -33,20 +33,28 @@ class Columns:
         inputs: by modality what a linear model sees, `(rows, width)`; texts are left out.
         targets: by modality what is predicted, `(rows, width)`.
         present: by modality which rows have it, bool `(rows,)`.
+        covariates: what a linear model sees beside any inputs, `(rows, width)`; None if there are no covariates.
     """
 
     inputs: Mapping[str, Tensor]
     targets: Mapping[str, Tensor]
     present: Mapping[str, Tensor]
+    covariates: Tensor | None = None
 
 
-def columns_of(batch: Batch, schemas: Mapping[str, Schema], wanted: Mapping[str, Measure]) -> Columns:
+def columns_of(
+    batch: Batch,
+    schemas: Mapping[str, Schema],
+    wanted: Mapping[str, Measure],
+    covariates: Mapping[str, Schema] | None = None,
+) -> Columns:
     """Return a batch as columns of numbers.
 
     Args:
         batch: on the CPU.
         schemas: its modalities.
         wanted: the measures of those that are predicted.
+        covariates: the schemas of its covariates.
     """
     seen, targets = {}, {}
     for name, schema in schemas.items():
@@ -57,11 +65,27 @@ def columns_of(batch: Batch, schemas: Mapping[str, Schema], wanted: Mapping[str,
             same = found is not None and values.is_floating_point() and torch.equal(found, wanted[name].columns(values))
             targets[name] = found if same and found is not None else wanted[name].columns(values)
     present = dict(zip(batch.values, batch.present.unbind(1), strict=True))
-    return Columns(seen, targets, present)
+    return Columns(seen, targets, present, _conditions(batch.covariates, covariates or {}))
+
+
+def _conditions(batch: Batch | None, schemas: Mapping[str, Schema]) -> Tensor | None:
+    """Return covariates as columns, each with zeros where it is absent, and with a column that tells where it is."""
+    if batch is None:
+        return None
+    parts = []
+    for (name, schema), there in zip(schemas.items(), batch.present.unbind(1), strict=True):
+        found = schema.columns(schema.unpack(batch.values[name]))
+        parts += [found.where(there.unsqueeze(1), 0), there.unsqueeze(1).to(found)]
+    return torch.cat(parts, 1)
 
 
 def training_columns(
-    dataset: Dataset, schemas: Mapping[str, Schema], wanted: Mapping[str, Measure], seed: int, most: int | None = None
+    dataset: Dataset,
+    schemas: Mapping[str, Schema],
+    wanted: Mapping[str, Measure],
+    seed: int,
+    most: int | None = None,
+    covariates: Mapping[str, Schema] | None = None,
 ) -> Columns:
     """Return evenly spread training rows as columns.
 
@@ -73,15 +97,16 @@ def training_columns(
         wanted: the measures of those that are predicted.
         seed: of the values that are stored as probabilities.
         most: most rows; None: 5,000, and at most 256 MiB of inputs.
+        covariates: the schemas of the dataset's covariates.
     """
     rows = dataset.rows("train")
     if most is None:
-        width = sum(one.shape[1] for one in columns_of(dataset[rows[:1]], schemas, {}).inputs.values())
+        width = sum(one.shape[1] for one in columns_of(dataset[rows[:1]], schemas, {}, covariates).inputs.values())
         most = max(_LEAST_ROWS, min(_MOST_ROWS, _MOST_NUMBERS // max(1, width)))
     paired = dataset.present[rows].sum(1) > 1
     kept = evenly(rows[paired], most)
     kept = torch.cat([kept, evenly(rows[~paired], most - len(kept))]) if len(kept) < most else kept
-    return columns_of(draw(dataset[kept], schemas, generator(seed, "reference data")), schemas, wanted)
+    return columns_of(draw(dataset[kept], schemas, generator(seed, "reference data")), schemas, wanted, covariates)
 
 
 def constant_errors(
@@ -116,6 +141,7 @@ def linear_errors(
 
     Given a modality itself, the model is its principal components; otherwise a reduced-rank ridge regression. Given
     all, the columns of all modalities count side by side, and absent ones are filled with their training mean.
+    Covariates count beside whatever else is given.
 
     Args:
         train: the training rows.
@@ -164,7 +190,7 @@ def _side_by_side(train: Columns, of: Columns, given: str) -> list[Tensor]:
         there, has = of.present[name].unsqueeze(1), train.present[name]
         mean = train.inputs[name][has].mean(0) if bool(has.any()) else train.inputs[name].new_zeros(1)
         blocks.append(of.inputs[name] if bool(there.all()) else of.inputs[name].where(there, mean))
-    return blocks
+    return blocks if of.covariates is None else [*blocks, of.covariates]
 
 
 def _models(

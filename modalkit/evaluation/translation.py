@@ -158,10 +158,10 @@ def _compare(
     measures = {n: m for n in names if n in model.decoders and (m := measure_of(model.schemas[n])) is not None}
     batch = draw(dataset[rows], model.schemas, generator(seed, "reference rows"))
     plan = single_and_all_plan(model, dataset.present[rows])
-    test = columns_of(batch, model.schemas, measures)
+    test = columns_of(batch, model.schemas, measures, model.covariate_schemas)
     predicted = predicted_errors(model, batch, plan, measures, test.targets, seed=seed, batch_size=batch_size)
     kept = {(g, w): plan.targets[plan.terms.index(g), :, model.names.index(w)] for g, w in predicted}
-    train = training_columns(training, model.schemas, measures, seed)
+    train = training_columns(training, model.schemas, measures, seed, covariates=model.covariate_schemas)
     constant = constant_errors(train, test, measures, kept)
     linear = linear_errors(train, test, measures, kept, model.latent_dim)
     return {

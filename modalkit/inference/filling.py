@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from modalkit.data import Batch
+from modalkit.inference.conditions import model_batch
 from modalkit.inference.predicting import infer
 from modalkit.inference.results import Imputed, joined_predictions
 from modalkit.inference.sampler import LatentSampler
 from modalkit.inference.subsets import usable
-from modalkit.inference.values import as_batch
 from modalkit.model.prediction import Prediction, as_stored, probability_of
 from modalkit.model.vae import MultimodalVAE
 from modalkit.util.randomness import derived_seed
@@ -49,11 +50,13 @@ def fill(
     given = usable(model, batch.present)
     can = model.allows(given)
     missing = ~batch.present & can[:, None] & torch.tensor([name in model.decoders for name in model.names])
-    empty = can & ~given.any(1) & (not sample)  # all rows that have nothing have the same mean
+    # All rows that have nothing have the same mean, unless they differ in covariates.
+    empty = can & ~given.any(1) & (not sample and model.covariates is None)
     some = missing & ~empty[:, None]
-    predictions = _informed(model, Batch(batch.values, given), some, sample, draws, seed, sampler)
+    predictions = _informed(model, replace(batch, present=given), some, sample, draws, seed, sampler)
     expected = _expected(model, missing & empty[:, None], draws)
-    imputed = Imputed(Batch(dict(batch.values), batch.present | missing), missing, {}, given, {}, {})
+    whole = replace(batch, values=dict(batch.values), present=batch.present | missing)
+    imputed = Imputed(whole, missing, {}, given, {}, {})
     for name in _names(model, missing):
         column = missing[:, model.names.index(name)]
         found = [predicted[name] for predicted in (predictions, expected) if name in predicted]
@@ -94,7 +97,7 @@ def _expected(model: MultimodalVAE, missing: Tensor, draws: int) -> Mapping[str,
     """Predict the modalities in `missing`, bool `(rows, modalities)`, from the prior: one row for all of them."""
     if not (names := _names(model, missing)):
         return {}
-    return infer(model, as_batch(model.schemas, {}), names, draws=max(draws, _PRIOR_DRAWS), mirrored=True)
+    return infer(model, model_batch(model, {}), names, draws=max(draws, _PRIOR_DRAWS), mirrored=True)
 
 
 def _names(model: MultimodalVAE, missing: Tensor) -> list[str]:

@@ -8,16 +8,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from modalkit.data import Dataset, check_manifest
+from modalkit.data import Batch, Dataset, check_manifest
 from modalkit.data.frame_values import Reader, cells
 from modalkit.data.frames import Frame
 from modalkit.data.joining import as_frame
 from modalkit.errors import InputError
+from modalkit.inference.conditions import model_batch, seen_as_if
 from modalkit.inference.filling import Known, fill
 from modalkit.inference.frame_rows import read_rows, readers
 from modalkit.inference.results import Imputed
 from modalkit.inference.sampler import LatentSampler
-from modalkit.inference.values import Given, as_batch, only
+from modalkit.inference.values import Given, only
 from modalkit.model.vae import MultimodalVAE
 from modalkit.plugin import Cells
 from modalkit.registry import modality
@@ -36,6 +37,7 @@ def impute(
     draws: int,
     seed: int,
     sampler: LatentSampler | None,
+    as_if: Given | None = None,
 ) -> Imputed | Any:
     """Fill what is absent; see `modalkit.TrainedModel.impute`.
 
@@ -47,39 +49,56 @@ def impute(
         draws: number of samples of z for each row.
         seed: seed of the samples.
         sampler: makes the samples, instead of the posterior.
+        as_if: covariates that decoders see instead of the rows' own.
     """
     known: Known = {}
     if (frame := as_frame(data)) is not None:
         if rows is not None:
             raise InputError("rows: is for datasets; give the rows of the table that you mean")
-        return impute_frame(model, frame, sample=sample, draws=draws, seed=seed, sampler=sampler)
+        return impute_frame(model, frame, sample=sample, draws=draws, seed=seed, sampler=sampler, as_if=as_if)
     if isinstance(data, Dataset):
-        check_manifest(data.path, model.schemas)
+        check_manifest(data.path, {**model.schemas, **model.covariate_schemas})
         rows = torch.arange(len(data)) if rows is None else rows
-        batch = as_batch(model.schemas, only(data[rows], model.schemas))
+        batch = rows_of(model, data, rows)
         known = {n: data.known(n, rows) for n in model.names if data.manifest.modalities[n].partly}
     else:
-        batch = as_batch(model.schemas, data)
+        batch = model_batch(model, data)
+    batch = batch if as_if is None else seen_as_if(model, batch, as_if)
     return fill(model, batch, known, sample=sample, draws=draws, seed=seed, sampler=sampler)
 
 
 def impute_frame(
-    model: MultimodalVAE, frame: Frame, *, sample: bool, draws: int, seed: int, sampler: LatentSampler | None = None
+    model: MultimodalVAE,
+    frame: Frame,
+    *,
+    sample: bool,
+    draws: int,
+    seed: int,
+    sampler: LatentSampler | None = None,
+    as_if: Given | None = None,
 ) -> Any:
     """Return a table with its missing cells filled; see `modalkit.TrainedModel.impute`."""
-    reading = readers(model.schemas, frame)
+    reading = readers({**model.schemas, **model.covariate_schemas}, frame)
     found: dict[str, tuple[list[Any], list[Any]]] = {}
     starts = range(0, frame.rows, _ROWS)
     with bar(frame.rows, "imputing", unit="row", leave=False) as shown:
         for index, start in enumerate(starts):
             part = slice(start, min(start + _ROWS, frame.rows))
-            batch, known = read_rows(reading, part)
+            whole, known = read_rows(reading, part)
+            batch = model_batch(model, whole, as_if=as_if)
             chosen = derived_seed(seed, "impute shard", index)
             filled = fill(model, batch, known, sample=sample, draws=draws, seed=chosen, sampler=sampler)
-            for name, reader in reading.items():
-                _collect(found, reader, filled, name, part)
+            for name in model.schemas:
+                _collect(found, reading[name], filled, name, part)
             shown.update(len(batch))
     return frame.filled({name: (np.array(rows, np.int64), values) for name, (rows, values) in found.items()})
+
+
+def rows_of(model: MultimodalVAE, dataset: Dataset, rows: Tensor) -> Batch:
+    """Return rows of a dataset that has a model's modalities and covariates, whether it carries these apart or not."""
+    batch = dataset[rows]
+    apart = batch.covariates is not None
+    return model_batch(model, only(batch, model.schemas if apart else {**model.schemas, **model.covariate_schemas}))
 
 
 def _collect(found: dict[str, Any], reader: Reader, filled: Imputed, name: str, rows: slice) -> None:

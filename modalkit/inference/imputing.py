@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,14 @@ Counts = dict[str, tuple[int, int]]
 
 
 def impute_dataset(
-    model: TrainedModel, dataset: Dataset, out: Path, *, sample: bool = False, draws: int = 32, seed: int = 0
+    model: TrainedModel,
+    dataset: Dataset,
+    out: Path,
+    *,
+    sample: bool = False,
+    draws: int = 32,
+    seed: int = 0,
+    as_if: Mapping[str, Any] | None = None,
 ) -> Counts:
     """Write a dataset in which absent entries are filled, and a table that says how.
 
@@ -50,6 +57,7 @@ def impute_dataset(
         sample: see `TrainedModel.impute`.
         draws: see `TrainedModel.impute`.
         seed: see `TrainedModel.impute`.
+        as_if: see `TrainedModel.impute`; values that JSON can hold.
 
     Returns:
         For each modality how many entries were filled, and how many remain absent.
@@ -57,11 +65,12 @@ def impute_dataset(
     Raises:
         InputError: the dataset does not fit the model, or `out` holds something else.
     """
-    dataset.manifest.check(model.schemas, dataset.path)
+    dataset.manifest.check({**model.schemas, **model.covariates}, dataset.path)
     schemas = {name: model.schemas.get(name, schema) for name, schema in schemas_of(dataset).items()}
     if unknown := [name for name in dataset.names if name not in schemas]:
         raise InputError(f"{dataset.path}: {', '.join(unknown)}: of a kind that is not installed, so not copied")
     settings = _settings(model, dataset) | {"sample": sample, "draws": draws, "seed": seed}
+    settings |= {} if as_if is None else {"as_if": dict(as_if)}
     with locked(out, "imputing"):
         shards = torch.split(torch.arange(len(dataset)), ROWS)
         writer = DatasetWriter(out, schemas, settings, len(shards))
@@ -71,7 +80,7 @@ def impute_dataset(
         with bar(len(shards), "imputing", unit="shard", initial=len(shards) - len(pending), leave=False) as progress:
             for index in pending:
                 rows = shards[index]
-                filled = _impute(model, dataset, index, rows, sample, draws, seed)
+                filled = _impute(model, dataset, index, rows, sample, draws, seed, as_if)
                 # The table comes first, because a shard that exists marks its part of the work as done.
                 table = _columns(model, dataset, rows, filled)
                 write_table(out / "imputed" / f"{index:05d}.parquet", iter([table]))
@@ -91,7 +100,14 @@ def _settings(model: TrainedModel, dataset: Dataset) -> dict[str, Any]:
 
 
 def impute_table(
-    model: TrainedModel, dataset: Dataset, out: Path, *, sample: bool = False, draws: int = 32, seed: int = 0
+    model: TrainedModel,
+    dataset: Dataset,
+    out: Path,
+    *,
+    sample: bool = False,
+    draws: int = 32,
+    seed: int = 0,
+    as_if: Mapping[str, Any] | None = None,
 ) -> tuple[Counts, list[Path]]:
     """Write a table of a dataset's rows in which absent entries are filled, with the same numbers as `impute_dataset`.
 
@@ -105,6 +121,7 @@ def impute_table(
         sample: see `TrainedModel.impute`.
         draws: see `TrainedModel.impute`.
         seed: see `TrainedModel.impute`.
+        as_if: see `TrainedModel.impute`.
 
     Returns:
         For each modality how many entries were filled and how many remain absent; and the files.
@@ -114,13 +131,13 @@ def impute_table(
         RunError: the disk cannot be written.
     """
     check_table(out)
-    dataset.manifest.check(model.schemas, dataset.path)
+    dataset.manifest.check({**model.schemas, **model.covariates}, dataset.path)
     counts = torch.zeros(2, len(model.modalities), dtype=torch.long)
 
     def parts() -> Iterator[tuple[Tensor, Imputed]]:
         with bar(len(dataset), "imputing", unit="row", leave=False) as progress:
             for index, rows in enumerate(torch.split(torch.arange(len(dataset)), ROWS)):
-                filled = _impute(model, dataset, index, rows, sample, draws, seed)
+                filled = _impute(model, dataset, index, rows, sample, draws, seed, as_if)
                 counts.add_(torch.stack([filled.imputed, ~filled.batch.present]).sum(1))
                 yield rows, filled
                 progress.update(len(rows))
@@ -141,10 +158,18 @@ def uninformed(model: TrainedModel, dataset: Dataset) -> int:
 
 
 def _impute(
-    model: TrainedModel, dataset: Dataset, index: int, rows: Tensor, sample: bool, draws: int, seed: int
+    model: TrainedModel,
+    dataset: Dataset,
+    index: int,
+    rows: Tensor,
+    sample: bool,
+    draws: int,
+    seed: int,
+    as_if: Mapping[str, Any] | None,
 ) -> Imputed:
     """Fill the rows of one shard; their samples depend on the shard's index alone."""
-    return model.impute(dataset, rows, sample=sample, draws=draws, seed=derived_seed(seed, "impute shard", index))
+    chosen = derived_seed(seed, "impute shard", index)
+    return model.impute(dataset, rows, sample=sample, draws=draws, seed=chosen, as_if=as_if)
 
 
 def _joined(model: TrainedModel, dataset: Dataset, parts: Sequence[Imputed]) -> dict[str, Filled]:

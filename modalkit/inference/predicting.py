@@ -12,9 +12,9 @@ from torch import Tensor
 from modalkit import registry
 from modalkit.data import Batch
 from modalkit.inference.chunks import chunks, computing
+from modalkit.inference.conditions import model_batch
 from modalkit.inference.results import Embedding, Inference, joined_embeddings, joined_predictions, moments
 from modalkit.inference.sampler import LatentSampler, shaped
-from modalkit.inference.values import as_batch
 from modalkit.model.prediction import Prediction, predict
 from modalkit.model.sampling import Noise, sample_noise, sample_z
 from modalkit.model.vae import MultimodalVAE
@@ -130,7 +130,7 @@ def measures(model: MultimodalVAE) -> dict[str, str]:
     found = {name: "probability" if outcome.has_classes else "scale" for name, outcome in outcomes.items()}
     if reals := [name for name, outcome in outcomes.items() if outcome is Outcome.REAL]:
         # The likelihood of a real kind may lack a variance, and a kind without a declared outcome may be integer.
-        origin, nothing = torch.zeros(1, model.latent_dim), as_batch(model.schemas, {})
+        origin, nothing = torch.zeros(1, model.latent_dim), model_batch(model, {})
         for name, prediction in decode(model, origin, nothing, reals, 0).items():
             if prediction.probability is not None:
                 found[name] = "probability"

@@ -85,7 +85,7 @@ def fit_sampler(model: TrainedModel, dataset: Dataset, *, steps: int = STEPS, se
 
 def _pairs(model: TrainedModel, dataset: Dataset, seed: int) -> tuple[Pairs, Pairs]:
     """Return the pairs that are learned from, and those that choose when to stop."""
-    dataset.manifest.check(model.schemas, dataset.path)
+    dataset.manifest.check({**model.schemas, **model.covariates}, dataset.path)
     dataset = weaken(dataset, dataset.rows("train"), model.recipe.data.weak, model.recipe.seed)
     train, valid = dataset.rows("train"), dataset.rows("valid")
     if not len(valid) and len(train) > 1:

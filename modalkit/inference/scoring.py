@@ -39,6 +39,8 @@ def score(
     targets, given = (
         tuple(n for n, there in zip(model.names, one.present.any(0), strict=True) if there) for one in (asked, known)
     )
+    if asked.covariates is not None and bool(asked.covariates.present.any()):
+        raise InputError("targets: has a covariate, which the model does not predict; put it into what is given")
     question = check(model, Question(targets, given))
     batch = _joined(known, asked, targets)
     parts = []
@@ -59,7 +61,14 @@ def _joined(known: Batch, asked: Batch, targets: tuple[str, ...]) -> Batch:
     return Batch(
         {n: value.expand(rows, *value.shape[1:]) for n, value in values.items()},
         known.present.expand(rows, -1) | asked.present.expand(rows, -1),
+        None if known.covariates is None else _repeated(known.covariates, rows),
     )
+
+
+def _repeated(batch: Batch, rows: int) -> Batch:
+    """Return a batch of one row, or of as many as asked for, with that many rows."""
+    values = {n: value.expand(rows, *value.shape[1:]) for n, value in batch.values.items()}
+    return Batch(values, batch.present.expand(rows, -1))
 
 
 def _estimate(

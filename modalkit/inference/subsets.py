@@ -8,7 +8,7 @@ from torch import Tensor
 
 from modalkit.errors import InputError
 from modalkit.evaluation.questions import allows
-from modalkit.inference.values import check_names
+from modalkit.inference.conditions import check_modalities
 from modalkit.model.vae import MultimodalVAE
 
 
@@ -37,7 +37,7 @@ def check_want(model: MultimodalVAE, want: Sequence[str]) -> None:
     """Raise `InputError` unless `want` is a list of modalities that the model can predict."""
     if isinstance(want, str):
         raise InputError(f"want: give a list of modalities, such as ['{want}'], not a text")
-    check_names(want, model.names)
+    check_modalities(want, model)
     if conditions := [name for name in want if name not in model.decoders]:
         raise InputError(f"{', '.join(conditions)}: this run's objective does not model it, only conditions on it")
     if not want:

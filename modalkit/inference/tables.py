@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from modalkit.data import SPLITS, Batch, Dataset
+from modalkit.data import SPLITS, Dataset
 from modalkit.errors import InputError
+from modalkit.inference.frames import rows_of
 from modalkit.inference.trained import TrainedModel
 from modalkit.util.files import write_atomic
 from modalkit.util.progress import bar
@@ -47,7 +49,7 @@ def write_embedding(
         InputError: the dataset does not fit the model, or no row has any of the given modalities.
     """
     check_table(out)
-    dataset.manifest.check(model.schemas, dataset.path)
+    dataset.manifest.check({**model.schemas, **model.covariates}, dataset.path)
     rows = torch.arange(len(dataset)) if split is None else dataset.rows(split)
     present = dataset.present[rows][:, [dataset.names.index(n) for n in model.modalities]]
     usable = model.usable(present & torch.tensor([given is None or n in given for n in model.modalities]))
@@ -58,8 +60,7 @@ def write_embedding(
     def parts() -> Iterator[Columns]:
         with bar(len(rows), "embedding", unit="row", leave=False) as progress:
             for at in torch.split(torch.arange(len(rows)), ROWS):
-                batch = dataset[rows[at]]
-                found = model.embed(Batch({n: batch.values[n] for n in model.modalities}, usable[at]))
+                found = model.embed(replace(rows_of(model.model, dataset, rows[at]), present=usable[at]))
                 columns = {"key": [dataset.key(int(row)) for row in rows[at]], "split": splits(dataset, rows[at])}
                 columns |= numbered("loc_", found.loc) | numbered("scale_", found.scale)
                 yield columns

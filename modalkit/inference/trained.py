@@ -14,14 +14,14 @@ from modalkit.data import Batch, Dataset
 from modalkit.errors import InputError
 from modalkit.evaluation.likelihood import Estimate
 from modalkit.evaluation.questions import allows
-from modalkit.inference import predicting
+from modalkit.inference import conditions, predicting
 from modalkit.inference.frames import impute
 from modalkit.inference.results import Embedding, Imputed, Inference
 from modalkit.inference.sampler import LatentSampler
 from modalkit.inference.saving import packed, save, unpacked
 from modalkit.inference.scoring import score
 from modalkit.inference.subsets import check_given, check_want, usable
-from modalkit.inference.values import Given, as_batch, check_names
+from modalkit.inference.values import Given
 from modalkit.model.prediction import Prediction
 from modalkit.model.vae import MultimodalVAE
 from modalkit.plugin import Schema
@@ -47,6 +47,7 @@ class TrainedModel:
     Attributes:
         modalities: their names, in the recipe's order.
         schemas: the modalities' schemas.
+        covariates: those of the covariates, whose values may be given beside those of modalities.
         latent_dim: size of z.
     """
 
@@ -64,6 +65,7 @@ class TrainedModel:
         self.sampler = sampler
         self.modalities: tuple[str, ...] = model.names
         self.schemas: dict[str, Schema] = model.schemas
+        self.covariates: dict[str, Schema] = model.covariate_schemas
         self.latent_dim: int = model.latent_dim
 
     @cached_property
@@ -98,7 +100,7 @@ class TrainedModel:
 
     def allows(self, given: Sequence[str]) -> bool:
         """Tell whether the model has a posterior given exactly these modalities; given none, it is the prior."""
-        check_names(given, self.modalities)
+        conditions.check_modalities(given, self.model)
         return allows(self.model, given)
 
     def usable(self, present: Tensor) -> Tensor:
@@ -118,6 +120,7 @@ class TrainedModel:
         noise: bool = False,
         seed: int = 0,
         sampler: bool = True,
+        as_if: Given | None = None,
     ) -> Inference:
         r"""Predict modalities from others: :math:`p(x_{want}|x_{given}) = E_{q(z|x_{given})} p(x_{want}|z)`.
 
@@ -130,8 +133,8 @@ class TrainedModel:
             noise: sample from the likelihoods. By default samples are the likelihoods' means (of integers, their
                 modes), which is better for looking at pictures.
             seed: seed of everything random.
-            sampler: whether samples come from the fitted sampler, if there is one, or from the posterior. All else that
-                is predicted is the same with and without a sampler.
+            sampler: whether samples come from the fitted sampler, if there is one; nothing else depends on it.
+            as_if: covariates under which to predict, such as another site; by default those that are given.
 
         Returns:
             Predictions of one row, or of as many rows as were given.
@@ -140,7 +143,7 @@ class TrainedModel:
             InputError: a modality is unknown, a value does not fit, the objective trains no posterior of what is given,
                 or the model only conditions on a wanted modality.
         """
-        batch = as_batch(self.schemas, given)
+        batch = conditions.model_batch(self.model, given, as_if=as_if)
         known = batch.present.any(0)
         if want is None:
             want = [n for n in self.predictable if not known[self.modalities.index(n)]]
@@ -164,6 +167,7 @@ class TrainedModel:
         n: int,
         want: Sequence[str] | None = None,
         *,
+        given: Given | None = None,
         noise: bool = False,
         temperature: float = 1.0,
         seed: int = 0,
@@ -174,9 +178,11 @@ class TrainedModel:
         Args:
             n: number of rows.
             want: the modalities to decode; all by default.
+            given: values of covariates, one for all rows or one for each. Of the others, each row has those of a
+                training row.
             noise: whether the sample of each row is sampled from the likelihoods, or is their mean.
-            temperature: factor of the standard deviation of the prior, or of the sampler's noise, from 0. Below 1,
-                samples are more typical and less diverse.
+            temperature: factor of the standard deviation of the prior, or of the sampler's noise, from 0; below 1,
+                more typical samples.
             seed: seed of the samples.
             sampler: whether to use the fitted sampler, if there is one, or the prior.
 
@@ -190,7 +196,7 @@ class TrainedModel:
             raise InputError(f"cannot sample {n} rows; ask for 1 or more")
         if not 0 <= temperature < math.inf:
             raise InputError(f"the temperature must be a number from 0, not {temperature}")
-        batch = as_batch(self.schemas, {}, n)
+        batch = conditions.sampled_rows(self.model, given, n, seed)
         want = self.predictable if want is None else want
         check_want(self.model, want)
         self._check_given(batch)
@@ -216,7 +222,7 @@ class TrainedModel:
         Raises:
             InputError: see `infer`.
         """
-        batch = as_batch(self.schemas, given)
+        batch = conditions.model_batch(self.model, given)
         self._check_given(batch)
         return predicting.embed(self.model, batch)
 
@@ -228,7 +234,7 @@ class TrainedModel:
         Args:
             z: `(rows, latent_dim)`.
             want: the modalities to decode; all by default.
-            given: the condition, if the model is a conditional one; see `infer`.
+            given: the condition, if the model is a conditional one, or covariates; see `infer`.
             seed: seed of the given values that a kind resamples, such as binarised pictures.
 
         Returns:
@@ -241,7 +247,7 @@ class TrainedModel:
         check_want(self.model, want)
         if z.ndim != 2 or z.shape[1] != self.latent_dim:
             raise InputError(f"z: got the shape {tuple(z.shape)}; give (rows, {self.latent_dim})")
-        batch = as_batch(self.schemas, given or {}, len(z))
+        batch = conditions.model_batch(self.model, given or {}, len(z))
         if len(batch) != len(z):
             raise InputError(f"the numbers of rows differ: {len(z)} of z, {len(batch)} given")
         self._check_given(batch)
@@ -256,6 +262,7 @@ class TrainedModel:
         draws: int = 32,
         seed: int = 0,
         sampler: bool = True,
+        as_if: Given | None = None,
     ) -> Imputed | Any:
         """Fill every absent entry from what its row has.
 
@@ -275,6 +282,7 @@ class TrainedModel:
             draws: number of samples of z for each row, over which the mean is taken.
             seed: seed of the samples.
             sampler: whether samples come from the fitted sampler, if there is one, or from the posterior.
+            as_if: covariates under which to predict the absent entries; by default those of the row.
 
         Returns:
             The same kind of table, or `modalkit.inference.Imputed` for anything else.
@@ -283,7 +291,7 @@ class TrainedModel:
             InputError: the dataset does not have the model's modalities, or the table none of its columns.
         """
         own = self.sampler if sampler else None
-        return impute(self.model, data, rows, sample=sample, draws=draws, seed=seed, sampler=own)
+        return impute(self.model, data, rows, sample=sample, draws=draws, seed=seed, sampler=own, as_if=as_if)
 
     def score(
         self,
@@ -314,7 +322,7 @@ class TrainedModel:
         Raises:
             InputError: see `infer`; or a modality is both given and a target.
         """
-        known, asked = as_batch(self.schemas, given), as_batch(self.schemas, targets)
+        known, asked = (conditions.model_batch(self.model, one) for one in (given, targets))
         return score(self.model, known, asked, particles, prior_particles, seed)
 
     def save(self, folder: Path | str) -> None:

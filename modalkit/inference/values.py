@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -38,7 +39,7 @@ def check_names(names: Sequence[str], known: Sequence[str]) -> None:
 def only(batch: Batch, names: Mapping[str, Schema]) -> Batch:
     """Return a batch with only the modalities in `names`, in their order."""
     columns = [list(batch.values).index(n) for n in names]
-    return Batch({n: batch.values[n] for n in names}, batch.present[:, columns])
+    return replace(batch, values={n: batch.values[n] for n in names}, present=batch.present[:, columns])
 
 
 def as_batch(schemas: Mapping[str, Schema], given: Given, rows: int = 1) -> Batch:

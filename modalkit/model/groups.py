@@ -9,6 +9,7 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor, nn
 
+from modalkit.model.covariates import ConditionedExpert
 from modalkit.model.networks import ModalityNetworks
 from modalkit.model.observed import Observed
 from modalkit.model.rows import full, spread, take
@@ -83,9 +84,10 @@ class SingleGroup(NetworkGroup):
         """Encode the rows that have the modality; see `NetworkGroup.experts`."""
         networks, name, found = self.networks, self.name, None
         if name in networks.heads:
+            condition = observed.condition_of(name)
 
             def encode() -> tuple[Tensor, ...]:
-                return networks.encode(name, observed[name])
+                return networks.encode(name, observed[name], condition)
 
             rows = present[:, self.column].nonzero().squeeze(1)
             found = networks.run_on_rows(name, "encoder", networks.encoders[name], rows, len(present), encode)
@@ -157,8 +159,10 @@ class StackedGroup(NetworkGroup):
         if not len(chosen.members):
             return [networks.no_experts(name, len(present))] * len(self.names)
         with networks.blame(name, "encoder"):
-            values = chosen.take(observed.all_rows(self.names))
-            expert = networks.expert(self._experts(chosen.members.tolist(), values))
+            seen = [chosen.take(observed.all_rows(self.names))]
+            if observed.condition is not None:
+                seen.append(chosen.take(observed.condition.expand(len(self.names), -1, -1)))
+            expert = networks.expert(self._experts(chosen.members.tolist(), *seen))
         parts = [chosen.spread(part, present.shape) for part in expert]
         return list(zip(*map(torch.unbind, parts), strict=True))
 
@@ -216,11 +220,14 @@ def fastest_groups(networks: ModalityNetworks) -> tuple[NetworkGroup, ...]:
     parts = (networks.encoders, networks.decoders, networks.heads)
     whole = {n: s for n, s in networks.schemas.items() if all(n in part for part in parts)}
     for names in together({n: s.model_copy(update={"weight": 1.0}).model_dump_json() for n, s in whole.items()}):
-        experts = [nn.Sequential(networks.encoders[n], networks.heads[n]) for n in names]
+        whole_expert = nn.Sequential if networks.covariates is None else ConditionedExpert
+        experts = [whole_expert(networks.encoders[n], networks.heads[n]) for n in names]
         decoders = [networks.decoders[n] for n in names]
-        example = networks.unpack(names[0], networks.schemas[names[0]].zeros(2, networks.device))
-        z = torch.zeros(2, networks.latent_dim, dtype=networks.dtype, device=networks.device)
-        if can_stack(experts, example) and can_stack(decoders, z):
+        example = [networks.unpack(names[0], networks.schemas[names[0]].zeros(2, networks.device))]
+        z = torch.zeros(2, networks.decoder_widths[names[0]], dtype=networks.dtype, device=networks.device)
+        if networks.covariates is not None:
+            example.append(z[:, networks.latent_dim :])
+        if can_stack(experts, *example) and can_stack(decoders, z):
             stacked.append(StackedGroup(networks, names, experts, decoders))
     grouped = {name for group in stacked for name in group.names}
     return (*stacked, *(group for group in single_groups(networks) if group.names[0] not in grouped))

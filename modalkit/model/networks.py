@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,9 @@ from modalkit.nn.centered import Centered
 from modalkit.plugin import CustomNetwork, Modality, Schema
 from modalkit.util.processes import Processes
 
+if TYPE_CHECKING:
+    from modalkit.model.covariates import Covariates
+
 
 class ModalityNetworks(nn.Module):
     """An encoder, a Gaussian head and a decoder for each modality.
@@ -37,6 +40,7 @@ class ModalityNetworks(nn.Module):
         mixes_rows: by name, whether a decoder's rows depend on each other in training, through batch normalisation.
             Such a decoder must normalise each ELBO term separately.
         measurements: by name, the `Measurement` of experts with a precision matrix; empty if experts are diagonal.
+        covariates: the conditions that heads and decoders see beside features and z; None if there are none.
 
     Raises:
         InputError: a plugin raised or returned a wrong shape; names the modality, its kind and what was expected.
@@ -49,7 +53,8 @@ class ModalityNetworks(nn.Module):
         self.kinds: dict[str, Modality[Any]] = {n: registry.modality(s.kind) for n, s in schemas.items()}
         self.encoders, self.decoders, self.heads = NetworkDict(), NetworkDict(), NetworkDict()
         self.measurements = NetworkDict()
-        self._decoder_widths: dict[str, int] = {}
+        self.covariates: Covariates | None = None
+        self.decoder_widths: dict[str, int] = {}
         for name, schema in self.schemas.items():
             self.add_networks(name, schema)
         self.mixes_rows = {name: name in self.decoders and mixes_rows(self.decoders[name]) for name in self.names}
@@ -110,7 +115,7 @@ class ModalityNetworks(nn.Module):
                 decoder = kind.decoder(schema, inputs)
             with evaluating(decoder), torch.no_grad():
                 raw = decoder(torch.zeros(2, inputs))
-        self._decoder_widths[name] = inputs
+        self.decoder_widths[name] = inputs
         with self.blame(name, "likelihood"):
             made = kind.likelihood(schema, raw)
             if (made.batch_shape, made.event_shape) != ((2,), schema.event_shape):
@@ -120,6 +125,11 @@ class ModalityNetworks(nn.Module):
                 )
         return decoder
 
+    @property
+    def covariate_schemas(self) -> dict[str, Schema]:
+        """The covariates by name; none if there are none."""
+        return {} if self.covariates is None else self.covariates.schemas
+
     def center(self) -> None:
         """Replace each decoder by a `Centered` one if its kind has a `marginal` and its output is one tensor.
 
@@ -127,7 +137,7 @@ class ModalityNetworks(nn.Module):
             InputError: a plugin raised.
         """
         for name, decoder in self.decoders.items():
-            inputs = self._decoder_widths[name]
+            inputs = self.decoder_widths[name]
             with self.blame(name, "decoder"), evaluating(decoder), torch.no_grad():
                 one = isinstance(decoder(torch.zeros(2, inputs)), Tensor)
             if one and self.kinds[name].marginal is not None:
@@ -226,14 +236,15 @@ class ModalityNetworks(nn.Module):
             value = self.schemas[name].unpack(stored)
         return value.to(self.dtype) if value.is_floating_point() else value
 
-    def encode(self, name: str, value: Tensor) -> tuple[Tensor, ...]:
+    def encode(self, name: str, value: Tensor, condition: Tensor | None = None) -> tuple[Tensor, ...]:
         """Return the experts q(z|x_m) of one modality; see `expert`.
 
         Args:
             name: the modality.
             value: `(rows, *event_shape)`, unpacked.
+            condition: see `head_output`.
         """
-        return self.expert(self.head_output(name, value))
+        return self.expert(self.head_output(name, value, condition))
 
     def expert(self, head: Tensor) -> tuple[Tensor, ...]:
         """Return what describes the experts, from a head's output `(rows, ...)`.
@@ -253,17 +264,19 @@ class ModalityNetworks(nn.Module):
         shape = (1, rows, rank) if rank else (2, rows, self.latent_dim)
         return torch.zeros(shape, device=self.device, dtype=self.dtype).unbind()
 
-    def head_output(self, name: str, value: Tensor) -> Tensor:
+    def head_output(self, name: str, value: Tensor, condition: Tensor | None = None) -> Tensor:
         """Return the output of a modality's head, which describes its experts, `(rows, ...)`.
 
         Args:
             name: the modality.
             value: `(rows, *event_shape)`, unpacked.
+            condition: of these rows, `(rows, width)`; see `Observed.condition_of`.
         """
         if value.ndim == 4:
             value = value.contiguous(memory_format=torch.channels_last)
         with self.blame(name, "encoder"):
-            output: Tensor = self.heads[name](self.encoders[name](value))
+            seen = (self.encoders[name](value), *(() if condition is None else (condition,)))
+            output: Tensor = self.heads[name](*seen)
         return output
 
     def likelihood(self, name: str, z: Tensor, *, train: bool = True) -> Distribution:

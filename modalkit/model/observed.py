@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -54,6 +55,30 @@ class Observed(Mapping[str, Tensor]):
             values = self._networks.unpack(names[0], stored.flatten(0, 1))
             self._unpacked_together[names] = torch.unflatten(values, 0, stored.shape[:2])
         return self._unpacked_together[names]
+
+    @cached_property
+    def condition(self) -> Tensor | None:
+        """What heads see of the covariates, `(batch, width)`; None if the model has none."""
+        return self._condition(self._batch.covariates)
+
+    @cached_property
+    def decoder_condition(self) -> Tensor | None:
+        """What decoders see of the covariates, `(batch, width)`; None if the model has none."""
+        return self.condition if self._batch.as_if is None else self._condition(self._batch.as_if)
+
+    def condition_of(self, name: str) -> Tensor | None:
+        """Return the condition of the rows that have a modality, `(rows in which it is present, width)`."""
+        if self.condition is None:
+            return None
+        return take(self.condition, self._batch.present[:, self._networks.names.index(name)].nonzero().squeeze(1))
+
+    def _condition(self, covariates: Batch | None) -> Tensor | None:
+        if self._networks.covariates is None:
+            return None
+        if covariates is None:  # a mistake in the code: rows would count as average ones
+            raise ValueError(f"rows lack the covariates {', '.join(self._networks.covariate_schemas)}")
+        condition: Tensor = self._networks.covariates(covariates)
+        return condition
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._networks.names)

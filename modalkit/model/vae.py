@@ -105,15 +105,18 @@ class MultimodalVAE(ModalityNetworks):
         """Tell for which subsets of modalities the model has posteriors, bool `(..., modalities) -> (...)`."""
         return torch.ones(given.shape[:-1], dtype=torch.bool)
 
-    def decoder_inputs(self, z: Tensor, observed: Mapping[str, Tensor], present: Tensor) -> Tensor:
-        """Return the decoders' input for samples of z: z itself, unless a model adds a condition.
+    def decoder_inputs(self, z: Tensor, observed: Observed, present: Tensor) -> Tensor:
+        """Return the decoders' input for samples of z: z itself, joined with the covariates if there are any.
+
+        A subclass may add another condition.
 
         Args:
             z: `(..., batch, latent_dim)`.
             observed: what `observed` returned.
             present: bool `(batch, modalities)`, on the CPU.
         """
-        return z
+        condition = observed.decoder_condition
+        return z if condition is None else torch.cat([z, condition.expand(*z.shape[:-1], -1)], -1)
 
     def compile_networks(self, mode: str) -> None:
         """Compile the networks with `torch.compile`, once for any number of rows.

@@ -38,30 +38,30 @@ class Stacked:
             for name, tensor in chain(network.named_parameters(), network.named_buffers()):
                 self.tensors[name].append(tensor)
 
-    def __call__(self, members: Sequence[int], inputs: Tensor, *, train: bool = True) -> Tensor:
+    def __call__(self, members: Sequence[int], *inputs: Tensor, train: bool = True) -> Tensor:
         """Call some of the networks.
 
         Args:
             members: indices of these networks.
-            inputs: `(members, rows, ...)`.
+            inputs: `(members, rows, ...)` each.
             train: whether the networks learn from these rows; otherwise gradients reach only the inputs.
 
         Returns:
             `(members, rows, ...)`.
         """
 
-        def call(tensors: dict[str, Tensor], x: Tensor) -> Tensor:
-            result: Tensor = functional_call(self.one, tensors, (x,))
+        def call(tensors: dict[str, Tensor], *rows: Tensor) -> Tensor:
+            result: Tensor = functional_call(self.one, tensors, rows)
             return result
 
         stacked = {name: torch.stack([own[m] for m in members]) for name, own in self.tensors.items()}
         if not train:
             stacked = {name: tensor.detach() for name, tensor in stacked.items()}
-        result: Tensor = vmap(call, randomness="different")(stacked, inputs)
+        result: Tensor = vmap(call, randomness="different")(stacked, *inputs)
         return result
 
 
-def can_stack(networks: Sequence[nn.Module], example: Tensor) -> bool:
+def can_stack(networks: Sequence[nn.Module], *example: Tensor) -> bool:
     """Tell whether networks can be `Stacked`.
 
     They must consist of dense layers and embeddings, without batch normalisation, and give the same outputs in stacked
@@ -70,7 +70,7 @@ def can_stack(networks: Sequence[nn.Module], example: Tensor) -> bool:
 
     Args:
         networks: networks of modalities with equal schemas.
-        example: rows that each network accepts, `(rows, ...)`.
+        example: rows that each network accepts, `(rows, ...)` each.
     """
     plain = all(
         isinstance(part, (nn.Linear, nn.Embedding, Centered, Scaled))
@@ -80,10 +80,10 @@ def can_stack(networks: Sequence[nn.Module], example: Tensor) -> bool:
     if not plain or any(str(other) != str(networks[0]) for other in networks):
         return False
     try:
-        with evaluating(*networks), torch.no_grad(), torch.autocast(example.device.type, enabled=False):
-            each = torch.stack([network(example) for network in networks])
-            inputs = example.expand(len(networks), *example.shape)
-            return torch.allclose(Stacked(networks)(range(len(networks)), inputs), each, rtol=1e-4, atol=1e-5)
+        with evaluating(*networks), torch.no_grad(), torch.autocast(example[0].device.type, enabled=False):
+            each = torch.stack([network(*example) for network in networks])
+            inputs = [one.expand(len(networks), *one.shape) for one in example]
+            return torch.allclose(Stacked(networks)(range(len(networks)), *inputs), each, rtol=1e-4, atol=1e-5)
     except Exception:  # torch raises for what it cannot run as one; a plugin may raise anything
         return False
 

@@ -80,6 +80,7 @@ VAE = Objective(
     check=check_vae,
     model=lambda options, schemas, latent_dim: OwnPosteriors(schemas, latent_dim),
     correlated_experts=True,
+    covariates=True,
 )
 BIVCCA = Objective(
     name="bivcca",
@@ -89,4 +90,5 @@ BIVCCA = Objective(
     check=check_bivcca,
     model=lambda options, schemas, latent_dim: OwnPosteriors(schemas, latent_dim),
     correlated_experts=True,
+    covariates=True,
 )

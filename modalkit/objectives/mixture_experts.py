@@ -84,9 +84,11 @@ class ProductOfMixtures(MultimodalVAE):
 
     def _mixture(self, name: str, observed: Observed, present: Tensor) -> tuple[Tensor, ...]:
         """Return the log weights, locs and precisions of one modality's experts, zeros where it is absent."""
+        condition = observed.condition_of(name)
 
         def encode() -> tuple[Tensor, Tensor, Tensor]:
-            raw = torch.unflatten(full(self.head_output(name, observed[name])), 1, (self.each, -1))
+            head = self.head_output(name, observed[name], condition)
+            raw = torch.unflatten(full(head), 1, (self.each, -1))
             loc, log_variance, logits = torch.split(raw, [self.latent_dim, self.latent_dim, 1], -1)
             return logits.squeeze(-1).log_softmax(-1), loc, (-bounded_log(log_variance)).exp()
 
@@ -115,4 +117,5 @@ MIXTURE_MVAE = Objective(
     plan=plan_mvae,
     check=check_mixture_mvae,
     model=lambda options, schemas, latent_dim: ProductOfMixtures(schemas, latent_dim, options.components),
+    covariates=True,
 )

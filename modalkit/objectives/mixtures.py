@@ -69,6 +69,7 @@ MOPOE = Objective(
         schemas, latent_dim, all_subsets(len(schemas)), convex=True
     ),
     correlated_experts=True,
+    covariates=True,
 )
 r"""Sutter et al. 2021, the objective of MoPoE.
 

@@ -95,6 +95,7 @@ MMVAE = Objective(
     plan=plan_all,
     model=lambda options, schemas, latent_dim: MixtureOfExperts(schemas, latent_dim, options),
     correlated_experts=True,
+    covariates=True,
 )
 r"""Shi et al. 2019, the ELBO of MMVAE, or its importance-weighted bound.
 

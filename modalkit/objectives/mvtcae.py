@@ -56,4 +56,5 @@ MVTCAE = Objective(
     check=check_mvtcae,
     model=lambda options, schemas, latent_dim: MultimodalVAE(schemas, latent_dim, prior_expert=False),
     correlated_experts=True,
+    covariates=True,
 )

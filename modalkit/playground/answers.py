@@ -44,12 +44,13 @@ def answer(model: TrainedModel, given: Mapping[str, Any], want: Sequence[str], s
     Raises:
         InputError: see `TrainedModel.infer`.
     """
-    batch = as_batch(model.schemas, given)
+    schemas = {**model.schemas, **model.covariates}
+    batch = as_batch(schemas, given)
     found = model.infer(batch, want, SAMPLES, seed=seed) if want else None
     return {
         "predictions": [prediction(name, one) for name, one in found.items()] if found else [],
-        "seen": json_row(model.schemas, batch, 0),
-        **sharpening(model, batch, list(given)),
+        "seen": json_row(schemas, batch, 0),
+        **sharpening(model, batch, [name for name in given if name in model.schemas]),
     }
 
 
@@ -77,7 +78,7 @@ def sharpening(model: TrainedModel, batch: Batch, order: Sequence[str]) -> dict[
 
     Args:
         model: the model.
-        batch: one row.
+        batch: one row, with the covariates behind the modalities.
         order: the modalities that it has, in the order in which the user added them.
 
     Returns:
@@ -85,10 +86,11 @@ def sharpening(model: TrainedModel, batch: Batch, order: Sequence[str]) -> dict[
         the prior in nats; both are None if the model has no posterior of these modalities. ``loc``: the mean at the
         last step. ``dimensions``: loc, scale and KL of the dimensions with the largest KL.
     """
-    present = torch.zeros(len(order) + 1, len(model.modalities), dtype=torch.bool)
+    present = batch.present.repeat(len(order) + 1, 1)
+    present[:, : len(model.modalities)] = False
     for step, name in enumerate(order):
         present[step + 1 :, model.modalities.index(name)] = True
-    can = model.model.allows(present)
+    can = model.model.allows(present[:, : len(model.modalities)])
     rows = {n: v.expand(int(can.sum()), *v.shape[1:]) for n, v in batch.values.items()}
     found = model.embed(Batch(rows, present[can])) if bool(can.any()) else None
     steps: list[dict[str, Any]] = [{"added": name, "scale": None, "kl": None} for name in (None, *order)]

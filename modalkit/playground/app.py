@@ -50,15 +50,17 @@ class Playground:
         model: the model.
 
     Attributes:
-        controls: the controls of the modalities.
+        schemas: the modalities, and behind them the covariates; their numbers are what forms name.
+        controls: their controls.
         examples: rows of the held-out split; None if the model's dataset is not available or has changed.
         keys: keys of the examples.
     """
 
     def __init__(self, model: TrainedModel) -> None:
         self.model = model
+        self.schemas = {**model.schemas, **model.covariates}
         self.controls: list[Control] = controls(model)
-        self.examples, self.keys = _examples(model)
+        self.examples, self.keys = _examples(model, list(self.schemas))
         self._turns, self._bodies = anyio.Semaphore(_AT_ONCE), anyio.Semaphore(_READ_AT_ONCE)
         self._templates = Jinja2Templates(_HERE / "templates")
 
@@ -78,7 +80,7 @@ class Playground:
         known = {str(row): row for row in range(len(self.keys))}  # Python refuses to convert thousands of digits
         if self.examples is None or number not in known:
             raise HTTPException(404, "no such row")
-        return JSONResponse({"cells": json_row(self.model.schemas, self.examples, known[number])})
+        return JSONResponse({"cells": json_row(self.schemas, self.examples, known[number])})
 
     async def answer(self, request: Request) -> Response:
         """Answer a form with the numbers of ``known`` and ``want`` modalities, and a value of each known one."""
@@ -113,7 +115,7 @@ class Playground:
         """Return the known values, in the form's order."""
         given: dict[str, Any] = {}
         for name in self._names(form, "known"):
-            number = self.model.modalities.index(name)
+            number = list(self.schemas).index(name)
             if f"value-{number}" in form or "row" not in form:
                 given[name] = value_of(self.controls[number], form.get(f"value-{number}", []))
             else:
@@ -122,7 +124,7 @@ class Playground:
 
     def _of_example(self, row: int, number: int) -> torch.Tensor:
         """Return an example's stored value of the modality with this number."""
-        name = self.model.modalities[number]
+        name = list(self.schemas)[number]
         if self.examples is None or row >= len(self.keys) or not self.examples.present[row, number]:
             raise InputError(f"modality '{name}': that row does not have it")
         return self.examples.values[name][row]
@@ -130,7 +132,7 @@ class Playground:
     def _names(self, form: dict[str, list[str | bytes]], field: str) -> list[str]:
         """Return the names of the modalities whose numbers a field of a form has."""
         numbers = [str(one) for one in form.get(field, [])]
-        known = {str(number): name for number, name in enumerate(self.model.modalities)}
+        known = {str(number): name for number, name in enumerate(self.schemas)}
         if any(number not in known for number in numbers):
             raise InputError(f"{field}: no such modality")
         return list(dict.fromkeys(known[number] for number in numbers))
@@ -138,7 +140,7 @@ class Playground:
     def _thumbnail(self, row: int) -> dict[str, str] | None:
         """Return the first picture of an example, or its first value if it has no picture."""
         assert self.examples is not None
-        cells = [one for one in json_row(self.model.schemas, self.examples, row) if one]
+        cells = [one for one in json_row(self.schemas, self.examples, row) if one]
         return next((one for one in cells if "picture" in one), cells[0] if cells else json_cell(""))
 
 
@@ -208,11 +210,11 @@ def _point(text: str | bytes, latent_dim: int) -> list[float]:
     return point
 
 
-def _examples(model: TrainedModel) -> tuple[Batch | None, list[str]]:
-    """Return some held-out rows of the dataset that the model was trained on, and their keys."""
+def _examples(model: TrainedModel, names: list[str]) -> tuple[Batch | None, list[str]]:
+    """Return some held-out rows of the dataset that the model was trained on, with these columns, and their keys."""
     try:
-        dataset = Dataset(model.dataset_path(), list(model.modalities), in_memory=False)
-        check_manifest(dataset.path, model.schemas)
+        dataset = Dataset(model.dataset_path(), names, in_memory=False)
+        check_manifest(dataset.path, {**model.schemas, **model.covariates})
     except InputError as error:  # the dataset was moved, was built again in another way, or may not be contacted
         _log.info(f"no example rows: {error}")
         return None, []

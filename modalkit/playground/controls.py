@@ -45,8 +45,8 @@ class Control:
 
 
 def controls(model: TrainedModel) -> list[Control]:
-    """Return a control for each modality of a model."""
-    return [_control(model, name, schema) for name, schema in model.schemas.items()]
+    """Return a control for each modality of a model, and behind them one for each covariate."""
+    return [_control(model, name, schema) for name, schema in {**model.schemas, **model.covariates}.items()]
 
 
 def value_of(control: Control, given: Sequence[str | bytes]) -> Any:

@@ -116,6 +116,10 @@ class Objective(Generic[OptionsT]):
             epoch, a whole number counted from 0. None by default.
         correlated_experts: whether its `model` also works if `model.experts` is `low_rank` or `full`. It does if all
             posteriors come from `MultimodalVAE.products`. An objective without a `model` always works.
+        covariates: whether its `model` also works if the recipe has covariates. It does if all posteriors come from
+            `MultimodalVAE.products`, or from heads that are called by `ModalityNetworks.head_output` with
+            `Observed.condition_of`. The plan, `check` and `model` never see covariates. An objective without a `model`
+            always works.
     """
 
     name: str
@@ -127,3 +131,4 @@ class Objective(Generic[OptionsT]):
     complete_rows: bool = False
     frozen: Callable[[OptionsT, int], tuple[str, ...]] = lambda options, epoch: ()
     correlated_experts: bool = False
+    covariates: bool = False

@@ -61,11 +61,16 @@ class Schema(Settings):
         allow_inf_nan=False,
         description="Weight of this modality's log-likelihood (lambda in the paper).",
     )
+    role: Literal["modality", "covariate"] = Field(
+        "modality",
+        description="modality: inferred, and inferred from. covariate: a condition such as the site of a measurement, "
+        "which encoders and decoders of all modalities see, and which z need not explain.",
+    )
 
     dtype: ClassVar[Stored] = "float32"
     """How a sample is stored on disk and travels to the device."""
 
-    model_only: ClassVar[frozenset[str]] = frozenset({"weight", "network"})
+    model_only: ClassVar[frozenset[str]] = frozenset({"weight", "network", "role"})
     """Names of the fields that configure the model, and so need not agree with the dataset's."""
 
     from_dataset: ClassVar[frozenset[str]] = frozenset()

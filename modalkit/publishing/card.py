@@ -19,6 +19,7 @@ from modalkit.evaluation.saved import read_errors, read_translations
 from modalkit.evaluation.translation import Translation
 from modalkit.evaluation.translation_text import MEASURES, headline, more_text, number_text
 from modalkit.inference import TrainedModel
+from modalkit.plugin import Schema
 from modalkit.runs.folder import RunFolder
 from modalkit.util.text import markdown_table
 
@@ -34,10 +35,8 @@ def card(model: TrainedModel, graphs: Sequence[PurePath]) -> str:
     """
     counts = model.model.parameter_counts()
     counts["all"] = sum(counts.values())
-    modalities = [
-        (f"`{n}`", s.kind, " x ".join(map(str, s.event_shape)) or "one number", f"{s.weight:g}")
-        for n, s in model.schemas.items()
-    ]
+    modalities = [(f"`{n}`", s.kind, _shape(s), f"{s.weight:g}") for n, s in model.schemas.items()]
+    modalities += [(f"`{n}`", f"{s.kind}, a covariate", _shape(s), "") for n, s in model.covariates.items()]
     environment = jinja2.Environment(trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
     return environment.from_string((files("modalkit.publishing") / "card.md").read_text()).render(
         name=model.path.resolve().name,
@@ -50,6 +49,10 @@ def card(model: TrainedModel, graphs: Sequence[PurePath]) -> str:
         results=_results(model),
         parameters=markdown_table(("part", "parameters"), [(part, f"{n:,}") for part, n in counts.items()]),
     )
+
+
+def _shape(schema: Schema) -> str:
+    return " x ".join(map(str, schema.event_shape)) or "one number"
 
 
 def _data(model: TrainedModel) -> str:

@@ -114,6 +114,11 @@ def onnx_graph(model: TrainedModel, given: Sequence[str], want: str) -> Callable
             f"--onnx: this run's objective ({model.recipe.objective.name}) has posteriors of another form; "
             f"graphs support products of experts only (mvae, mvtcae, crmvae)"
         )
+    if model.covariates:
+        raise InputError(
+            f"--onnx: this model has covariates ({', '.join(model.covariates)}), which graphs do not support; export "
+            f"without --onnx"
+        )
     if not given:
         raise InputError("--onnx: name what is given, --given NAME,NAME")
     given = tuple(dict.fromkeys(given))

@@ -22,6 +22,7 @@ from modalkit.errors import InputError, did_you_mean
 from modalkit.plugin import ObjectiveOptions, Schema, Settings
 from modalkit.recipe.data_section import DataSettings
 from modalkit.recipe.plugged import invalid, validated_objective, validated_schema
+from modalkit.recipe.roles import check_roles
 from modalkit.recipe.templates import fold, modality_name
 from modalkit.recipe.train_section import TrainSettings
 from modalkit.recipe.yaml import Key, dump
@@ -117,12 +118,29 @@ class Recipe(Settings, metaclass=_Explained):
     def _objective_fits_the_modalities(cls, options: ObjectiveOptions, info: ValidationInfo) -> ObjectiveOptions:
         if "modalities" in info.data:
             try:
-                registry.get(registry.OBJECTIVES, options.name).check(options, tuple(info.data["modalities"]))
+                names = tuple(n for n, schema in info.data["modalities"].items() if schema.role == "modality")
+                if names:  # otherwise `_roles_fit` says so
+                    registry.get(registry.OBJECTIVES, options.name).check(options, names)
             except ValueError:
                 raise
             except Exception as error:  # a plugin may raise anything
                 raise ValueError(f"its check raised {type(error).__name__}: {error}") from error
         return options
+
+    @property
+    def explained(self) -> dict[str, Schema]:
+        """The modalities that are no covariates, in their order: those that the model infers, and infers from."""
+        return {name: schema for name, schema in self.modalities.items() if schema.role == "modality"}
+
+    @property
+    def covariates(self) -> dict[str, Schema]:
+        """The covariates, in their order."""
+        return {name: schema for name, schema in self.modalities.items() if schema.role == "covariate"}
+
+    @model_validator(mode="after")
+    def _roles_fit(self) -> Recipe:
+        check_roles(self.modalities, registry.get(registry.OBJECTIVES, self.objective.name), self.model.start)
+        return self
 
     @model_validator(mode="after")
     def _lists_name_modalities_once(self) -> Recipe:
@@ -134,6 +152,8 @@ class Recipe(Settings, metaclass=_Explained):
 
     def _check_names(self, key: Key, names: Sequence[str]) -> None:
         for name in names:
+            if name in self.covariates:
+                raise invalid(key, f"'{name}' is a covariate, which is neither hidden nor guessed; remove it here")
             if name not in self.modalities:
                 raise invalid(key, f"there is no modality '{name}'{did_you_mean(name, self.modalities)}")
             if names.count(name) > 1:
@@ -172,7 +192,7 @@ class Recipe(Settings, metaclass=_Explained):
 
     @model_validator(mode="after")
     def _pictures_to_augment(self) -> Recipe:
-        if self.data.augment.moves and not any(schema.warps for schema in self.modalities.values()):
+        if self.data.augment.moves and not any(schema.warps for schema in self.explained.values()):
             raise invalid(("data", "augment"), "none of the modalities has pictures to move")
         return self
 

@@ -81,9 +81,8 @@ def parameters(source: Source) -> Section | None:
     for name, schema in source.recipe.modalities.items():
         expert, decoder = rest.pop(f"expert.{name}", 0), rest.pop(f"decoder.{name}", 0)
         shape = "×".join(map(str, schema.event_shape)) or "one"
-        lines.append(
-            (name, schema.kind, shape, f"{expert:,}", f"{decoder:,}", f"{100 * (expert + decoder) / total:.1f} %")
-        )
+        kind = schema.kind if schema.role == "modality" else f"{schema.kind}, a covariate"
+        lines.append((name, kind, shape, f"{expert:,}", f"{decoder:,}", f"{100 * (expert + decoder) / total:.1f} %"))
     shown = lines[:_MOST_LINES]
     shown += [(name, "", "", f"{count:,}", "", f"{100 * count / total:.1f} %") for name, count in rest.items()]
     head = ("part", "kind", "shape", "expert", "decoder", "share")
@@ -101,8 +100,8 @@ def presence(source: Source) -> Section | None:
     weak = source.recipe.data.weak
     if weak.paired < 1 or weak.keep < 1:
         parts.append(note(f"Training saw less: data.weak kept paired={weak.paired:g} and keep={weak.keep:g} of it."))
-    if len(source.recipe.modalities) > _MOST_LINES:
-        parts.append(note(f"The first {_MOST_LINES} of {len(source.recipe.modalities)} modalities are shown."))
+    if len(source.recipe.explained) > _MOST_LINES:
+        parts.append(note(f"The first {_MOST_LINES} of {len(source.recipe.explained)} modalities are shown."))
     return Section("Data", f"{source.held_out.dataset.path}: which rows have which modality.", parts)
 
 

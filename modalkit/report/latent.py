@@ -85,8 +85,8 @@ def dimensions(source: Source, latent: Latent | None) -> Section | None:
     parts = [side_by_side([figure(chart, caption), *([_expert_table(experts)] if experts else [])])]
     if experts:
         parts.append(_matrix({name: one.precision for name, one in experts.items()}, order))
-    if len(source.recipe.modalities) > _MOST_EXPERTS:
-        parts.append(note(f"The first {_MOST_EXPERTS} of {len(source.recipe.modalities)} modalities are shown."))
+    if len(source.recipe.explained) > _MOST_EXPERTS:
+        parts.append(note(f"The first {_MOST_EXPERTS} of {len(source.recipe.explained)} modalities are shown."))
     if len(latent.kl) > _MOST_DIMS:
         parts.append(note(f"The {_MOST_DIMS} of {len(latent.kl)} dimensions with the largest KL are shown."))
     lead = (

@@ -36,7 +36,7 @@ def _errors(source: Source) -> list[Markup]:
     best = source.model is not None and found.settings.get("weights") == source.model.weights
     rows = f"{found.rows}, by {'the best weights' if best else 'other weights than the best'}"
     recipe = source.recipe
-    return errors_table(found.results, source.names, recipe.modalities, recipe.model.latent_dim, rows)
+    return errors_table(found.results, source.names, recipe.explained, recipe.model.latent_dim, rows)
 
 
 def _likelihoods(records: Sequence[Record]) -> Markup:

@@ -19,6 +19,7 @@ from modalkit.report.views import samples, translated, walks
 from modalkit.runs.metrics import REFIT
 from modalkit.training.planning import Planner
 from modalkit.util.progress import bar
+from modalkit.util.text import listed
 
 ROWS = 300
 Made = TypeVar("Made")
@@ -98,7 +99,8 @@ def _facts(source: Source) -> list[tuple[str, str]]:
     recipe = source.recipe
     facts = [
         ("Objective", recipe.objective.name),
-        ("Modalities", str(len(recipe.modalities))),
+        ("Modalities", str(len(recipe.explained))),
+        *([("Covariates", listed(recipe.covariates))] if recipe.covariates else []),
         ("Latent dimensions", str(recipe.model.latent_dim)),
     ]
     if source.model is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from modalkit.recipe.trust import data_path
 from modalkit.runs.checkpoint import is_refit
 from modalkit.runs.folder import RunFolder
 from modalkit.runs.metrics import Line, read_metrics
-from modalkit.runs.opened import held_out_split
+from modalkit.runs.opened import held_out_split, open_dataset
 
 MOST_SHOWN = 16
 """How many modalities the page's tables have room for; of more, they show those that are `chosen`."""
@@ -77,12 +77,12 @@ class Source:
     @property
     def names(self) -> list[str]:
         """The modalities that the page shows."""
-        return chosen(self.recipe.modalities, MOST_SHOWN)
+        return chosen(self.recipe.explained, MOST_SHOWN)
 
     @property
     def unseen(self) -> str:
         """A sentence on how many modalities the page shows; empty if it shows all."""
-        shown, count = len(self.names), len(self.recipe.modalities)
+        shown, count = len(self.names), len(self.recipe.explained)
         return f"{shown} of {count} modalities are shown, those with classes first." if count > shown else ""
 
     @property
@@ -167,8 +167,7 @@ def open_source(
 
 
 def _held_out(recipe: Recipe, path: Path | str, most: int, refit: bool) -> HeldOut:
-    dataset = Dataset(path, list(recipe.modalities), in_memory=False)
-    dataset.manifest.check(recipe.modalities, dataset.path)
+    dataset = open_dataset(recipe, path, in_memory=False)
     split = held_out_split(dataset, refit=refit)
     rows = dataset.rows(split)
     rows = evenly(rows[dataset.present[rows].any(1)], most)
@@ -184,7 +183,8 @@ def take_rows(batch: Batch, rows: Tensor | list[int], given: Tensor | None = Non
         given: which of their modalities to keep, bool `(rows, modalities)`; by default those that they have.
     """
     index = torch.as_tensor(rows, dtype=torch.long)
-    return Batch({n: v[index] for n, v in batch.values.items()}, batch.present[index] if given is None else given)
+    taken = batch.take(index)
+    return taken if given is None else replace(taken, present=given)
 
 
 def only(present: Tensor, columns: list[int]) -> Tensor:

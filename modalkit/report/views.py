@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -32,7 +33,7 @@ def translated(source: Source, seed: int) -> Section | None:
         return None
     found = _found(source, source.held_out)
     on, size = among(found, source.held_out.split), source.recipe.model.latent_dim
-    errors = errors_table(as_translations(found), source.names, source.recipe.modalities, size, on)
+    errors = errors_table(as_translations(found), source.names, source.recipe.explained, size, on)
     parts = [*errors, _margins(source, source.held_out, found)]
     rows = source.held_out.examples(_EXAMPLES)
     parts.append(side_by_side(_translated_row(source, source.model, source.held_out, row, seed) for row in rows))
@@ -167,7 +168,7 @@ def walks(source: Source, latent: Latent | None) -> Section | None:
         place = next((i for i in source.held_out.examples(_EXAMPLES) if i in latent.rows), int(latent.rows[0]))
         start, begun = latent.posterior.loc[(latent.rows == place).nonzero()[0, 0]], "a held-out row's posterior mean"
         rows = take_rows(source.held_out.batch, [place] * (len(dims) * len(_STEPS)))
-        condition = Batch(rows.values, asked.usable(rows.present))
+        condition = replace(rows, present=asked.usable(rows.present))
     z = start.repeat(len(dims), len(_STEPS), 1)  # (dims, steps, latent_dim)
     for i, dim in enumerate(dims):
         z[i, :, dim] = torch.tensor(_STEPS)

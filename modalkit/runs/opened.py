@@ -149,7 +149,10 @@ def open_dataset(
     """
     in_memory = recipe.data.in_memory if in_memory is None else in_memory
     dataset = Dataset(
-        data or data_path(recipe, trusted=trusted, instead="--data URL"), list(recipe.modalities), in_memory=in_memory
+        data or data_path(recipe, trusted=trusted, instead="--data URL"),
+        list(recipe.explained),
+        in_memory=in_memory,
+        covariates=list(recipe.covariates),
     )
     dataset.manifest.check(recipe.modalities, dataset.path)
     return dataset

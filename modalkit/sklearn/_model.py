@@ -243,6 +243,11 @@ class Training:
         from modalkit.api.recipes import read_recipe
 
         recipe, names = read_recipe(self.recipe, [], has_data=True), [group.modality for group in groups]
+        if recipe.covariates:
+            raise TableError(
+                f"recipe: {', '.join(recipe.covariates)}: estimators take no covariates; use modalkit.train, or remove "
+                f"the role"
+            )
         if set(recipe.modalities) != set(names):
             raise TableError(
                 f"recipe: lists the modalities {', '.join(recipe.modalities)}; the columns make {', '.join(names)}"

@@ -37,9 +37,16 @@ class TrainingData:
     """
 
     def __init__(self, recipe: Recipe, *, refit: bool = False) -> None:
-        opened = Dataset(recipe.data.path, list(recipe.modalities), in_memory=recipe.data.in_memory)
-        opened.require(recipe.modalities)
-        require_valid(opened, recipe.modalities)
+        opened = Dataset(
+            recipe.data.path,
+            list(recipe.explained),
+            in_memory=recipe.data.in_memory,
+            covariates=list(recipe.covariates),
+        )
+        for part, schemas in ((opened, recipe.explained), (opened.covariates, recipe.covariates)):
+            if part is not None:
+                part.require(schemas)
+                require_valid(part, schemas)
         self.dataset = weaken(opened, opened.rows("train"), recipe.data.weak, recipe.seed)
         if refit:
             seed = derived_seed(recipe.seed, "refit")
@@ -63,7 +70,8 @@ class TrainingData:
 
     def doubt(self) -> str:
         """Return which modalities hold one value in all training rows, and what to do, or the empty string."""
-        same = constant(self.dataset, self.train)
+        parts = [part for part in (self.dataset, self.dataset.covariates) if part is not None]
+        same = [name for part in parts for name in constant(part, self.train)]
         if not same:
             return ""
         return (

@@ -28,7 +28,7 @@ class Planner:
     """
 
     def __init__(self, recipe: Recipe) -> None:
-        self.recipe, self.names = recipe, tuple(recipe.modalities)
+        self.recipe, self.names = recipe, tuple(recipe.explained)
         self.objective: Objective[Any] = registry.get(registry.OBJECTIVES, recipe.objective.name)
 
     def plan(self, present: Tensor, purpose: str, number: int, epoch: int | None) -> Plan:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -99,7 +100,7 @@ def guess(model: MultimodalVAE, batch: Batch, names: Sequence[str], confidence: 
     rows = (lacking & present.any(1) & model.allows(present)).nonzero().squeeze(1)
     if not len(rows):
         return batch
-    some = Batch({n: v[rows.to(v.device)] for n, v in values.items()}, present[rows]).to(model.device)
+    some = replace(batch, present=present).take(rows).to(model.device)
     with evaluating(model):
         # One noise for all rows, so that a row's guess depends neither on the other rows nor on the processes.
         inputs = sample_posterior(model, some, model.names, _SAMPLES, seed, same_noise=True)
@@ -115,7 +116,7 @@ def guess(model: MultimodalVAE, batch: Batch, names: Sequence[str], confidence: 
             values[name] = values[name].clone()
             values[name][at.to(values[name].device)] = stored[probability >= confidence].to(values[name])
             present[at, column] = True
-    return Batch(values, present)
+    return replace(batch, values=values, present=present)
 
 
 def _likeliest(prediction: Prediction) -> tuple[Tensor, Tensor] | None:

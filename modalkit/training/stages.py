@@ -131,16 +131,16 @@ class Stages:
 
     def __init__(self, recipe: Recipe, data: TrainingData, model: MultimodalVAE, host: Host) -> None:
         self.data, self.host = data, host
-        changing = redrawn(recipe.modalities)  # on the CPU
+        changing = redrawn(recipe.explained)  # on the CPU
         self.whole = bool(changing)
-        self.source = data.dataset.on(host.device, [name for name in recipe.modalities if name not in changing])
+        self.source = data.dataset.on(host.device, [name for name in recipe.explained if name not in changing])
         self.stages: list[Stage] = []
         if recipe.train.self_training is not None:
             self.stages.append(Guess(SelfTraining(recipe.train.self_training, model, data, recipe.seed)))
         if recipe.data.augment.moves:
-            self.stages.append(Warp(recipe.data.augment, recipe.modalities, recipe.seed))
+            self.stages.append(Warp(recipe.data.augment, recipe.explained, recipe.seed))
         if changing:
-            self.stages.append(Redraw(recipe.modalities, recipe.seed))
+            self.stages.append(Redraw(recipe.explained, recipe.seed))
         self.adds_presence = any(stage.adds_presence for stage in self.stages)
         waiting = any(stage.needs_last_step for stage in self.stages)
         self.made_ahead = host.device.type == "cuda" and self.source is data.dataset and not waiting

@@ -69,6 +69,8 @@ class TrainingState:
     def _begin(self, recipe: Recipe) -> None:
         """Give the weights of a new run their values; the other processes receive those of the first."""
         model, dataset = self.learner.model, self.data.dataset
+        if model.covariates is not None:
+            model.covariates.fit(dataset, self.data.train)
         if recipe.model.start == "factor_analysis":
             if self.learner.host.first:
                 said, self.choices = start_from_factor_analysis(model, dataset, recipe.seed, choices=self.choices)
