@@ -73,8 +73,12 @@ class Decoder(nn.Module):
 
 def encoder(schema: OrdinalSchema) -> nn.Module:
     """Return dense layers over the thermometer code."""
-    layers = make_encoder(schema.network, (schema.classes - 1,))
-    return CategoryEncoder(schema.classes, Thermometer(schema.classes), *layers.children())
+    layers, code = make_encoder(schema.network, (schema.classes - 1,)), Thermometer(schema.classes)
+    if isinstance(layers, nn.Sequential):
+        return CategoryEncoder(schema.classes, code, *layers)
+    whole = CategoryEncoder(schema.classes, code, layers)
+    whole.apart = True  # a linear path beside the layers sees rows
+    return whole
 
 
 def decoder(schema: OrdinalSchema, latent_dim: int) -> nn.Module:

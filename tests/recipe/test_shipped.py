@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from modalkit_tools.faces.sources import ATTRIBUTES
+from modalkit_tools.faces.annotations import ATTRIBUTES
 from safetensors.torch import load_file
 from support.made import ROWS, write_made
 from typer.testing import CliRunner

@@ -16,7 +16,7 @@ from modalkit.plugin import NO, YES, Cells, Filled
 from modalkit.registry import modality
 
 from .cells import Table, TableColumn, read_table
-from .grouping import Group, Grouping
+from .grouping import Group, Grouping, declared
 from .kinds import columns_of
 from .writing import write_columns
 
@@ -62,8 +62,9 @@ def fill(dataset: Path, filled: Mapping[str, Filled], out: Path) -> list[Path]:
     about = read_manifest(dataset).builder
     source = _source(dataset, about["file"], out)
     missing = about["missing"].split(",") if about["missing"] else ()
-    table = read_table(source, missing, about.get("decimal", "auto"))
+    table = read_table(source, missing, about.get("decimal", "auto"), about.get("missing_words", "usual"))
     grouping = Grouping.model_validate(about["columns"])
+    table = table.keeping(declared(grouping, table.columns))
     gaps: dict[str, Gaps] = {}
     for name, group in grouping.modalities.items():
         if name in filled:
