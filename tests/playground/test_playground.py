@@ -8,7 +8,6 @@ import re
 import shutil
 import signal
 import socket
-import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -25,6 +24,7 @@ from PIL import Image
 from playwright.sync_api import Page, expect, sync_playwright
 from starlette.testclient import TestClient
 from support.linear import exact_posterior, linear_run
+from support.processes import Child
 from support.toys import here, write_circle
 
 import modalkit
@@ -315,18 +315,16 @@ def test_too_much_at_once_is_refused(client: TestClient) -> None:
 
 
 @pytest.fixture(scope="module")
-def served(run: Path) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+def served(run: Path) -> Iterator[tuple[str, Child]]:
     """The real command."""
-    command = [sys.executable, "-m", "modalkit", "serve", str(run), "--port", "0"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stderr is not None
-        line = process.stderr.readline()
-        yield line.split()[0], process
-        process.send_signal(signal.SIGINT)
-        assert process.wait(20) == 0 and process.stderr.read() == "stopped\n"
+    process = Child("serve", run, "--port", 0, cwd=run.parent)
+    address = process.line().split()[0]
+    yield address, process
+    process.send_signal(signal.SIGINT)
+    assert process.wait(20) == 0 and process.stderr.splitlines()[1:] == ["stopped"]
 
 
-def test_fifty_at_once_wait_their_turn(served: tuple[str, subprocess.Popen[str]]) -> None:
+def test_fifty_at_once_wait_their_turn(served: tuple[str, Child]) -> None:
     address, process = served
 
     def resident() -> int:
@@ -350,7 +348,7 @@ FORM = (
 )
 
 
-def test_those_who_ask_nothing_keep_nobody_out(served: tuple[str, subprocess.Popen[str]]) -> None:
+def test_those_who_ask_nothing_keep_nobody_out(served: tuple[str, Child]) -> None:
     address, _ = served
     host, port = address.removeprefix("http://").rstrip("/").split(":")
     with ExitStack() as stack:
@@ -387,7 +385,7 @@ def test_a_slow_body_is_refused_and_an_idle_connection_closed(
 
 
 @pytest.fixture(scope="module")
-def page(served: tuple[str, subprocess.Popen[str]]) -> Iterator[Page]:
+def page(served: tuple[str, Child]) -> Iterator[Page]:
     if CHROMIUM is None:
         pytest.skip("no Chromium")
     with sync_playwright() as playwright:

@@ -21,23 +21,24 @@ _SERVER.set_forkserver_preload(["torch._dynamo", "modalkit.training.trainer", "m
 
 
 class Child:
-    """A command of modalkit that runs.
+    """A command of modalkit, or a program, that runs.
 
     Args:
-        arguments: what a user types behind `modalkit`.
+        arguments: what a user types behind `modalkit`, or behind the program.
         cwd: the folder to run in.
-        env: the environment, by default this process's.
+        code: the program in Python; None: modalkit.
+        path: a folder to import from.
         alone: whether it leads a process group of its own.
     """
 
     def __init__(
-        self, *arguments: object, cwd: Path, env: Mapping[str, str] | None = None, alone: bool = False
+        self, *arguments: object, cwd: Path, code: str | None = None, path: Path | None = None, alone: bool = False
     ) -> None:
         self.arguments = [str(argument) for argument in arguments]
         self._folder = tempfile.TemporaryDirectory(prefix="child-")
         self._files = (Path(self._folder.name, "stdout"), Path(self._folder.name, "stderr"))
-        given = dict(os.environ if env is None else env)
-        self._process = _SERVER.Process(target=_run, args=(self.arguments, cwd, given, self._files, alone))
+        given = (self.arguments, cwd, code, path, dict(os.environ), self._files, alone)
+        self._process = _SERVER.Process(target=_run, args=given)
         self._process.start()
 
     @property
@@ -87,7 +88,13 @@ class Child:
 
 
 def _run(
-    arguments: list[str], cwd: Path, environment: Mapping[str, str], files: tuple[Path, Path], alone: bool
+    arguments: list[str],
+    cwd: Path,
+    code: str | None,
+    path: Path | None,
+    environment: Mapping[str, str],
+    files: tuple[Path, Path],
+    alone: bool,
 ) -> None:
     if alone:
         os.setsid()
@@ -102,5 +109,10 @@ def _run(
     from modalkit.cli import main
 
     torch.set_num_threads(1)
-    sys.argv = ["modalkit", *arguments]
-    main()
+    sys.argv = ["modalkit" if code is None else "-c", *arguments]
+    if path is not None:
+        sys.path.insert(0, str(path))
+    if code is None:
+        main()
+    else:
+        exec(compile(code, "program", "exec"), {"__name__": "__main__"})
