@@ -68,7 +68,7 @@ class Decoder(nn.Module):
     def forward(self, z: Tensor) -> Tensor:
         """Return locations and the raw thresholds, `(rows, 1 + levels - 1)`."""
         location: Tensor = self.location(z)
-        return torch.cat([location, self.thresholds.to(location.dtype).expand(len(z), -1)], 1)
+        return torch.cat([location, self.thresholds.to(location.dtype).expand(z.shape[0], -1)], 1)
 
 
 def encoder(schema: OrdinalSchema) -> nn.Module:

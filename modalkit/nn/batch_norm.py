@@ -36,7 +36,7 @@ class PartedBatchNorm(_BatchNorm):
     def forward(self, input: Tensor) -> Tensor:
         """Return the normalised batch, of the same shape."""
         if self.training and self.shared:
-            return _normalise_over_processes(self, input)  # type: ignore[no-any-return]
+            return _normalise_over_processes(self, input)
         if not self.training or (self.sizes is None and input.numel() > input.shape[1]):
             output: Tensor = super().forward(input)
             return output
@@ -136,7 +136,7 @@ def exclude_from_compiling() -> None:
     """
     global _normalise_over_processes
     if not hasattr(_normalise_over_processes, "_torchdynamo_disable"):
-        _normalise_over_processes = torch.compiler.disable(_normalise_over_processes)
+        _normalise_over_processes = torch.compiler.disable(_normalise_over_processes)  # type: ignore[no-untyped-call]
 
 
 def _normalise_over_processes(norm: _BatchNorm, input: Tensor) -> Tensor:

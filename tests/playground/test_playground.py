@@ -402,10 +402,15 @@ def page(served: tuple[str, Child]) -> Iterator[Page]:
 
 def test_the_page_in_a_browser(page: Page) -> None:
     expect(page.get_by_role("status")).to_contain_text("given image")  # the first row, as it opens
+    page.locator("#known-1").check()
+    expect(page.get_by_role("status")).to_contain_text("given image, position")
+    expect(page.get_by_alt_text("class, the truth").or_(page.get_by_text("truth")).first).to_be_visible()
     page.get_by_label("Upload a picture for image").set_input_files(
         {"name": "a.png", "mimeType": "", "buffer": picture()}
     )
     expect(page.get_by_alt_text("image, as the model sees it")).to_be_visible()
+    expect(page.locator("#known-1")).not_to_be_checked()  # the row's position is not the upload's
+    expect(page.get_by_text("truth", exact=True)).to_have_count(0)
     page.locator("#known-2").check()
     page.get_by_label("class", exact=True).select_option("2")
     expect(page.get_by_role("status")).to_contain_text("given image, class")

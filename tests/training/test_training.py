@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 from support.command_line import modalkit
 from support.processes import Child
+from support.same import same_run
 from support.toys import here, write_circle, write_recipe
 
 
@@ -45,18 +46,6 @@ def start_and_signal(work: Path, name: str, number: int, after_step: int) -> int
         time.sleep(0.005)
     process.send_signal(number)
     return process.wait(60)
-
-
-def same_run(one: Path, other: Path) -> None:
-    a, b = (torch.load(run / "checkpoints" / "state.pt", weights_only=True) for run in (one, other))
-    assert a["progress"] == b["progress"]
-    assert all(torch.equal(a["model"][k], b["model"][k]) for k in a["model"])
-    for index, state in a["optimizer"]["state"].items():
-        assert all(torch.equal(value, b["optimizer"]["state"][index][k]) for k, value in state.items())
-    for name in ("best.safetensors", "last.safetensors"):
-        x, y = load_file(one / "checkpoints" / name), load_file(other / "checkpoints" / name)
-        assert x.keys() == y.keys() and all(torch.equal(x[k], y[k]) for k in x)
-    assert json.loads((one / "translations.json").read_text()) == json.loads((other / "translations.json").read_text())
 
 
 def test_a_run_folder_holds_what_it_promises(unbroken: Path) -> None:
