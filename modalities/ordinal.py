@@ -68,13 +68,17 @@ class Decoder(nn.Module):
     def forward(self, z: Tensor) -> Tensor:
         """Return locations and the raw thresholds, `(rows, 1 + levels - 1)`."""
         location: Tensor = self.location(z)
-        return torch.cat([location, self.thresholds.to(location.dtype).expand(len(z), -1)], 1)
+        return torch.cat([location, self.thresholds.to(location.dtype).expand(z.shape[0], -1)], 1)
 
 
 def encoder(schema: OrdinalSchema) -> nn.Module:
     """Return dense layers over the thermometer code."""
-    layers = make_encoder(schema.network, (schema.classes - 1,))
-    return CategoryEncoder(schema.classes, Thermometer(schema.classes), *layers.children())
+    layers, code = make_encoder(schema.network, (schema.classes - 1,)), Thermometer(schema.classes)
+    if isinstance(layers, nn.Sequential):
+        return CategoryEncoder(schema.classes, code, *layers)
+    whole = CategoryEncoder(schema.classes, code, layers)
+    whole.apart = True  # a linear path beside the layers sees rows
+    return whole
 
 
 def decoder(schema: OrdinalSchema, latent_dim: int) -> nn.Module:

@@ -11,6 +11,11 @@ torch.set_num_threads(1)
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # or each process that a test starts compiles all of modalkit again
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let the reliability tests be told how long to try."""
+    parser.addoption("--kills", type=int, default=10, help="how often each test with -m reliability stops its work")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def own_record(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Keep what tests allow to run out of the record of whoever runs them."""

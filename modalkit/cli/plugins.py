@@ -34,7 +34,7 @@ def validate(
     """
     from modalkit import registry
     from modalkit.recipe import load_recipe
-    from modalkit.recipe.trust import is_typed
+    from modalkit.recipe.trust import is_typed, may_contact
     from modalkit.util.remote import is_url
     from modalkit.util.text import listed
 
@@ -44,7 +44,7 @@ def validate(
         loaded = load_recipe(path, overrides, trust=trust)
         data = loaded.data.path
         compared = f"fits {data}"
-        if is_url(data) and not trust and not is_typed(data, overrides):
+        if not may_contact(data, trusted=trust or is_typed(str(data), overrides)):
             compared = f"not compared with {data}, which is contacted only with --trust or --set data.path=URL"
         elif is_url(data) or Path(data, "manifest.json").exists():
             from modalkit.data import check_manifest

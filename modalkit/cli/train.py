@@ -42,7 +42,6 @@ def train(
     from modalkit.recipe import trust as consent
     from modalkit.runs.folder import RunFolder
     from modalkit.training import train as fit
-    from modalkit.util.remote import is_url
 
     path, run = find_recipe(recipe)
     allowed = consent.Trust(given=trust, own=not RunFolder(Path(recipe)).is_run() and not RunFolder.is_of_run(path))
@@ -51,8 +50,7 @@ def train(
     result = fit(loaded, run := out or run)
     if result.signal:
         fit_of = " of the refit" if result.refit else ""
-        again = f"modalkit train {run}{' --trust' if is_url(loaded.data.path) else ''}"
-        typer.echo(f"stopped at step {result.progress.step}{fit_of}; resume with: {again}", err=True)
+        typer.echo(f"stopped at step {result.progress.step}{fit_of}; resume with: modalkit train {run}", err=True)
         raise typer.Exit(128 + result.signal)
     if result.translations:
         known = consent.Trust(code=consent.names(loaded))  # all of it is loaded already

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from modalkit.data.given import Plain, columns_of, plain_values, rows_masked
 from modalkit.data.manifest import SPLITS, Manifest
-from modalkit.data.standardizing import standardized
+from modalkit.data.standardizing import check_told_apart, standardized
 from modalkit.data.writing import Array, DatasetWriter, Rows, check_values, write_shard
 from modalkit.errors import InputError
 from modalkit.plugin import Schema
@@ -209,7 +209,13 @@ def _none_or_some(value: Any) -> bool | None:
 def _as_stored(schema: Schema, value: Tensor) -> Array:
     """Return the user's values as a schema stores them; a kind that stores floats stores them in the user's units."""
     target = np.dtype(schema.dtype)
-    return value.numpy().astype(target) if target.kind == "f" else packed(schema, value)
+    if target.kind != "f":
+        return packed(schema, value)
+    if value.numel():
+        flat = value.numpy().reshape(len(value), -1)  # (rows, *event_shape) -> (rows, size)
+        check_told_apart(flat, schema.part_names or [f"number {place + 1}" for place in range(flat.shape[1])])
+    with np.errstate(over="ignore"):  # what is too large becomes infinite, and `check_values` names its row
+        return value.numpy().astype(target)
 
 
 def packed(schema: Schema, value: Tensor) -> Array:

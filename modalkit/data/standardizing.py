@@ -25,6 +25,8 @@ _COARSE = 0.01
 _FAR, _NARROW, _WIDE = 5.0, 0.1, 10.0
 """Numbers are far from standardised if a mean is further from 0, or a standard deviation smaller or larger."""
 _READ = 10_000
+_JITTER = 1e-12
+"""Numbers that differ by less than this fraction of the largest, and are not whole, are one number computed twice."""
 Numbers = npt.NDArray[Any]
 
 
@@ -57,6 +59,52 @@ def far_from_standard(values: Numbers) -> str | None:
     if off[worst] <= 1:
         return None
     return f"numbers with a mean of {loc[worst]:.3g} and a standard deviation of {scale[worst]:.3g}"
+
+
+def too_alike(values: Numbers) -> npt.NDArray[np.bool_]:
+    """Return which columns hold different numbers that float32, in which they are stored, cannot tell apart, `(size,)`.
+
+    It cannot if rounding moves a number by more than half of the column's standard deviation.
+
+    Args:
+        values: `(rows, size)`, finite.
+
+    >>> too_alike(np.array([[2.0**53, 1.7e9, 0.1], [2.0**53 + 2, 1.7e9 + 86400, 0.1]])).tolist()
+    [True, False, False]
+    """
+    if not len(values) or (values.dtype.kind == "f" and values.dtype.itemsize <= 4):
+        return np.zeros(values.shape[1:], bool)
+    wide = values.astype(np.float64)
+    with np.errstate(over="ignore", invalid="ignore"):  # too large for float32, which is said elsewhere
+        error = np.abs(wide - wide.astype(np.float32)).max(0)
+    constant = (wide == wide[0]).all(0) | (_jitters(wide) & (np.floor(wide) != wide).any(0))
+    return np.asarray(~constant & np.isfinite(error) & (error > 0.5 * wide.std(0)), bool)
+
+
+def _jitters(values: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
+    """Return which columns of `(rows, size)` differ by no more than errors of rounding do, `(size,)`."""
+    tiny = np.finfo(np.float32).tiny
+    return np.asarray(values.std(0) <= np.maximum(_JITTER * np.abs(values).max(0), tiny))
+
+
+def check_told_apart(values: Numbers, columns: Sequence[str]) -> None:
+    """Raise `InputError` for columns whose numbers differ by less than float32 keeps; see `too_alike`.
+
+    Args:
+        values: `(rows, size)`, finite.
+        columns: names of the numbers.
+    """
+    lost = too_alike(values)
+    if lost.any():
+        place = int(lost.argmax())
+        low, high = (f"{float(end(values[:, place])):.17g}" for end in (np.min, np.max))
+        raise InputError(f"'{columns[place]}' has numbers from {low} to {high}, {TOO_ALIKE}")
+
+
+TOO_ALIKE = (
+    "which single precision, with its 7 digits, stores as one number; subtract a constant first, such as the least, or "
+    "leave them out if they are ids"
+)
 
 
 def standardized(name: str, schema: Schema, values: Numbers, always: bool | None) -> Schema:
@@ -170,7 +218,7 @@ def standardization(
         columns: names of the numbers.
 
     Raises:
-        InputError: there is no such row.
+        InputError: there is no such row, or a column's numbers differ by less than float32 keeps.
     """
     if not used.any():
         raise InputError(
@@ -178,6 +226,10 @@ def standardization(
             f"or correct the splits"
         )
     known = values[used]
+    try:
+        check_told_apart(known, columns)
+    except InputError as error:
+        raise InputError(f"modality '{name}': {error}") from None
     return standardization_of(name, known.mean(0), known.std(0), np.abs(known).max(0), columns)
 
 
@@ -193,7 +245,7 @@ def standardization_of(
         largest: magnitudes of the largest numbers, `(size,)`.
         columns: names of the numbers.
     """
-    constant = scale <= np.maximum(1e-12 * largest, np.finfo(np.float32).tiny)
+    constant = scale <= np.maximum(_JITTER * largest, np.finfo(np.float32).tiny)
     with np.errstate(over="ignore"):  # no number follows the largest one
         step = np.spacing(largest.astype(np.float32)).astype(np.float64)
     coarse = ~constant & (step > _COARSE * scale)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -22,6 +21,7 @@ from modalkit.data.joining import as_frame
 from modalkit.errors import InputError, did_you_mean, guard
 from modalkit.inference.frame_rows import frame_batch
 from modalkit.plugin import Outcome, Schema
+from modalkit.util.json_files import read_json
 from modalkit.util.picture_files import eight_bit, is_gray
 
 Given: TypeAlias = Mapping[str, Any] | Batch | Any
@@ -162,8 +162,9 @@ def _opened(source: Path | str) -> Any:
     try:
         if path.suffix == ".npy":
             return np.load(path, allow_pickle=False)
-        text = path.read_text()
-        return json.loads(text) if path.suffix == ".json" else text.rstrip("\n")
+        return read_json(path, "correct it") if path.suffix == ".json" else path.read_text().rstrip("\n")
+    except InputError as error:
+        raise ValueError(str(error)) from None
     except (OSError, ValueError, EOFError) as error:
         raise ValueError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
 

@@ -15,6 +15,7 @@ from modalkit.model.correlated import Measurement, product_of_measurements
 from modalkit.model.groups import NetworkGroup, fastest_groups
 from modalkit.model.networks import ModalityNetworks
 from modalkit.model.observed import Observed
+from modalkit.nn.batch_norm import exclude_from_compiling
 from modalkit.plugin import Schema
 
 
@@ -126,6 +127,7 @@ class MultimodalVAE(ModalityNetworks):
         Args:
             mode: torch's mode.
         """
+        exclude_from_compiling()
         single = {name for group in self.groups if len(group.names) == 1 for name in group.names}
         networks = [part for parts in (self.encoders, self.decoders) for n, part in parts.items() if n in single]
         for network in networks:

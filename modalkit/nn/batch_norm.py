@@ -36,7 +36,7 @@ class PartedBatchNorm(_BatchNorm):
     def forward(self, input: Tensor) -> Tensor:
         """Return the normalised batch, of the same shape."""
         if self.training and self.shared:
-            return _normalise_over_processes(self, input)  # type: ignore[no-any-return]
+            return _normalise_over_processes(self, input)
         if not self.training or (self.sizes is None and input.numel() > input.shape[1]):
             output: Tensor = super().forward(input)
             return output
@@ -129,7 +129,16 @@ def _forward_with_shared_statistics(norm: _BatchNorm, input: Tensor) -> Tensor:
     return _normalise_over_processes(norm, input) if norm.training else _BatchNorm.forward(norm, input)
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]
+def exclude_from_compiling() -> None:
+    """Keep torch's compiler out of what sums over processes.
+
+    This is not a decorator, because that would import the compiler, which takes seconds, wherever it is not needed.
+    """
+    global _normalise_over_processes
+    if not hasattr(_normalise_over_processes, "_torchdynamo_disable"):
+        _normalise_over_processes = torch.compiler.disable(_normalise_over_processes)  # type: ignore[no-untyped-call]
+
+
 def _normalise_over_processes(norm: _BatchNorm, input: Tensor) -> Tensor:
     """Normalise a batch by the statistics of the rows of all processes, any of which may have none.
 

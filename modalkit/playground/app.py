@@ -6,6 +6,7 @@ import json
 import logging
 import math
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -28,14 +29,14 @@ from modalkit.errors import InputError, ModalkitError
 from modalkit.inference import TrainedModel
 from modalkit.playground.answers import answer, json_cell, json_row, prediction
 from modalkit.playground.controls import Control, controls, value_of
-from modalkit.playground.gate import Gate
+from modalkit.playground.gate import TOO_SLOW, Gate
 
 _log = logging.getLogger(__name__)
 
 _HERE = Path(__file__).parent
 _EXAMPLES = 12
 _AT_ONCE = 2
-_READ_AT_ONCE = 16
+_READ_AT_ONCE, _SMALL = 16, 1 << 20
 _MOST_TEXT = 64 << 10
 _SECONDS_TO_SEND = 20
 
@@ -43,8 +44,8 @@ _SECONDS_TO_SEND = 20
 class Playground:
     """A trained model and its page.
 
-    At most two requests are answered at a time, and at most 16 are read, so that a slow one does not hold up the others
-    and memory does not grow with the number of requests.
+    At most two requests are answered at a time. Of those that are larger than 1 MiB, or do not say how large they are,
+    at most 16 are read at a time. So a slow one does not hold up others, and memory does not grow with their number.
 
     Args:
         model: the model.
@@ -92,12 +93,14 @@ class Playground:
 
     async def _in_turn(self, request: Request, compute: Any) -> Response:
         """Read a form and answer it, when it is this request's turn."""
-        async with self._bodies:
+        length = request.headers.get("content-length", "")
+        small = length.isdigit() and int(length) <= _SMALL
+        async with nullcontext() if small else self._bodies:
             with anyio.move_on_after(_SECONDS_TO_SEND) as sending:
                 async with request.form(max_files=64, max_fields=4096, max_part_size=_MOST_TEXT) as form:
                     entries = await _entries(form)
             if sending.cancelled_caught:
-                raise HTTPException(408, "the request took too long to arrive")
+                raise HTTPException(408, TOO_SLOW)
         async with self._turns:
             start = time.perf_counter()
             found = await to_thread.run_sync(compute, entries)
@@ -107,7 +110,7 @@ class Playground:
         return answer(self.model, self._given(form), self._names(form, "want"), _whole(form, "seed"))
 
     def _walk(self, form: dict[str, list[str | bytes]]) -> dict[str, Any]:
-        z = torch.tensor(_point(form.get("z", [""])[0], self.model.latent_dim))[None]  # (1, latent_dim)
+        z = torch.tensor(_point(_one(form, "z", ""), self.model.latent_dim))[None]  # (1, latent_dim)
         found = self.model.decode(z, self._names(form, "want"), self._given(form), seed=_whole(form, "seed"))
         return {"predictions": [prediction(name, one) for name, one in found.items()]}
 
@@ -191,19 +194,29 @@ async def _entries(form: FormData) -> dict[str, list[str | bytes]]:
     return found
 
 
+def _one(form: dict[str, list[str | bytes]], field: str, default: str) -> str:
+    """Return the text of a field that a form has at most once, or the default."""
+    held = form.get(field, [default])
+    if len(held) > 1 or not isinstance(held[0], str):
+        raise InputError(f"{field}: give one text, once")
+    return held[0]
+
+
 def _whole(form: dict[str, list[str | bytes]], field: str) -> int:
     """Return an integer of a form, 0 if it has none."""
-    text = str(form.get(field, ["0"])[0])
+    text = _one(form, field, "0")
     if not (text.isascii() and text.isdigit() and len(text) <= 9):
         raise InputError(f"{field}: give a whole number from 0")
     return int(text)
 
 
-def _point(text: str | bytes, latent_dim: int) -> list[float]:
+def _point(text: str, latent_dim: int) -> list[float]:
     """Return a point of the latent space from JSON."""
     try:
-        point = [float(number) for number in json.loads(text)]
-    except (ValueError, TypeError, OverflowError, RecursionError):
+        given = json.loads(text)
+        numbers = isinstance(given, list) and all(type(number) in (int, float) for number in given)
+        point = [float(number) for number in given] if numbers else []
+    except (ValueError, OverflowError, RecursionError):
         point = []
     if len(point) != latent_dim or not all(math.isfinite(number) and abs(number) < 1e6 for number in point):
         raise InputError(f"z: give a list of {latent_dim} numbers")

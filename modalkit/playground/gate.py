@@ -1,4 +1,4 @@
-"""Checks of every request, by origin and size, and security headers of every answer."""
+"""Checks of every request, by origin, size and speed, and security headers of every answer."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import socket
 from collections.abc import Mapping
 from urllib.parse import urlsplit
 
+import anyio
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
@@ -14,6 +15,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 MOST_BYTES = 32 << 20
 """The maximum size of one request, with all its uploads."""
+
+SECONDS_TO_BEGIN, LEAST_RATE = 2.0, 64 << 10
+"""A body is refused once it has taken more seconds than these and what it holds at this rate, in bytes a second."""
 
 _HEADERS: Mapping[str, str] = {
     "Content-Security-Policy": (
@@ -29,7 +33,7 @@ _HEADERS: Mapping[str, str] = {
 
 
 class Gate:
-    """Refuses requests of other sites and requests that are too large, and adds strict headers to every answer.
+    """Refuses requests of other sites, and ones that are too large or slow, and adds strict headers to every answer.
 
     Another site could let its own name point to this machine (DNS rebinding) and so read the server's answers. Its
     requests carry that name as their host, so the gate lets only names of this machine and addresses pass. A request
@@ -51,7 +55,7 @@ class Gate:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        headers, received = Headers(scope=scope), 0
+        headers, received, more, begin = Headers(scope=scope), 0, True, 0.0
 
         async def with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -59,9 +63,15 @@ class Gate:
             await send(message)
 
         async def limited() -> Message:
-            nonlocal received
-            message = await receive()
-            received += len(message.get("body", b""))
+            nonlocal received, more, begin
+            if not more:  # waits until the client is gone
+                return await receive()
+            begin = begin or anyio.current_time()
+            with anyio.CancelScope(deadline=begin + SECONDS_TO_BEGIN + received / LEAST_RATE) as waiting:
+                message = await receive()
+            if waiting.cancelled_caught:
+                raise HTTPException(408, TOO_SLOW)
+            received, more = received + len(message.get("body", b"")), message.get("more_body", False)
             if received > MOST_BYTES:
                 raise HTTPException(413, _TOO_LARGE)
             return message
@@ -107,6 +117,7 @@ def _netloc(origin: str) -> str | None:
         return None
 
 
+TOO_SLOW = "the request took too long to arrive"
 _TOO_LARGE = f"too much at once; all uploads together may have {MOST_BYTES >> 20} MiB"
 
 

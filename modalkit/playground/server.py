@@ -8,15 +8,16 @@ import webbrowser
 from contextlib import suppress
 
 import uvicorn
+from starlette.applications import Starlette
 
 from modalkit.errors import InputError
 from modalkit.inference import TrainedModel
 from modalkit.playground.app import make_app
+from modalkit.playground.connections import MOST_CONNECTIONS, Connection
 from modalkit.playground.gate import is_loopback
 
 _log = logging.getLogger(__name__)
 
-_MOST_CONNECTIONS = 256
 _SECONDS_TO_END = 5
 
 
@@ -42,17 +43,23 @@ def serve(model: TrainedModel, host: str, port: int, *, browser: bool) -> None:
         _log.info(f"{url} (Ctrl-C ends it)")
         if browser:
             webbrowser.open(url)
-        config = uvicorn.Config(
-            app,
-            log_level="warning",
-            lifespan="off",
-            server_header=False,
-            limit_concurrency=_MOST_CONNECTIONS,
-            timeout_graceful_shutdown=_SECONDS_TO_END,
-        )
         with suppress(KeyboardInterrupt):  # uvicorn raises it again after it has stopped
-            uvicorn.Server(config).run(sockets=[listener])
+            make_server(app).run(sockets=[listener])
     _log.info("stopped")
+
+
+def make_server(app: Starlette) -> uvicorn.Server:
+    """Return a server of the page, whose connections do not keep each other out."""
+    config = uvicorn.Config(
+        app,
+        http=Connection,
+        log_level="warning",
+        lifespan="off",
+        server_header=False,
+        limit_concurrency=MOST_CONNECTIONS + 1,  # if all of them are being answered, the next one is refused
+        timeout_graceful_shutdown=_SECONDS_TO_END,
+    )
+    return uvicorn.Server(config)
 
 
 def _listening(host: str, port: int) -> socket.socket:
@@ -65,7 +72,7 @@ def _listening(host: str, port: int) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind(address)
-        listener.listen(_MOST_CONNECTIONS)
+        listener.listen(MOST_CONNECTIONS)
     except OSError as error:
         listener.close()
         raise InputError(f"cannot listen at {host}, port {port}: {error.strerror}; --port 0 takes a free one") from None

@@ -154,7 +154,7 @@ def _write(model: TrainedModel, given: Sequence[str], want: str, folder: Path) -
             said = " ".join(str(cause).split())[:300]
             raise RunError(
                 f"--onnx: {', '.join(given)} to {want} cannot be exported as a graph ({type(cause).__name__}: {said}); "
-                f"export without --onnx, or another --want"
+                f"export without --onnx, or another --given or --want"
             ) from error
     _check(model, given, want, path)
     return path

@@ -1,7 +1,7 @@
-"""The record of the code that this user has allowed, in the user's own configuration folder.
+"""The record of the code and the URLs that this user has allowed, in the user's own configuration folder.
 
-A recipe, a run or an export cannot write there, and an entry is a digest of the code's content and of how the recipe
-uses it. Code that changes is asked for again.
+A recipe, a run or an export cannot write there. An entry is a digest of the code's content and of how the recipe uses
+it, so code that changes is asked for again; or it is a digest of the URL of a dataset.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from filelock import FileLock
 
@@ -61,12 +62,26 @@ def add(digest: str, recipe: Path, contents: Mapping[str, str]) -> None:
         recipe: the file that names the code.
         contents: by the code's name, the SHA-256 of its file; both are for readers of the record only.
     """
+    _add(digest, {"recipe": str(recipe.resolve()), "code": dict(contents)})
+
+
+def add_url(digest: str, url: str) -> None:
+    """Record that the user trained from a URL.
+
+    Args:
+        digest: of the URL.
+        url: its host is kept for readers of the record, and nothing else, because a URL can hold a password.
+    """
+    _add(digest, {"host": urlsplit(url).hostname or ""})
+
+
+def _add(digest: str, entry: Mapping[str, Any]) -> None:
     try:
         config_folder().mkdir(mode=0o700, parents=True, exist_ok=True)
         with FileLock(config_folder() / ".lock", timeout=10):
             entries = _read()
             if digest not in entries:
-                write_json(record(), {**entries, digest: {"recipe": str(recipe.resolve()), "code": dict(contents)}})
+                write_json(record(), {**entries, digest: dict(entry)})
     except (OSError, RunError) as error:  # a lock that is not free in time is an OSError too
         _log.warning(f"{record()}: cannot be written ({error}), so --trust is needed again next time")
 

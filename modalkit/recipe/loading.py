@@ -124,7 +124,7 @@ def _checked(document: Document, folder: Path, code: Sequence[Code]) -> Recipe:
 
 
 def allow_again(path: Path) -> None:
-    """Record that the code of a run's recipe may run, because this process was allowed to run it.
+    """Record that the code of a run's recipe may run, and its URL be contacted, because this process was allowed to.
 
     Args:
         path: the recipe's file, which this process wrote.

@@ -159,12 +159,15 @@ def _not_allowed(path: Path, waiting: Sequence[Code]) -> NotTrustedError:
 
 
 def remember(path: Path, document: Document) -> None:
-    """Record that the code of a recipe may run, because this process was allowed to run it.
+    """Record that the code of a recipe may run, and its URL be contacted, because this process was allowed to.
 
     Args:
         path: the recipe's file.
         document: its content.
     """
+    data = document.value.get("data")
+    if isinstance(data, dict) and is_url(url := str(data.get("path"))):
+        allowed.add_url(_digest_of_url(url), url)
     if code_of(document, path):
         digest, contents = digest_of(path, document)
         allowed.add(digest, path, contents)
@@ -202,8 +205,17 @@ def is_typed(url: str, overrides: Sequence[str]) -> bool:
     return any(text.partition("=")[0].strip() in ("data", "data.path") and url in text for text in overrides)
 
 
+def may_contact(path: Path | str, *, trusted: bool) -> bool:
+    """Tell whether a dataset may be opened: it is in a folder, or the user allowed its URL now, or trained from it."""
+    return trusted or not is_url(path) or allowed.has(_digest_of_url(str(path)))
+
+
+def _digest_of_url(url: str) -> str:
+    return allowed.digest(["url", url])
+
+
 def data_path(recipe: Recipe, *, trusted: bool, instead: str = "") -> Path | str:
-    """Return where a recipe's dataset is, unless that is a URL which the user has not asked to contact.
+    """Return where a recipe's dataset is, unless that is a URL which the user has not allowed to contact.
 
     Args:
         recipe: names the dataset.
@@ -211,12 +223,12 @@ def data_path(recipe: Recipe, *, trusted: bool, instead: str = "") -> Path | str
         instead: how else the user can name the dataset, such as ``--data URL``.
 
     Raises:
-        InputError: it is a URL, and `trusted` is False. Nothing was contacted.
+        InputError: it is a URL, `trusted` is False, and the user has never trained from it here. Nothing was contacted.
     """
     path = recipe.data.path
-    if is_url(path) and not trusted:
+    if not may_contact(path, trusted=trusted):
         raise InputError(
-            f"data.path: {_shown(path)} is a URL that the recipe names, and it was not contacted; add --trust "
+            f"data.path: {_shown(str(path))} is a URL that the recipe names, and it was not contacted; add --trust "
             f"(trust=True in Python){f', or name the dataset yourself: {instead}' if instead else ''}"
         )
     return path

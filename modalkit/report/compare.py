@@ -128,6 +128,22 @@ def _recipes(runs: Mapping[str, Source]) -> tuple[str, list[Row]]:
     return "The keys in which the recipes differ.", rows
 
 
+def _alike(runs: Mapping[str, Source], *modalities: str, objective: bool = False) -> bool:
+    """Tell whether runs have the same dataset and state some modalities alike, networks aside, so that nats compare.
+
+    Args:
+        runs: the runs.
+        modalities: their names; all by default.
+        objective: whether the objectives and the sets of modalities must be the same too.
+    """
+    stated = []
+    for run in runs.values():
+        schemas = run.recipe.modalities
+        asked = {n: schemas[n].model_dump(exclude={"network"}) for n in modalities or schemas if n in schemas}
+        stated.append((str(run.recipe.data.path), asked, (run.recipe.objective, set(schemas)) if objective else None))
+    return all(one == stated[0] for one in stated)
+
+
 def _in_yaml(value: Any) -> str:
     """Return a value as a recipe has it, cut to a readable length."""
     text = "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
@@ -138,7 +154,11 @@ def _metrics(runs: Mapping[str, Source]) -> tuple[str, list[Row]]:
     """Return what training logged at the epoch of the best validation ELBO."""
     bests = [best_validation(run) for run in runs.values()]
     rows = [
-        Row("best validation ELBO", [f"{one[0]:,.3f}" if one else _NOTHING for one in bests], higher_is_better=True),
+        Row(
+            "best validation ELBO",
+            [f"{one[0]:,.3f}" if one else _NOTHING for one in bests],
+            higher_is_better=True if _alike(runs, objective=True) else None,
+        ),
         Row("its epoch", [str(one[1]) if one else _NOTHING for one in bests]),
         Row("steps done", [f"{run.metrics[-1]['step']:,}" if run.metrics else _NOTHING for run in runs.values()]),
     ]
@@ -148,11 +168,13 @@ def _metrics(runs: Mapping[str, Source]) -> tuple[str, list[Row]]:
     ]
     for name in dict.fromkeys(name for line in lines for name in line if name == "kl" or name.startswith("log_px/")):
         cells = [f"{line[name]:,.3f}" if name in line else _NOTHING for line in lines]
-        rows.append(Row(name, cells, higher_is_better=None if name == "kl" else True))
+        better = name != "kl" and _alike(runs, name.removeprefix("log_px/"), objective=True)
+        rows.append(Row(name, cells, higher_is_better=True if better else None))
     lead = (
         "Nats a row on validation rows, from the logs, at the epoch of the best ELBO. The ELBO sums all terms of an "
         "objective, so it compares only runs whose objectives, modalities and data are the same; log_px and the KL are "
-        "those of the first term, which is given all that a row has where an objective has such a term."
+        "those of the first term, which is given all that a row has where an objective has such a term. The best "
+        "number stands out where the runs are the same in this."
     )
     return lead, rows
 
@@ -201,7 +223,7 @@ def _translations(runs: Mapping[str, Source]) -> tuple[str, list[Row]]:
             found = one.get((given, want))
             value = None if found is None else found["log_px"] if found["margin"] is None else found["margin"]
             cells.append(_NOTHING if value is None else f"{value:+.4f}")
-        rows.append(Row(f"{want} from {given}", cells, higher_is_better=True))
+        rows.append(Row(f"{want} from {given}", cells, higher_is_better=True if _alike(runs, want) else None))
     rows.sort(key=lambda row: not row.name.endswith(f" from {ALL}"))
     lead = "Nats per dimension above predicting the training mean (log p itself, where a kind has no such mean)."
     return lead, rows

@@ -217,7 +217,8 @@ def check_claim(recipe: Recipe, folder: RunFolder) -> None:
 def claim(recipe: Recipe, folder: RunFolder) -> None:
     """Write into a run folder the recipe that it belongs to, and the versions and machine that it runs on.
 
-    The recipe's code is running in this process, so the user's record allows it in this run from now on.
+    This process was allowed to run the recipe's code and to contact its URL, so the user's record allows both from now
+    on.
     """
     write_text(folder.recipe, recipe.to_yaml())
     allow_again(folder.recipe)

@@ -53,20 +53,31 @@ def parse_json(
         finite: whether NaN and infinities are refused.
 
     Raises:
-        InputError: it is not JSON, not UTF-8, nested more than 64 levels deep, or holds a number of more than 64 bits
-            or half of a surrogate pair.
+        InputError: it is not JSON, not UTF-8, nested more than 64 levels deep, or holds a key twice, a number of more
+            than 64 bits, or half of a surrogate pair.
 
     >>> parse_json('{"rows": 3}', "a.json")
     {'rows': 3}
     """
     try:
-        value = json.loads(content.decode() if isinstance(content, bytes) else content)
+        text = content.decode() if isinstance(content, bytes) else content
+        value = json.loads(text, object_pairs_hook=_object)
         _check(value, finite)
     except RecursionError:
         raise InputError(f"{file}: cannot be read (nested too deeply); {remedy}") from None
     except ValueError as error:
         raise InputError(f"{file}: cannot be read ({clipped_error(error)}); {remedy}") from None
     return value
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object; raise ValueError if a key is there twice, of which the last would count."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        seen: set[str] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        raise ValueError(f"the key {twice!r} is there twice")
+    return found
 
 
 def _check(value: Any, finite: bool) -> None:

@@ -31,7 +31,7 @@ def test_help_teaches_without_loading_anything_heavy(work: Path) -> None:
     loaded = "import sys, modalkit.cli; print([m for m in ('torch', 'numpy', 'pydantic', 'cv2') if m in sys.modules])"
     assert subprocess.check_output([sys.executable, "-c", loaded], text=True).strip() == "[]"
     for name in ("celeba-transforms", "sample-faces", "mnist"):
-        one = modalkit("build-dataset", name, "--help", cwd=work)
+        one = here("build-dataset", name, "--help", cwd=work)
         assert one.returncode == 0 and "--out" in one.stdout, one.stderr
 
 

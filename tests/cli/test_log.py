@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import logging
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from support.processes import Child
 from support.toys import here, write_circle, write_recipe
 
 from modalkit.recipe import load_recipe
@@ -68,7 +67,7 @@ def test_a_program_that_configures_nothing_sees_bars_and_no_messages(work: Path)
         "from modalkit.training import train\n"
         "train(load_recipe(Path('circle.yaml'), ['train.max_steps=2']), Path('own'))\n"
     )
-    done = subprocess.run([sys.executable, "-c", program], cwd=work, capture_output=True, text=True, timeout=200)
+    done = Child(cwd=work, code=program).done()
     assert done.returncode == 0 and done.stdout == "", done.stderr
     assert "own:" in done.stderr and "step" in done.stderr and "new" not in done.stderr
 

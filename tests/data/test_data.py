@@ -1,10 +1,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.processes import Child
 
 import modalkit
 from modalkit.data import Dataset, DatasetWriter, Rows, read_manifest, write_dataset, write_shard
@@ -173,9 +171,7 @@ def test_a_full_disk_is_said_and_nothing_is_lost(tmp_path: Path) -> None:
         "schemas = {'x': modalkit.schema('vector', size=1000)}\n"
         "modalkit.write_dataset(sys.argv[1], schemas, {'x': torch.zeros(50, 1000)})\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", program, tmp_path / "d"], capture_output=True, text=True, env=os.environ
-    )
+    done = Child(tmp_path / "d", cwd=tmp_path, code=program).done()
     assert RunError.__name__ in done.stderr and "the disk is full; free some space" in done.stderr, done.stderr
     assert not list((tmp_path / "d").rglob("*.tmp")) and not (tmp_path / "d" / "manifest.json").exists()
 

@@ -141,9 +141,9 @@ def test_every_command_takes_a_url(tmp_path: Path, web: tuple[str, Path], cache:
     assert trained.returncode == 0, trained.stderr
     assert f"training rows of {url}" in trained.stderr and "fetching 1 shards" in trained.stderr
     assert url in (tmp_path / "run/recipe.yaml").read_text()
-    again = here("train", "run", "--trust", cwd=tmp_path)
+    again = here("train", "run", cwd=tmp_path)
     assert again.returncode == 0 and "already complete" in again.stderr and "fetching" not in again.stderr
-    for dataset in (("--trust",), ("--data", url), ("--data", data)):
+    for dataset in ((), ("--trust",), ("--data", url), ("--data", data)):
         question = ("--targets", "class", "--given", "position", "--particles", 5)
         answer = here("evaluate", "run", *question, *dataset, cwd=tmp_path)
         assert answer.returncode == 0, answer.stderr

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import math
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +12,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.command_line import refused
+from support.toys import here
 
 import modalkit
 from modalkit.data import Dataset
-from modalkit.data.standardizing import unusual
-from modalkit.errors import RunError
+from modalkit.data.standardizing import standardization, unusual
+from modalkit.errors import InputError, RunError
 from modalkit.model.rows import gaussian
 from modalkit.nn.precise import bounded_log as bounded
 from modalkit.recipe import load_recipe
@@ -64,6 +68,39 @@ def test_a_schema_that_says_how_it_standardises_keeps_its_own(tmp_path: Path) ->
     schema = modalkit.schema("vector", size=1, standardize=own)
     made = modalkit.write_dataset(tmp_path / "d", {"x": schema}, {"x": torch.full((20, 1), 1e4)})
     assert made.modalities["x"].facts["standardize"] == own
+
+
+LARGE = (np.arange(50) + 2**53 + 1)[:, None]
+DAY = np.arange(50)[:, None] * 1800 + 1_700_000_000
+
+
+def test_numbers_that_single_precision_cannot_tell_apart_are_refused(tmp_path: Path) -> None:
+    schemas = {"x": modalkit.schema("vector", size=1, names=["account"])}
+    for values in (LARGE, LARGE.astype(float), torch.from_numpy(LARGE), DAY // 1800 / 100 + 1.7e9):
+        with pytest.raises(
+            InputError, match=r"'x': 'account' has numbers from [\d.]+ to .*; subtract a constant first"
+        ):
+            modalkit.write_dataset(tmp_path / "d", schemas, {"x": values})
+    np.savez(tmp_path / "t.npz", x=LARGE[:, 0])
+    done = here("build-dataset", "arrays", "t.npz", "--out", "t", "--yes", cwd=tmp_path)
+    refused(done, "modality 'x': 'number 1' has numbers from 9007199254740992", "subtract a constant first")
+    modalkit.write_dataset(tmp_path / "d", schemas, {"x": DAY})  # rounded to 128 seconds, of a day
+
+
+def test_one_number_that_was_computed_in_several_ways_is_a_constant(caplog: pytest.LogCaptureFixture) -> None:
+    jitter = np.where(np.arange(30) % 2, 0.1 + 0.2, 0.3)[:, None]
+    with caplog.at_level(logging.INFO):
+        assert standardization("x", jitter, np.ones(30, bool), ["x"])["scale"] == [1.0]
+    assert "constant in the training rows" in caplog.text
+
+
+def test_an_array_without_rows_and_numbers_beyond_single_precision_are_named(tmp_path: Path) -> None:
+    np.savez(tmp_path / "none.npz", x=np.zeros((0, 3)))
+    np.savez(tmp_path / "huge.npz", x=np.where(np.arange(40) == 3, 1e39, np.arange(40.0)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for name, said in (("none", "none.npz: 'x' has no rows"), ("huge", "modality 'x', row 4: ")):
+            refused(here("build-dataset", "arrays", f"{name}.npz", "--out", "d", "--yes", cwd=tmp_path), said)
 
 
 def test_absent_and_held_out_rows_do_not_count(tmp_path: Path) -> None:

@@ -55,6 +55,7 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("positive", {"size": 3}),
     ("positive", {"size": 1, "scale": 0.5, "network": SMALL_MLP}),
     ("ordinal", {"classes": 2}),
+    ("ordinal", {"classes": 4, "network": SMALL_MLP | {"linear": 3}}),
     ("ordinal", {"names": ["low", "middle", "high"], "network": SMALL_MLP | {"batch_norm": True, "dropout": 0.1}}),
     ("series", {"length": 50, "channels": 3}),
     ("series", {"length": 1}),

@@ -8,10 +8,11 @@ import re
 import shutil
 import signal
 import socket
-import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from PIL import Image
 from playwright.sync_api import Page, expect, sync_playwright
 from starlette.testclient import TestClient
 from support.linear import exact_posterior, linear_run
+from support.processes import Child
 from support.toys import here, write_circle
 
 import modalkit
@@ -31,6 +33,7 @@ from modalkit.model import assemble
 from modalkit.playground.app import make_app
 from modalkit.playground.controls import controls
 from modalkit.playground.gate import MOST_BYTES
+from modalkit.playground.server import make_server
 from modalkit.plugin import Schema
 from modalkit.recipe.loading import load_recipe
 from modalkit.runs.checkpoint import save_weights
@@ -199,7 +202,15 @@ def test_walking_decodes_the_point(model: TrainedModel, client: TestClient) -> N
     found = model.decode(torch.tensor([z]), ["position", "class"])
     assert [one["value"]["text"] for one in said] == [found[n].show() for n in ("position", "class")]
     assert torch.equal(found["position"].value, model.model.predict("position", torch.tensor([z])).detach())
-    for wrong in ("[1, 2]", "[1, 2, 3, NaN]", "x", '{"a": 1}', "[" * 9999):
+    for wrong in (
+        "[1, 2]",
+        "[1, 2, 3, NaN]",
+        "x",
+        '{"1": 0, "2": 0, "3": 0, "3": 1}',
+        "1234",
+        '["1", 2, 3, 4]',
+        "[" * 99,
+    ):
         refused = post(client, "/walk", {}, ["class"], z=wrong)
         assert refused.status_code == 422 and "list of 4 numbers" in refused.json()["error"]
 
@@ -286,6 +297,14 @@ def test_every_answer_has_strict_headers(client: TestClient) -> None:
     assert not re.findall(r'(?:src|href)="(?!static/|data:)', page) and "style=" not in page and "onclick" not in page
 
 
+def test_a_field_that_is_given_twice_is_refused(client: TestClient) -> None:
+    for address, field, values in (("/answer", "seed", ["1", "2"]), ("/walk", "z", ["[1, 2, 3, 4]", "[0, 0, 0, 0]"])):
+        refused = post(client, address, {}, ["class"], **{field: values})
+        assert refused.status_code == 422 and f"{field}: give one text, once" in refused.json()["error"]
+    chosen = post(client, "/answer", {"image": None}, ["class"], row=["0", "1"])
+    assert chosen.status_code == 422 and "row: give" in chosen.json()["error"]
+
+
 def test_too_much_at_once_is_refused(client: TestClient) -> None:
     large = {"content-length": str(MOST_BYTES + 1), "content-type": "multipart/form-data; boundary=x"}
     assert client.post("/answer", headers=large, content=b"").status_code == 413
@@ -296,18 +315,16 @@ def test_too_much_at_once_is_refused(client: TestClient) -> None:
 
 
 @pytest.fixture(scope="module")
-def served(run: Path) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+def served(run: Path) -> Iterator[tuple[str, Child]]:
     """The real command."""
-    command = [sys.executable, "-m", "modalkit", "serve", str(run), "--port", "0"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stderr is not None
-        line = process.stderr.readline()
-        yield line.split()[0], process
-        process.send_signal(signal.SIGINT)
-        assert process.wait(20) == 0 and process.stderr.read() == "stopped\n"
+    process = Child("serve", run, "--port", 0, cwd=run.parent)
+    address = process.line().split()[0]
+    yield address, process
+    process.send_signal(signal.SIGINT)
+    assert process.wait(20) == 0 and process.stderr.splitlines()[1:] == ["stopped"]
 
 
-def test_fifty_at_once_wait_their_turn(served: tuple[str, subprocess.Popen[str]]) -> None:
+def test_fifty_at_once_wait_their_turn(served: tuple[str, Child]) -> None:
     address, process = served
 
     def resident() -> int:
@@ -325,8 +342,50 @@ def test_fifty_at_once_wait_their_turn(served: tuple[str, subprocess.Popen[str]]
     assert resident() - before < 200, "MiB more than one request takes"
 
 
+FORM = (
+    b"POST /answer HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/x-www-form-urlencoded\r\n"
+    b"Content-Length: %d\r\n\r\nx"
+)
+
+
+def test_those_who_ask_nothing_keep_nobody_out(served: tuple[str, Child]) -> None:
+    address, _ = served
+    host, port = address.removeprefix("http://").rstrip("/").split(":")
+    with ExitStack() as stack:
+        idle = [stack.enter_context(socket.create_connection((host, int(port)), 30)) for _ in range(300)]
+        for number, one in enumerate(idle):  # nothing, half a head, or some of a large body
+            one.sendall((b"", FORM[:30], FORM % (1 << 24) if number > 200 else b"")[number % 3])
+        with httpx.Client(base_url=address, timeout=20) as client:
+            assert post(client, "/answer", {"position": "1, 0"}, ["class"]).status_code == 200
+        assert idle[0].recv(1) == b""  # the longest idle ones made room
+
+
+def test_a_slow_body_is_refused_and_an_idle_connection_closed(
+    model: TrainedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("modalkit.playground.connections.SECONDS_TO_ASK", 0.2)
+    monkeypatch.setattr("modalkit.playground.gate.SECONDS_TO_BEGIN", 0.2)
+    server = make_server(make_app(model))
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        try:
+            with socket.create_connection(listener.getsockname(), 20) as slow:
+                slow.sendall(FORM % 9)
+                assert slow.recv(999).startswith(b"HTTP/1.1 408")
+            with socket.create_connection(listener.getsockname(), 20) as idle:
+                idle.sendall(b"GET /rows/0 HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                answer = b""
+                while part := idle.recv(1 << 20):  # the end: it asked once, and then nothing
+                    answer += part
+                assert answer.startswith(b"HTTP/1.1 200")
+        finally:
+            server.should_exit = True
+            thread.join(20)
+
+
 @pytest.fixture(scope="module")
-def page(served: tuple[str, subprocess.Popen[str]]) -> Iterator[Page]:
+def page(served: tuple[str, Child]) -> Iterator[Page]:
     if CHROMIUM is None:
         pytest.skip("no Chromium")
     with sync_playwright() as playwright:
@@ -343,10 +402,15 @@ def page(served: tuple[str, subprocess.Popen[str]]) -> Iterator[Page]:
 
 def test_the_page_in_a_browser(page: Page) -> None:
     expect(page.get_by_role("status")).to_contain_text("given image")  # the first row, as it opens
+    page.locator("#known-1").check()
+    expect(page.get_by_role("status")).to_contain_text("given image, position")
+    expect(page.get_by_alt_text("class, the truth").or_(page.get_by_text("truth")).first).to_be_visible()
     page.get_by_label("Upload a picture for image").set_input_files(
         {"name": "a.png", "mimeType": "", "buffer": picture()}
     )
     expect(page.get_by_alt_text("image, as the model sees it")).to_be_visible()
+    expect(page.locator("#known-1")).not_to_be_checked()  # the row's position is not the upload's
+    expect(page.get_by_text("truth", exact=True)).to_have_count(0)
     page.locator("#known-2").check()
     page.get_by_label("class", exact=True).select_option("2")
     expect(page.get_by_role("status")).to_contain_text("given image, class")

@@ -138,6 +138,18 @@ def test_a_graph_of_a_picture_with_a_learned_scale_given_standardised_numbers(tm
     assert done.returncode == 0, done.stderr  # it compares the graph's results with the library's
 
 
+@pytest.mark.parametrize(("given", "want"), [("at", "level"), ("level", "at")])
+def test_a_graph_of_ordered_levels_takes_any_number_of_rows(tmp_path: Path, given: str, want: str) -> None:
+    dense = "network: {type: mlp, hidden: [8], decoder_hidden: [8]}"
+    run = untrained(
+        tmp_path,
+        f"data: {{path: x}}\nmodalities:\n  at: {{kind: vector, size: 2, {dense}}}\n"
+        f"  level: {{kind: ordinal, classes: 4, {dense}}}\nmodel: {{latent_dim: 2}}\n",
+    )
+    done = here("export", run, "shared", "--onnx", "--given", given, "--want", want, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr  # it compares the graph's results on 1, 2 and 7 rows with the library's
+
+
 @pytest.mark.parametrize(("given", "want"), [("image,class", "image"), ("position", "class")])
 def test_a_graph_says_what_the_library_says(work: Path, tmp_path: Path, given: str, want: str) -> None:
     done = here("export", work / "run", "shared", "--onnx", "--given", given, "--want", want, cwd=tmp_path)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from modalkit_tools.faces.sources import ATTRIBUTES
+from modalkit_tools.faces.annotations import ATTRIBUTES
 from safetensors.torch import load_file
 from support.made import ROWS, write_made
 from typer.testing import CliRunner
@@ -44,7 +44,10 @@ def test_every_system_of_the_tables_has_its_recipe() -> None:
     assert set(shipped()) == {f"{dataset}_{system}" for dataset, system in OF_THE_TABLES} | set(OTHERS)
 
 
-@pytest.mark.parametrize("name", shipped())
+BITS = pytest.param("bits1000_mvae", marks=pytest.mark.slow)  # as tests/tools/test_sample_bits.py, which trains it too
+
+
+@pytest.mark.parametrize("name", [BITS if name == "bits1000_mvae" else name for name in shipped()])
 def test_two_steps(name: str, made: Path, tmp_path: Path) -> None:
     path, _ = shipped()[name]
     recipe = load_recipe(path)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from modalkit_tools.faces.sources import ATTRIBUTES, read_annotations
+from modalkit_tools.faces.annotations import ATTRIBUTES, read_annotations
 from modalkit_tools.mnist.idx import FILES, Family, read_idx
 from modalkit_tools.own_data.arrays import ArraysOptions
 from modalkit_tools.own_data.arrays import build as build_arrays

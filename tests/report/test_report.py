@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 from support.toys import here, write_circle, write_recipe
 from torch.distributions import Normal, kl_divergence
@@ -296,6 +297,36 @@ def test_runs_side_by_side(mixed: Path, tmp_path: Path) -> None:
         for run in (mixed / "run", tmp_path / "wide")
     ]
     assert lines["best validation ELBO"] == [f"{one:,.3f}" for one in best]
+    assert bold((tmp_path / "both.html").read_text(), "best validation ELBO") == [f"{max(best):,.3f}"]
+
+
+def bold(page: str, row: str) -> list[str]:
+    """Return the cells that stand out in the rows of a page's tables that begin so."""
+    rows = [one for one in page.split("<tr") if re.match(rf"[^>]*>\s*<th[^>]*>{row}<", one)]
+    assert rows, row
+    return [cell.strip() for one in rows for cell in re.findall(r'class="best"[^>]*>([^<]*)', one)]
+
+
+@pytest.mark.parametrize(("change", "elbo"), [("seed", True), ("network", True), ("weight", False), ("name", False)])
+def test_nats_stand_out_only_where_they_compare(mixed: Path, tmp_path: Path, change: str, elbo: bool) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(mixed / "run", other)
+    lines = [json.loads(line) for line in (other / "metrics.jsonl").read_text().splitlines()]
+    better = [{n: v + 1 if n.startswith(("elbo", "log_px")) else v for n, v in line.items()} for line in lines]
+    (other / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in better))
+    recipe = yaml.safe_load((other / "recipe.yaml").read_text())
+    recipe |= {
+        "seed": {"seed": 9},
+        "network": {"modalities": recipe["modalities"] | {"bit": {"kind": "bit", "network": "mlp"}}},
+        "weight": {"modalities": recipe["modalities"] | {"bit": {"kind": "bit", "weight": 2.0, "network": "mlp"}}},
+        "name": {"objective": {"name": "mopoe"}},
+    }[change]
+    (other / "recipe.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False))
+    done = here("compare", mixed / "run", other, "-o", tmp_path / "both.html", cwd=mixed)
+    assert done.returncode == 0, done.stderr
+    page = (tmp_path / "both.html").read_text()
+    assert bool(bold(page, "best validation ELBO")) is bool(bold(page, "log_px/bit")) is elbo
+    assert bool(bold(page, "log_px/class")) is (change != "name")
 
 
 def test_a_browser_shows_the_page_on_a_phone(mixed: Path) -> None:

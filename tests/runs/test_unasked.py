@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.server
 import logging
+import shutil
 import threading
 from collections.abc import Iterator
 from functools import partial
@@ -71,6 +72,29 @@ def test_a_run_s_dataset_is_contacted_only_if_the_user_asks(tmp_path: Path, web:
         before = len(asked)
         done = here(*command, cwd=tmp_path)
         assert done.returncode == 0 and "not contacted" not in done.stderr and len(asked) > before, done.stderr
+
+
+def test_a_url_that_was_trained_from_is_remembered(
+    tmp_path: Path, web: tuple[str, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MODALKIT_CONFIG", str(tmp_path / "config"))
+    url, _ = web
+    short = ("--set", "train.max_steps=1")
+    run = shared(tmp_path / "run", recipe_text(data=url))
+    (tmp_path / "own.yaml").write_text(recipe_text(data=url))
+    for first in (("train", "own.yaml"), ("train", run, "--trust"), ("train", run, "--set", f"data.path={url}")):
+        refused(here("train", run, "--out", "mine", cwd=tmp_path), "was not contacted")
+        assert here("evaluate", run, "--data", url, "--particles", 2, cwd=tmp_path).returncode == 0  # records nothing
+        assert here(*first, "--out", "mine", *short, cwd=tmp_path).returncode == 0
+        (tmp_path / "mine").rename(tmp_path / "moved")
+        for command in (("train", "moved"), ("evaluate", "moved", "--particles", 2), ("validate", "moved")):
+            done = here(*command, cwd=tmp_path)
+            assert done.returncode == 0 and "not c" not in done.stdout + done.stderr, (done.stdout, done.stderr)
+        record = (tmp_path / "config/trusted.json").read_text()
+        assert "127.0.0.1" in record and "points" not in record  # a URL can hold a password
+        refused(here("train", shared(tmp_path / "s", recipe_text(data=f"{url}2")), cwd=tmp_path), "was not contacted")
+        for path in (tmp_path / "moved", tmp_path / "s", tmp_path / "config"):
+            shutil.rmtree(path)
 
 
 def test_the_playground_shows_no_rows_of_a_dataset_elsewhere(

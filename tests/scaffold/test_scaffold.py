@@ -8,15 +8,15 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.processes import Child
 from support.toys import here
 
 ROOT = Path(__file__).parents[2]
 
 
-def run(folder: Path, *command: object, path: Path | None = None) -> str:
-    """Run a Python module in `folder`, with `path` to import from, and return what it says."""
+def run(folder: Path, *command: object) -> str:
+    """Run a Python module in `folder`, and return what it says."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MYPYPATH": str(ROOT)}
-    environment |= {"PYTHONPATH": str(path)} if path else {}
     done = subprocess.run(
         [sys.executable, *map(str, command)], cwd=folder, env=environment, capture_output=True, text=True, timeout=300
     )
@@ -58,10 +58,11 @@ app(["train", "wind_speed.yaml", "--set", "train.epochs=2"], standalone_mode=Fal
 
 def test_it_is_found_keeps_the_contract_and_trains(package: Path) -> None:
     run(package, "-c", "import setuptools; setuptools.setup()", "-q", "egg_info")  # what an editable install leaves
-    said = run(package, "-c", USE, path=package)
+    done = Child(cwd=package, code=USE, path=package).done()
+    assert done.returncode == 0, done.stdout + done.stderr
     passed = next(count for what, count in PASSED.items() if package.parent.name.startswith(what))
     for words in (passed, "modalkit-wind-speed 0.1.0", "2 epochs done"):
-        assert words in said
+        assert words in done.stdout
 
 
 def test_nothing_is_overwritten(tmp_path: Path) -> None:

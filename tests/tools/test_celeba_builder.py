@@ -17,8 +17,10 @@ import pytest
 import torch
 from modalkit_tools.execution.tasks import map_tasks
 from modalkit_tools.faces import transforms
-from modalkit_tools.faces.sources import ATTRIBUTES, Annotations, assign_splits, open_source, read_photo
+from modalkit_tools.faces.annotations import ATTRIBUTES, Annotations, read_annotations
+from modalkit_tools.faces.sources import assign_splits, open_source, read_photo
 from pydantic import ValidationError
+from support.processes import Child
 
 from modalkit.data import Dataset
 from modalkit.errors import InputError, RunError
@@ -151,6 +153,14 @@ def test_without_annotations_there_are_six_modalities_of_any_folder_of_photos(tm
     assert [data.key(row) for row in range(len(data))] == ["a.webp", "b/deep/x.PNG", "b/y.jpeg", "ü.bmp"]
 
 
+def test_pictures_that_are_not_read_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = photos(tmp_path / "faces", 3)
+    for name in ("a.tif", "b.GIF", "notes.txt", ".hidden.tif"):
+        (folder / name).write_bytes(b"x")
+    assert "3 rows" in build(tmp_path / "out", source=folder)
+    assert "faces: 2 pictures are not used, such as a.tif; photos end in .bmp" in caplog.text
+
+
 def test_limit_takes_the_first_photos(tmp_path: Path) -> None:
     folder = photos(tmp_path / "faces", 5)
     build(tmp_path / "out", source=folder, limit=2)
@@ -267,6 +277,9 @@ def test_sources_that_are_none(tmp_path: Path) -> None:
         ("list_eval_partition.txt", "000001.jpg\n", ":1: expected"),
         ("identity_CelebA.txt", "000001.jpg 12\n000002.jpg someone\n", ":2: .*a whole number"),
         ("identity_CelebA.txt", "\udcff\udcfe", "cannot be read"),
+        ("list_attr_celeba.csv", "image_id,Bald,Bangs\n", ":1: the header has no Black_Hair"),
+        ("list_attr_celeba.csv", f"image_id,{','.join(HEADER)}\n1.jpg,1,-1\n", ":2: expected a file name and 20"),
+        ("list_eval_partition.csv", "image_id,partition\n000001.jpg,0\n000002.jpg,x\n", ":3: .*from 0 to 2"),
     ],
 )
 def test_malformed_annotations_name_file_and_line(tmp_path: Path, name: str, text: str, message: str) -> None:
@@ -274,6 +287,47 @@ def test_malformed_annotations_name_file_and_line(tmp_path: Path, name: str, tex
     (folder / name).write_bytes(text.encode("utf-8", "surrogateescape"))
     with pytest.raises(InputError, match=f"{name}.*{message}"):
         build(tmp_path / "out", source=folder)
+
+
+def as_csv(folder: Path) -> None:
+    """Replace the annotation files by comma-separated ones, with a header and without a count."""
+    columns = {"list_attr_celeba": HEADER, "list_eval_partition": ["partition"], "identity_CelebA": ["identity"]}
+    for name, header in columns.items():
+        text = folder / f"{name}.txt"
+        rows = [line.split() for line in text.read_text().splitlines()][2 if name == "list_attr_celeba" else 0 :]
+        lines = [",".join(row) for row in [["image_id", *header], *rows]]
+        text.with_suffix(".csv").write_text("\n".join(lines) + "\n")
+        text.unlink()
+
+
+@pytest.mark.parametrize("form", ["csv", "png", "png and csv"])
+def test_annotations_are_found_as_csv_and_for_photos_kept_in_another_format(tmp_path: Path, form: str) -> None:
+    folder = photos(tmp_path / "img_align_celeba", 6)
+    annotate(tmp_path, range(1, 40), partition={n: (n > 3) + (n > 5) for n in range(1, 40)}, people=3)
+    if "png" in form:
+        for path in folder.iterdir():
+            path.rename(path.with_suffix(".png"))
+    if "csv" in form:
+        as_csv(tmp_path)
+    assert "train 3, valid 2, test 1; official split" in build(tmp_path / "out", source=folder)
+    data = Dataset(tmp_path / "out")
+    assert data[torch.arange(6)].values["attributes"].tolist() == [true_bits(n) for n in range(1, 7)]
+    assert "identity split" in build(tmp_path / "by-person", source=folder, splits="identity")
+
+
+def test_a_photo_s_own_name_goes_before_its_stem(tmp_path: Path) -> None:
+    (tmp_path / "list_eval_partition.txt").write_text("1.png 2\n1.jpg 0\n2.jpg 1\n3.jpg 1\n")
+    keys = ["1.png", "2.png", "3.png", "3.bmp"]  # two photos with one stem: neither is 3.jpg
+    assert read_annotations([tmp_path], keys).partition == {"1.png": 2, "2.png": 1}
+
+
+def test_annotations_of_few_of_the_photos_are_pointed_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = photos(tmp_path / "img_align_celeba", 3)
+    annotate(tmp_path, range(900, 920), partition={n: 0 for n in range(3, 1500)})
+    build(tmp_path / "out", source=folder)
+    warned = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert any("list_attr_celeba.txt: lists 20 images, none of these 3 photos, so it is not used" in w for w in warned)
+    assert any("list_eval_partition.txt: lists 1,497 images, 1 of these 3 photos" in w for w in warned)
 
 
 # Splits
@@ -321,32 +375,23 @@ def test_a_split_that_was_asked_for_must_cover_the_photos() -> None:
 
 # Going on where it stopped
 
-PROGRAM = """
-import sys
-from pathlib import Path
-from modalkit.registry import BUILDERS, get
-builder = get(BUILDERS, "celeba-transforms")
-source, out, workers = sys.argv[1:]
-print(builder.build(builder.options(source=source, size=16, shard_rows=2, workers=int(workers)), Path(out)))
-"""
-
 
 def test_killed_and_resumed_it_ends_with_the_bytes_of_an_unbroken_build(tmp_path: Path) -> None:
-    folder = photos(tmp_path / "faces", 60, 109, 89)
+    folder = photos(tmp_path / "faces", 32, 109, 89)
     (folder / "000011.jpg").write_text("no picture")
     build(tmp_path / "unbroken", source=folder, shard_rows=2)
     out = tmp_path / "killed"
-    command = [sys.executable, "-c", PROGRAM, folder, out, "2"]
-    process = subprocess.Popen(command, start_new_session=True, stderr=subprocess.DEVNULL)
+    options = ("--source", folder, "--out", out, "--size", 16, "--shard-rows", 2, "--workers", 2)
+    process = Child("build-dataset", "celeba-transforms", *options, cwd=tmp_path, alone=True)
     while process.poll() is None and len(list(out.glob("shards/*.safetensors"))) < 2:
         time.sleep(0.01)
     os.killpg(process.pid, signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     done = {path: path.stat().st_mtime_ns for path in out.glob("shards/*.safetensors")}
-    assert 2 <= len(done) < 30
-    with pytest.raises(InputError, match=r"half-built \(\d+ of 30 shards\)"):
+    assert 2 <= len(done) < 16
+    with pytest.raises(InputError, match=r"half-built \(\d+ of 16 shards\)"):
         Dataset(out)
-    (out / "shards/.00029.safetensors.123.tmp").write_text("what a killed process leaves behind")
+    (out / "shards/.00015.safetensors.123.tmp").write_text("what a killed process leaves behind")
 
     build(out, source=folder, shard_rows=2)
     assert content(out) == content(tmp_path / "unbroken")

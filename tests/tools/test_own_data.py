@@ -249,6 +249,7 @@ WRONG: dict[str, tuple[Callable[[], list[list[str]]], tuple[object, ...], str]] 
     "one row": (lambda: patients(1)[:1], (), "has one row below its header, which is too few"),
     "no rows": (lambda: [], (), "has no rows below its header"),
     "a word among numbers": (lambda: with_cell(6, 1, "high"), (), "'high' in line 8"),
+    "too large": (lambda: with_cell(6, 1, "1e39"), (), "line 8: '1e39' is larger than single precision holds"),
     "infinite": (lambda: with_cell(6, 1, "-inf"), (), "column 'blood_1', line 8: '-inf' is infinite"),
     "duplicate ids": (lambda: with_cell(6, 0, "p2"), ("--ids", "patient"), "line 4 and line 8 have the same 'patient'"),
     "no id": (lambda: with_cell(6, 0, ""), ("--ids", "patient"), "line 8 has no 'patient'"),
@@ -356,13 +357,19 @@ def test_files_that_are_no_tables_are_refused(tmp_path: Path) -> None:
 
 def test_what_teaches_nothing_is_said(tmp_path: Path) -> None:
     splits = ["train"] * 25 + ["val", "test", "test", "test", "test"]
-    rows = [[str(i), "7", "", "b" if i == 29 else "ac"[i % 2], str(1e7 + i / 100), splits[i]] for i in range(30)]
-    write_csv(tmp_path / "t.csv", rows, ["id", "same", "void", "rare", "time", "fold"])
+    large = [2**53 + 7 * i % 113 for i in range(30)]  # float64 tells them apart, the float32 of a dataset does not
+    rows = [
+        [str(i), "7", "", "b" if i == 29 else "ac"[i % 2], str(1e7 + i * 1.5), str(large[i]), splits[i]]
+        for i in range(30)
+    ]
+    write_csv(tmp_path / "t.csv", rows, ["id", "same", "void", "rare", "time", "large", "fold"])
     done = table(tmp_path, "t.csv", "--out", "data", "--yes")
     assert done.returncode == 0, done.stderr
     for message in ("same: '7' in every row", "void: empty in every row", "time: large compared with its spread"):
         assert message in done.stderr, done.stderr
     assert "rare: 'b' is in no training row" in done.stderr
+    assert "large: numbers such as 9007199254740992, which single precision" in done.stderr
+    assert "large" not in Dataset(tmp_path / "data").names
     assert Dataset(tmp_path / "data").manifest.splits == {"train": 25, "valid": 1, "test": 4}
 
 
@@ -385,8 +392,12 @@ def test_a_folder_is_aligned_by_stem(tmp_path: Path) -> None:
     assert shown.returncode == 2 and "--modalities FILE" in shown.stderr
     (tmp_path / "m.yaml").write_text(shown.stdout)
     (root / "photo/002.png").write_bytes(b"no picture")
+    (root / "photo/old").mkdir()
+    for stray in ("notes.md", "photo/003.raw", "photo/.thumbs"):
+        (root / stray).touch()
     done = here("build-dataset", "folder", "in", "--out", "data", "--modalities", "m.yaml", cwd=tmp_path)
     assert done.returncode == 0 and "1 set aside" in done.stdout, done.stderr + done.stdout
+    assert "not used: notes.md, photo/003.raw, photo/old; a modality is a subfolder" in done.stderr
     data, values, present = whole(tmp_path / "data")
     assert {n: m.facts["kind"] for n, m in data.manifest.modalities.items()} == {
         "caption": "tokens", "level": "vector", "mood": "label", "photo": "image", "sensor": "vector"
@@ -410,6 +421,17 @@ def test_a_folder_of_sounds(tmp_path: Path) -> None:
     facts = data.manifest.modalities["clap"].facts
     assert (facts["kind"], facts["sample_rate"], facts["seconds"]) == ("audio", 8000, 0.6)
     assert values["clap"].shape == (4, 1, 64, 1 + 4800 // 256) and values["clap"][0].max() > 0
+
+
+def test_arrays_of_channels_and_steps_mention_series(tmp_path: Path) -> None:
+    (tmp_path / "in/wave").mkdir(parents=True)
+    for i in range(12):
+        np.save(tmp_path / f"in/wave/{i}.npy", np.random.default_rng(i).normal(size=(1, 64)))
+    done = here("build-dataset", "folder", "in", "--out", "data", "--yes", cwd=tmp_path)
+    assert done.returncode == 0 and "{kind: series, channels: 1, length: 64}" in done.stderr, done.stderr
+    (tmp_path / "m.yaml").write_text("wave: {kind: series, channels: 1, length: 64}\n")
+    again = here("build-dataset", "folder", "in", "--out", "s", "--modalities", "m.yaml", cwd=tmp_path)
+    assert again.returncode == 0 and Dataset(tmp_path / "s").manifest.modalities["wave"].facts["kind"] == "series"
 
 
 def test_a_folder_that_cannot_be_aligned_is_refused(tmp_path: Path) -> None:

@@ -7,8 +7,6 @@ import importlib.util
 import json
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +16,7 @@ import cv2
 import dlib
 import numpy as np
 import pytest
+from support.processes import Child
 
 from modalkit import registry
 from modalkit.errors import InputError
@@ -119,16 +118,15 @@ def test_work_goes_on_where_it_stopped(faces: Path, tmp_path: Path) -> None:
 
 def test_killed_and_run_again_it_ends_with_the_same_bytes(faces: Path, tmp_path: Path) -> None:
     out = tmp_path / "faces"
-    command = [sys.executable, "-c", "from modalkit.cli import main; main()", "build-dataset", "sample-faces"]
-    command += ["--out", str(out), "--count", str(COUNT), "--seed", "5", "--workers", "2"]
-    first = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    options = ("--out", out, "--count", COUNT, "--seed", 5, "--workers", 2)
+    first = Child("build-dataset", "sample-faces", *options, cwd=tmp_path)
     deadline = time.monotonic() + 60
     while len(list(out.glob("img_align_celeba/*.jpg"))) < 5 and time.monotonic() < deadline:
         time.sleep(0.02)
-    first.send_signal(signal.SIGKILL)
-    first.wait()
+    first.kill()
+    assert first.wait() == -signal.SIGKILL
     assert not (out / "list_attr_celeba.txt").exists()
-    subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
+    build(out)
     assert content(out) == content(faces)
 
 

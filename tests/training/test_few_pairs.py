@@ -30,13 +30,13 @@ FEW = ["data.weak.paired=0.2", "train.paired_share=0.4", GUESSING, "train.schedu
 SIGNS = """\
 data: {path: signs, weak: {paired: 0.5}}
 modalities:
-  x: {kind: vector, size: 1, scale: 0.1}
-  bit: {kind: bit, weight: 10}
-  pair: {kind: attributes, names: [one, other], weight: 10}
+  x: {kind: vector, size: 1, scale: 0.1, network: &small {type: mlp, hidden: [32], decoder_hidden: [32]}}
+  bit: {kind: bit, weight: 10, network: *small}
+  pair: {kind: attributes, names: [one, other], weight: 10, network: *small}
 model: {latent_dim: 4}
 objective: {targets: present}
 train:
-  {epochs: 20, batch_size: 20, learning_rate: 0.003, pictures_every: 0, accelerator: cpu,
+  {epochs: 15, batch_size: 20, learning_rate: 0.01, pictures_every: 0, accelerator: cpu,
    self_training: {modalities: [bit, pair], confidence: 0.9, after_epochs: 3}}
 """
 

@@ -6,8 +6,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -15,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from support.processes import Child
 from support.toys import here, overrides, train_circle, write_circle, write_recipe
 from torch import Tensor
 
@@ -139,13 +138,7 @@ def test_killed_and_interrupted_in_the_refit_it_ends_with_the_same_bits(
 ) -> None:
     run = shutil.copytree(plain, work / "killed")  # the first fit is done, and a refit may be switched on
     arguments = ["train", "circle.yaml", "--out", "killed", *options(REFIT, *COSINE)]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "modalkit", *arguments],
-        cwd=work,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    process = Child(*arguments, cwd=work)
     assert logged(work, "killed", 10)
     process.kill()
     assert process.wait(60) == -signal.SIGKILL

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -16,10 +13,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from support.command_line import modalkit
+from support.processes import Child
+from support.same import same_run
 from support.toys import here, write_circle, write_recipe
-
-COMMAND = [sys.executable, "-m", "modalkit"]
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
 @pytest.fixture(scope="module")
@@ -44,28 +40,12 @@ def steps_logged(run: Path) -> int:
 
 def start_and_signal(work: Path, name: str, number: int, after_step: int) -> int:
     """Start a training, send a signal once it has logged a step, and return its exit status."""
-    process = subprocess.Popen(
-        [*COMMAND, "train", "circle.yaml", "--out", name, "--set", "train.log_every=1"],
-        cwd=work, env=ENVIRONMENT, stderr=subprocess.PIPE, stdout=subprocess.PIPE,
-    )  # fmt: skip
+    process = Child("train", "circle.yaml", "--out", name, "--set", "train.log_every=1", cwd=work)
     deadline = time.monotonic() + 120
     while steps_logged(work / name) < after_step and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.005)
     process.send_signal(number)
-    process.communicate(timeout=60)
-    return process.returncode
-
-
-def same_run(one: Path, other: Path) -> None:
-    a, b = (torch.load(run / "checkpoints" / "state.pt", weights_only=True) for run in (one, other))
-    assert a["progress"] == b["progress"]
-    assert all(torch.equal(a["model"][k], b["model"][k]) for k in a["model"])
-    for index, state in a["optimizer"]["state"].items():
-        assert all(torch.equal(value, b["optimizer"]["state"][index][k]) for k, value in state.items())
-    for name in ("best.safetensors", "last.safetensors"):
-        x, y = load_file(one / "checkpoints" / name), load_file(other / "checkpoints" / name)
-        assert x.keys() == y.keys() and all(torch.equal(x[k], y[k]) for k in x)
-    assert json.loads((one / "translations.json").read_text()) == json.loads((other / "translations.json").read_text())
+    return process.wait(60)
 
 
 def test_a_run_folder_holds_what_it_promises(unbroken: Path) -> None:
@@ -189,7 +169,7 @@ def test_two_trainings_do_not_share_a_folder(work: Path, unbroken: Path) -> None
     from modalkit.util.files import locked
 
     with locked(unbroken, "training"):
-        second = modalkit("train", "circle.yaml", "--out", unbroken, cwd=work)
+        second = Child("train", "circle.yaml", "--out", unbroken, cwd=work).done()
     assert second.returncode == 2 and "another process is training here" in second.stderr
     with locked(unbroken, "x"), pytest.raises(InputError), locked(unbroken, "x"):
         pass

@@ -21,7 +21,8 @@ from modalkit.util.progress import bar
 
 from ..execution.options import Execution
 from ..execution.tasks import map_tasks
-from .sources import ATTRIBUTES, Photo, assign_splits, open_source, read_annotations, read_photo
+from .annotations import ATTRIBUTES, read_annotations
+from .sources import Photo, assign_splits, open_source, read_photo
 
 if TYPE_CHECKING:
     from modalkit.data import Manifest, Rows

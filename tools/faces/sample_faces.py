@@ -21,7 +21,8 @@ from modalkit.util.progress import bar
 
 from ..execution.options import Execution
 from ..execution.tasks import map_tasks
-from .sources import ATTRIBUTES, FOLDER
+from .annotations import ATTRIBUTES
+from .sources import FOLDER
 
 if TYPE_CHECKING:
     from .portrait import Portrait

@@ -1,14 +1,15 @@
-"""Reads face photos as people have them: CelebA's zip and annotation files, or a folder of photos."""
+"""Reads face photos as people have them, CelebA's zip or a folder of photos, and gives each a split."""
 
 from __future__ import annotations
 
 import hashlib
+import logging
 import lzma
 import os
 import posixpath
 import zipfile
 import zlib
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
@@ -16,15 +17,14 @@ from typing import Literal
 
 from modalkit.errors import InputError, RunError
 
-ATTRIBUTES = (
-    *("Bald", "Bangs", "Black_Hair", "Blond_Hair", "Brown_Hair", "Bushy_Eyebrows", "Eyeglasses", "Gray_Hair"),
-    *("Heavy_Makeup", "Male", "Mouth_Slightly_Open", "Mustache", "Pale_Skin", "Receding_Hairline", "Smiling"),
-    *("Straight_Hair", "Wavy_Hair", "Wearing_Hat"),
-)
-"""The 18 attributes of the paper, out of CelebA's 40."""
+from .annotations import Annotations
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp"})
+_OTHERS = frozenset({".gif", ".tif", ".tiff", ".heic", ".heif", ".avif", ".jp2", ".jfif", ".ppm", ".pgm"})
+"""Of pictures that are not read here; they are counted."""
 ZIP, FOLDER = "img_align_celeba.zip", "img_align_celeba"
+
+_log = logging.getLogger(__name__)
 
 Rule = Literal["official", "identity", "random"]
 
@@ -67,9 +67,15 @@ def open_source(path: Path) -> Source:
         container = path
     else:
         raise InputError(f"{path}: there is no such zip or folder")
-    found = list(_in_zip(container) if container.is_file() else _in_folder(container))
+    files = list(_in_zip(container) if container.is_file() else _in_folder(container))
+    found = [(member, size) for member, size in files if PurePosixPath(member).suffix.lower() in SUFFIXES]
     if not found:
         raise InputError(f"{container}: holds no photos ({', '.join(sorted(SUFFIXES))})")
+    if others := sorted(member for member, _ in files if PurePosixPath(member).suffix.lower() in _OTHERS):
+        _log.warning(
+            f"{container}: {len(others):,} pictures are not used, such as {others[0]}; photos end in "
+            f"{', '.join(sorted(SUFFIXES))}, so convert them to one of these"
+        )
     within = posixpath.commonpath([_rooted(member).parent for member, _ in found])
     photos = [Photo(_text(str(_rooted(m).relative_to(within))), m, size) for m, size in found]
     official = container.is_file() or container.name == FOLDER
@@ -87,15 +93,15 @@ def _text(name: str) -> str:
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
-def _is_photo(member: PurePosixPath) -> bool:
+def _is_picture(member: PurePosixPath) -> bool:
     hidden = any(part.startswith(".") or part == "__MACOSX" for part in member.parts)
-    return member.suffix.lower() in SUFFIXES and not hidden
+    return member.suffix.lower() in SUFFIXES | _OTHERS and not hidden
 
 
 def _in_zip(container: Path) -> Iterator[tuple[str, int]]:
     members = _open_zip(container, container.stat().st_mtime_ns).infolist()
     sizes = {info.filename: info.file_size for info in members if not info.is_dir()}  # a zip may repeat a name
-    yield from ((name, size) for name, size in sizes.items() if _is_photo(PurePosixPath(name)))
+    yield from ((name, size) for name, size in sizes.items() if _is_picture(PurePosixPath(name)))
 
 
 def _in_folder(container: Path) -> Iterator[tuple[str, int]]:
@@ -109,7 +115,7 @@ def _in_folder(container: Path) -> Iterator[tuple[str, int]]:
         for file in files:
             path = Path(folder, file)
             member = PurePosixPath(path.relative_to(container).as_posix())
-            if _is_photo(member):
+            if _is_picture(member):
                 try:
                     yield str(member), path.stat().st_size
                 except OSError:  # a broken link: reading it will say so, and set it aside
@@ -146,88 +152,6 @@ def read_photo(container: Path, photo: Photo) -> bytes:
         return _open_zip(container, container.stat().st_mtime_ns).read(photo.member)
     except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, KeyError, RuntimeError, ValueError) as error:
         raise OSError(f"damaged in the zip: {error}") from error
-
-
-@dataclass(frozen=True)
-class Annotations:
-    """What CelebA's text files say, by file name; None where a file is not there.
-
-    Attributes:
-        attributes: the 18 `ATTRIBUTES`, 0 or 1.
-        partition: 0 train, 1 valid, 2 test.
-        identity: number of the person.
-    """
-
-    attributes: dict[str, tuple[int, ...]] | None
-    partition: dict[str, int] | None
-    identity: dict[str, int] | None
-
-
-def read_annotations(folders: Sequence[Path], keys: Collection[str]) -> Annotations:
-    """Read those of CelebA's annotation files that lie in one of `folders`.
-
-    Args:
-        folders: where they may lie.
-        keys: the photos that matter; other lines are checked but not kept.
-
-    Raises:
-        InputError: a line is malformed; names file and line.
-    """
-
-    def find(name: str) -> Path | None:
-        return next((folder / name for folder in folders if (folder / name).is_file()), None)
-
-    attributes, partition = find("list_attr_celeba.txt"), find("list_eval_partition.txt")
-    identity, wanted = find("identity_CelebA.txt"), frozenset(keys)
-    return Annotations(
-        _read_attributes(attributes, wanted) if attributes else None,
-        _read_numbers(partition, wanted, below=3) if partition else None,
-        _read_numbers(identity, wanted) if identity else None,
-    )
-
-
-def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """Yield the number and the fields of each line that is not blank."""
-    try:
-        with path.open(encoding="utf-8-sig") as file:
-            for number, line in enumerate(file, 1):
-                if fields := line.split():
-                    yield number, fields
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read: {error}") from None
-
-
-def _read_attributes(path: Path, wanted: frozenset[str]) -> dict[str, tuple[int, ...]]:
-    lines = _lines(path)
-    number, count = next(lines, (1, []))
-    if len(count) != 1 or not count[0].isdecimal():
-        raise InputError(f"{path}:{number}: the first line must be the number of images")
-    number, header = next(lines, (number + 1, []))
-    if missing := [name for name in ATTRIBUTES if name not in header]:
-        raise InputError(f"{path}:{number}: the header has no {', '.join(missing)}")
-    columns = [header.index(name) + 1 for name in ATTRIBUTES]
-    table: dict[str, tuple[int, ...]] = {}
-    for number, fields in lines:
-        if len(fields) != len(header) + 1 or fields.count("1") + fields.count("-1") != len(header):
-            raise InputError(f"{path}:{number}: expected a file name and {len(header)} values, each 1 or -1")
-        if fields[0] in table:
-            raise InputError(f"{path}:{number}: {fields[0]} is listed twice")
-        if fields[0] in wanted:
-            table[fields[0]] = tuple(int(fields[column] == "1") for column in columns)
-    return table
-
-
-def _read_numbers(path: Path, wanted: frozenset[str], below: int | None = None) -> dict[str, int]:
-    what = "a whole number" if below is None else f"a number from 0 to {below - 1}"
-    table: dict[str, int] = {}
-    for number, fields in _lines(path):
-        if len(fields) != 2 or not fields[1].isdecimal() or (below is not None and int(fields[1]) >= below):
-            raise InputError(f"{path}:{number}: expected a file name and {what}")
-        if fields[0] in table:
-            raise InputError(f"{path}:{number}: {fields[0]} is listed twice")
-        if fields[0] in wanted:
-            table[fields[0]] = int(fields[1])
-    return table
 
 
 def assign_splits(

@@ -85,6 +85,8 @@ class Archive:
         if not arrays:
             raise InputError(f"{path}: holds no array of a modality")
         made = cls(path, arrays, masks, ids, split)
+        if not made.rows:
+            raise InputError(f"{path}: '{next(iter(arrays))}' has no rows")
         everything = {**arrays, **{f"{n}{_PRESENT}": m for n, m in masks.items()}}
         everything |= {n: a for n, a in (("ids", ids), ("split", split)) if a is not None}
         for name, array in everything.items():
@@ -153,7 +155,8 @@ def _infer(path: Path, name: str, array: Array, proposals: Proposals) -> dict[st
     if (entry := proposals.for_array(array)) is None:
         raise InputError(
             f"{path}: '{name}' has shape {array.shape}; pictures are uint8 (rows, channels, height, width), other "
-            f"arrays (rows, numbers): reshape it, or give its kind with --modalities"
+            f"arrays (rows, numbers): reshape it, or give its kind with --modalities, such as series for (rows, "
+            f"channels, steps)"
         )
     return entry
 
@@ -184,7 +187,8 @@ def _make(
             return Samples(made, made.pack(torch.from_numpy(array)).numpy(), present, known)
         except ValueError as error:
             raise InputError(f"'{name}': {error}") from None
-    return Samples(made, array.astype(made.dtype), present, known)
+    with np.errstate(over="ignore"):  # what is too large becomes infinite, and an error names its row
+        return Samples(made, array.astype(made.dtype), present, known)
 
 
 def _from_texts(name: str, entry: Mapping[str, Any], array: Array, present: npt.NDArray[np.bool_]) -> Samples:

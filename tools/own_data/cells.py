@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Collection, Iterable, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from modalkit.errors import InputError
 from modalkit.plugin import Column
 
 from .forms import Decimal, NumberForm, forms
 
-MISSING = frozenset({"", "na", "n/a", "#n/a", "<na>", "nan", "null", "none"})
-"""A cell with one of these words, in any case, is empty."""
+Words = Literal["usual", "own"]
+MISSING = frozenset({"na", "n/a", "#n/a", "<na>", "nan", "null", "none"})
+"""A cell of a text file with one of these words, in any case, is empty, unless the user says otherwise."""
 _SEPARATORS = ",;\t"
+_TYPED = (".parquet", ".pq")
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,19 @@ class TableColumn(Column):
         if self.form is None:
             return self
         return replace(self, texts=[text and self.form.plain(text) for text in self.texts], form=None)
+
+    def keeping(self, names: Collection[str]) -> TableColumn:
+        """Return the column with the cells that have one of these names, even if the name means an empty cell."""
+        stripped = (cell.strip() for cell in self.written)
+        return replace(self, texts=[t or (s if s in names else "") for t, s in zip(self.texts, stripped, strict=True)])
+
+    @cached_property
+    def taken(self) -> str:
+        """Which words, and how often, are taken as empty cells, such as ``48 cells 'none'``; "" if there are none."""
+        words = Counter(
+            cell for text, cell in zip(self.texts, map(str.strip, self.written), strict=True) if cell and not text
+        )
+        return ", ".join(f"{count:,} cell{'s' * (count > 1)} '{word}'" for word, count in words.most_common(3))
 
 
 @dataclass(frozen=True)
@@ -66,6 +82,10 @@ class Table:
         nothing = [""] * self.rows
         return self.columns.get(name) or TableColumn(name, nothing, "", nothing)
 
+    def keeping(self, names: Mapping[str, Collection[str]]) -> Table:
+        """Return the table in which some columns keep the cells that have one of their names."""
+        return replace(self, columns={n: c.keeping(names[n]) if n in names else c for n, c in self.columns.items()})
+
     def at(self, row: int) -> str:
         """Name a row as the user finds it: by its id, by its line in an editor, or in Parquet by its number from 1."""
         if self.ids:
@@ -73,19 +93,22 @@ class Table:
         return f"line {self.lines[row]}" if self.lines else f"row {row + 1}"
 
 
-def read_table(path: Path, missing: Iterable[str] = (), decimal: Decimal = "auto") -> Table:
+def read_table(path: Path, missing: Iterable[str] = (), decimal: Decimal = "auto", words: Words = "usual") -> Table:
     """Read a CSV file (separated by commas, semicolons or tabs; a header first) or a Parquet file.
 
     Args:
         path: its name ends in .csv, .tsv, .txt, .parquet or .pq.
         missing: further words that mean an empty cell, such as ``-999``.
         decimal: the decimal mark, where the cells of a column do not show it.
+        words: whether a text file's `MISSING` mean empty cells too. In Parquet, only null, NaN and "" do.
 
     Raises:
         InputError: it cannot be read, a name in its header is missing or not unique, or a row has a wrong number of
             cells.
     """
-    words = MISSING | {word.strip().casefold() for word in missing}
+    empty = {"", *(word.strip().casefold() for word in missing)}
+    if words == "usual" and path.suffix.lower() not in _TYPED:
+        empty |= MISSING
     readers = {".csv": _read_csv, ".tsv": _read_csv, ".txt": _read_csv, ".parquet": _read_parquet, ".pq": _read_parquet}
     if path.suffix.lower() not in readers:
         raise InputError(f"{path}: a table is a .csv, .tsv or .parquet file; save it as one of these")
@@ -101,7 +124,7 @@ def read_table(path: Path, missing: Iterable[str] = (), decimal: Decimal = "auto
     rows = len(cells[0]) if cells else 0
     if not rows:
         raise InputError(f"{path}: has no rows below its header")
-    texts = {name: _cleaned(column, words) for name, column in zip(names, cells, strict=True)}
+    texts = {name: _cleaned(column, empty) for name, column in zip(names, cells, strict=True)}
     written = forms({name: column for name, column in texts.items() if name not in unreadable}, separator, decimal)
     columns = {
         name: TableColumn(name, texts[name], unreadable.get(name, ""), column, written.get(name))
@@ -186,8 +209,10 @@ def _read_parquet(path: Path) -> Read:
 
 
 def _text(value: Any) -> str:
-    """Return a value of a typed column as a CSV file has it; a whole float becomes a whole number."""
+    """Return a value of a typed column as a CSV file has it; a whole float becomes a whole number, NaN nothing."""
     if isinstance(value, float):
+        if value != value:
+            return ""
         return str(int(value)) if value.is_integer() and abs(value) < 2**53 else repr(value)
     return "" if value is None else str(value)
 

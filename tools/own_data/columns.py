@@ -102,6 +102,7 @@ def _numbers(required: Required | None, table: Table, column: TableColumn) -> np
     numbers = column.numbers
     _refuse(table, column, np.isnan(numbers) & ~column.empty, "not a number")
     _refuse(table, column, np.isinf(numbers), "infinite")
+    _refuse(table, column, np.abs(numbers) > np.finfo(np.float32).max, "larger than single precision holds, 3.4e38")
     if required is not None:
         _refuse(table, column, ~required.holds(numbers) & ~column.empty, required.otherwise)
     return numbers

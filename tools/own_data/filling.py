@@ -16,7 +16,7 @@ from modalkit.plugin import NO, YES, Cells, Filled
 from modalkit.registry import modality
 
 from .cells import Table, TableColumn
-from .grouping import Group, Grouping
+from .grouping import Group, Grouping, declared
 from .joining import read_tables
 from .kinds import columns_of
 from .writing import write_columns
@@ -66,7 +66,9 @@ def fill(dataset: Path, filled: Mapping[str, Filled], out: Path) -> list[Path]:
     sources = [_source(dataset / copy, file, out) for copy, file in zip(copies_of(files), files, strict=True)]
     missing = about["missing"].split(",") if about["missing"] else ()
     grouping = Grouping.model_validate(about["columns"])
-    table = read_tables(sources, grouping.ids, missing, about.get("decimal", "auto"))
+    words = about.get("missing_words", "usual")
+    table = read_tables(sources, grouping.ids, missing, about.get("decimal", "auto"), words)
+    table = table.keeping(declared(grouping, table.columns))
     gaps: dict[str, Gaps] = {}
     for name, group in grouping.modalities.items():
         if name in filled:

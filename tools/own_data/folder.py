@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
 
     from modalkit.data import Array, Rows
 
+_log = logging.getLogger(__name__)
+
+_SHOWN = 5
 VERSION = 2
 """Raised with every change after which the same files give other bytes."""
 
@@ -125,14 +129,18 @@ def build(options: FolderOptions, out: Path) -> str:
 
 
 def _files(folder: Path, sorts: Sorts) -> dict[str, Files]:
-    """Return the files of each subfolder by stem, sorted by name."""
+    """Return the files of each subfolder by stem, sorted by name; log which others are not used."""
     if not folder.is_dir():
         raise InputError(f"{folder}: is not a folder")
     found: dict[str, Files] = {}
+    left = [path for path in sorted(folder.iterdir()) if path.is_file() and not path.name.startswith(".")]
     for inside in sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")):
         files: dict[str, Path] = {}
         for path in sorted(inside.iterdir()):
-            if sorts.of(path) is None or path.name.startswith("."):
+            if path.name.startswith("."):
+                continue
+            if sorts.of(path) is None or not path.is_file():
+                left.append(path)
                 continue
             if path.stem in files:
                 raise InputError(
@@ -147,6 +155,12 @@ def _files(folder: Path, sorts: Sorts) -> dict[str, Files]:
         raise InputError(
             f"{folder}: no subfolder has a file that can be used ({suffixes}); make a subfolder for each "
             f"modality, such as {folder / 'photo'} and {folder / 'caption'}, with files of the same stem for a row"
+        )
+    if left:
+        some = ", ".join(str(path.relative_to(folder)) for path in left[:_SHOWN])
+        _log.warning(
+            f"not used: {some}{f' and {len(left) - _SHOWN} more' if len(left) > _SHOWN else ''}; a modality is a "
+            f"subfolder with files ending in {' '.join(suffix for sort in sorts.known for suffix in sort.suffixes)}"
         )
     return found
 
@@ -263,12 +277,22 @@ def _load(path: Path) -> Array:
 def _infer_arrays(files: Files, options: FolderOptions, proposals: Proposals) -> dict[str, Any]:
     for path in files.values():
         try:
-            row = _load(path).reshape(1, -1).astype("float64")  # (1, numbers)
+            array = _load(path)
         except InputError:
             continue
+        row = array.reshape(1, -1).astype("float64")  # (*shape) -> (1, numbers)
         if (entry := proposals.for_array(row)) is not None:
+            if array.ndim > 1:
+                _log.info(f"{path.parent.name}: {_as_numbers(array.shape)}")
             return entry
     raise InputError(f"{next(iter(files.values())).parent}: no kind is inferred for its arrays; see --modalities")
+
+
+def _as_numbers(shape: tuple[int, ...]) -> str:
+    """Say that the numbers of an array of several axes are taken without their order, and what keeps it."""
+    series = f"{{kind: series, channels: {shape[0]}, length: {shape[-1]}}}"
+    said = f"arrays of shape {shape} are taken as numbers without an order"
+    return f"{said}; for channels and steps in time, give {series}" if len(shape) == 2 else said
 
 
 def _read_array(schema: Schema, path: Path) -> torch.Tensor:

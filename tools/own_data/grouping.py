@@ -12,7 +12,7 @@ from pydantic import BeforeValidator, ConfigDict, Field, ValidationError
 
 from modalkit.data.manifest import read_manifest
 from modalkit.errors import InputError, did_you_mean
-from modalkit.plugin import Settings, as_tuple
+from modalkit.plugin import Cells, Settings, as_tuple
 from modalkit.recipe.templates import modality_name
 from modalkit.recipe.yaml import Document
 from modalkit.registry import modality
@@ -99,6 +99,22 @@ def _validated(document: Document) -> None:
         for detail in error.errors(include_url=False):
             near = did_you_mean(str(detail["loc"][-1]), Grouping.model_fields) if detail["loc"] else ""
             document.blame(detail["loc"], f"{detail['msg']}{near if 'extra' in detail['type'] else ''}")
+
+
+def declared(grouping: Grouping, columns: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """Return by column the words that the grouping declares as values, in ``names``, even if they mean an empty cell.
+
+    Args:
+        grouping: its columns may be patterns.
+        columns: those of the table.
+    """
+    found: dict[str, tuple[str, ...]] = {}
+    for group in grouping.modalities.values():
+        names = group.own.get("names")
+        if isinstance(names, (list, tuple)) and (group.kind is None or columns_of(group.kind).cells is Cells.TEXTS):
+            words = tuple(map(str, names))
+            found |= {name: words for name in columns if any(fnmatchcase(name, p) or name == p for p in group.columns)}
+    return found
 
 
 def resolve(grouping: Grouping, table: Table, *, absent: bool = False) -> Grouping:

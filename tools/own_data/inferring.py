@@ -15,7 +15,7 @@ from modalkit.registry import modality
 from .cells import Table, TableColumn
 from .grouping import Group, Grouping, free_name, kind_of
 from .kinds import Proposals, columns_of
-from .looks import codes, dates, doubt, row_number
+from .looks import alike, codes, dates, doubt, row_number
 from .options import SPLITS
 
 _FEW_CLASSES, _MOST_CLASSES = 50, 1000
@@ -52,7 +52,7 @@ def infer(table: Table, ids: str | None = None, split: str | None = None) -> tup
     for column in table.columns.values():
         if column.name in (ids, split):
             continue
-        if reason := _useless(column) or dates(column) or row_number(column.plain):
+        if reason := _useless(column) or dates(column) or row_number(column.plain) or alike(column.plain):
             left[column.name] = reason
             continue
         kind = kind_of(table, [column], proposals)
@@ -114,9 +114,10 @@ def shown(grouping: Grouping, table: Table, left: Mapping[str, str]) -> str:
 
 
 def _notes(grouping: Grouping, table: Table) -> dict[str, str]:
-    """Return by column how unusual numbers are read, and which numbers may be something else."""
-    notes = {}
+    """Return by column how unusual cells are read, and which numbers may be something else."""
+    notes: dict[str, str] = {}
     for group in grouping.modalities.values():
+        notes |= {name: said for name in group.columns if (said := taken(table.columns[name]))}
         if columns_of(str(group.kind)).cells is not Cells.NUMBERS:
             continue
         for column in (table.columns[name] for name in group.columns):
@@ -129,6 +130,19 @@ def _notes(grouping: Grouping, table: Table) -> dict[str, str]:
             if said := "; ".join(filter(None, parts)):
                 notes[column.name] = said
     return notes
+
+
+def taken(column: TableColumn) -> str:
+    """Return which words of a column of texts count as empty cells, and how to keep them; empty for other columns.
+
+    In a column of numbers, nobody takes them for values.
+    """
+    if column.plain.numeric or not (words := column.taken):
+        return ""
+    return (
+        f"{words} taken as empty; if they are values, list them in `names`, or add --missing-words own (with --missing "
+        f"for other words)"
+    )
 
 
 def _useless(column: TableColumn) -> str:

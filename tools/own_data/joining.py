@@ -8,12 +8,16 @@ from pathlib import Path
 
 from modalkit.errors import InputError
 
-from .cells import Table, TableColumn, read_table
+from .cells import Table, TableColumn, Words, read_table
 from .forms import Decimal
 
 
 def read_tables(
-    paths: Sequence[Path], ids: str | None, missing: Iterable[str] = (), decimal: Decimal = "auto"
+    paths: Sequence[Path],
+    ids: str | None,
+    missing: Iterable[str] = (),
+    decimal: Decimal = "auto",
+    words: Words = "usual",
 ) -> Table:
     """Read one table, or several that are joined: the result has a row for each id that any of them has.
 
@@ -25,13 +29,14 @@ def read_tables(
         ids: the column that holds the ids, in all files; one file needs none.
         missing: see `read_table`.
         decimal: see `read_table`.
+        words: see `read_table`.
 
     Raises:
         InputError: a file cannot be read, there is no such column, an id is empty or twice in a file, or two files have
             a column of the same name.
     """
-    words = list(missing)
-    tables = [read_table(path, words, decimal) for path in paths]
+    missing = list(missing)
+    tables = [read_table(path, missing, decimal, words) for path in paths]
     if len(tables) == 1:
         return tables[0]
     if ids is None:

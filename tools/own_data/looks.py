@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import re
 
+import numpy as np
+
+from modalkit.data.standardizing import TOO_ALIKE, too_alike
+
 from .cells import TableColumn
 
 _TIME = r"[0-9]{1,2}:[0-9]{2}(:[0-9]{2}([.,][0-9]+)?)?( ?[AaPp][Mm])?"
@@ -37,6 +41,14 @@ def row_number(column: TableColumn) -> str:
     if not _all_different(column) or column.numbers.max() - column.numbers.min() != len(column.texts) - 1:
         return ""
     return "numbers the rows, each number once; to use it, give `kind: vector`"
+
+
+def alike(column: TableColumn) -> str:
+    """Return why a column of numbers that differ by less than is stored is left out; empty for other columns."""
+    held = column.numbers[np.isfinite(column.numbers), None]  # (rows, 1)
+    if not column.numeric or not too_alike(held).any():
+        return ""
+    return f"numbers such as {held[0, 0]:.17g}, {TOO_ALIKE}"
 
 
 def doubt(column: TableColumn) -> str:

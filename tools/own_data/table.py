@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -12,12 +13,12 @@ from pydantic import BeforeValidator, Field
 from modalkit.errors import InputError
 from modalkit.plugin import Builder, as_tuple
 
-from .cells import Table, TableColumn
+from .cells import Table, TableColumn, Words
 from .columns import make
 from .filling import copies_of, fill, habits_of
 from .forms import Decimal
-from .grouping import Group, Grouping, apart, read_grouping, resolve
-from .inferring import infer, shown
+from .grouping import Group, Grouping, apart, declared, read_grouping, resolve
+from .inferring import infer, shown, taken
 from .joining import check_ids, read_tables
 from .options import SPLITS, OwnDataOptions, confirm
 from .samples import write_samples
@@ -25,7 +26,9 @@ from .samples import write_samples
 if TYPE_CHECKING:
     from modalkit.data import Array
 
-VERSION = 4
+_log = logging.getLogger(__name__)
+
+VERSION = 5
 """Raised with every change after which the same table gives other bytes."""
 
 
@@ -50,8 +53,11 @@ class TableOptions(OwnDataOptions):
         description="rows with only some of a modality's columns: absent: the modality is absent in them; split: each "
         "column becomes a modality; mean: gaps are filled with the training rows' means",
     )
-    missing: str = Field(
-        "", description="further words that mean an empty cell, separated by commas, besides NA, NaN, null and none"
+    missing: str = Field("", description="further words that mean an empty cell, separated by commas")
+    missing_words: Words = Field(
+        "usual",
+        description="usual: in a text file, NA, N/A, NaN, null and none mean an empty cell, except in a column whose "
+        "`names` list them; own: only empty cells and the words of --missing do",
     )
     decimal: Decimal = Field(
         "auto",
@@ -68,9 +74,8 @@ def build(options: TableOptions, out: Path) -> str:
             holds something else.
         RunError: the disk is full.
     """
-    table = read_tables(
-        options.file, options.ids, options.missing.split(",") if options.missing else (), options.decimal
-    )
+    missing = options.missing.split(",") if options.missing else ()
+    table = read_tables(options.file, options.ids, missing, options.decimal, options.missing_words)
     known = options.columns is not None and options.columns.is_dir()
     if options.columns is None:
         grouping, left = infer(table, options.ids, options.split)
@@ -78,7 +83,10 @@ def build(options: TableOptions, out: Path) -> str:
         confirm(shown(grouping, table, left), options.yes, "--columns")
     else:
         given = {key: name for key in ("ids", "split") if (name := getattr(options, key)) is not None}
-        grouping = resolve(read_grouping(options.columns).model_copy(update=given), table, absent=known)
+        grouping = read_grouping(options.columns).model_copy(update=given)
+        table = table.keeping(declared(grouping, table.columns))
+        grouping = resolve(grouping, table, absent=known)
+        _report_taken(grouping, table)
     if options.incomplete == "split":
         grouping = apart(grouping, [n for n, group in grouping.modalities.items() if _holes(table, group)])
     keys, split = _keys(table, grouping), _splits(table, grouping, options)
@@ -102,7 +110,7 @@ def build(options: TableOptions, out: Path) -> str:
         "version": VERSION,
         **({"file": files[0]} if len(files) == 1 else {"files": files}),
         **options.model_dump(mode="json", include={"seed", "train", "valid", "incomplete", "missing"}),
-        **({"decimal": options.decimal} if options.decimal != "auto" else {}),
+        **options.model_dump(mode="json", include={"missing_words", "decimal"}, exclude_defaults=True),
         "columns": grouping.model_copy(update={"modalities": resolved}).model_dump(mode="json"),
     }
     return write_samples(out, about, samples, split, keys, dict(zip(copies_of(files), contents, strict=True)))
@@ -127,6 +135,14 @@ def _written(group: Group, table: Table) -> tuple[int | tuple[str, str] | None, 
         max(here, known) if isinstance(here, int) and isinstance(known, int) else here if here is not None else known
         for here, known in zip(habits_of(group, columns), before, strict=True)
     )
+
+
+def _report_taken(grouping: Grouping, table: Table) -> None:
+    """Log which words count as empty cells of texts."""
+    for group in grouping.modalities.values():
+        for column in (table.column(name) for name in group.columns):
+            if said := taken(column):
+                _log.info(f"{column.name}: {said}")
 
 
 def _holes(table: Table, group: Group) -> bool:

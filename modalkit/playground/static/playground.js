@@ -138,7 +138,8 @@ function prediction(one) {
   const modality = modalities.find((other) => other.name === one.name);
   const pictures = Boolean(one.value.picture);
   const cells = [figure(one.value, pictures ? "mean" : "predicted", `${one.name}, predicted mean`, true)];
-  if (modality.truth && !modality.isOwn) cells.unshift(figure(modality.truth, "truth", `${one.name}, the truth`, true));
+  const ofRow = modality.truth && !order.some((known) => known.isOwn); // the question is about the chosen row
+  if (ofRow) cells.unshift(figure(modality.truth, "truth", `${one.name}, the truth`, true));
   one.samples.forEach((sample, i) => cells.push(figure(sample, `sample ${i + 1}`, `${one.name}, sample ${i + 1}`)));
   const title = element("h3", { textContent: one.name }, element("small", { textContent: one.sure }));
   const classes = element("dl", { className: "classes" });
@@ -211,6 +212,11 @@ function owned(modality) {
   if (modality.form !== "picture") modality.preview.replaceChildren();
 }
 
+function startAnew(uploaded) {
+  // An upload shows another thing than the chosen row, whose other values do not belong to it.
+  for (const modality of modalities) if (modality !== uploaded && !modality.isOwn) know(modality, false);
+}
+
 function fromRow(modality, cell, key) {
   modality.isOwn = false;
   modality.truth = cell;
@@ -272,6 +278,7 @@ for (const modality of modalities) {
   modality.own?.addEventListener(modality.form === "text" ? "input" : "change", () => {
     if (modality.form === "picture" && !modality.own.files.length) return;
     owned(modality);
+    if (modality.form === "picture") startAnew(modality);
     if (!modality.known.checked) know(modality, true);
     askSoon(modality.form === "text" ? 300 : 0);
   });
