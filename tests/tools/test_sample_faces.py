@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import json
+import os
 import shutil
 import signal
 import time
@@ -119,11 +120,11 @@ def test_work_goes_on_where_it_stopped(faces: Path, tmp_path: Path) -> None:
 def test_killed_and_run_again_it_ends_with_the_same_bytes(faces: Path, tmp_path: Path) -> None:
     out = tmp_path / "faces"
     options = ("--out", out, "--count", COUNT, "--seed", 5, "--workers", 2)
-    first = Child("build-dataset", "sample-faces", *options, cwd=tmp_path)
+    first = Child("build-dataset", "sample-faces", *options, cwd=tmp_path, alone=True)
     deadline = time.monotonic() + 60
     while len(list(out.glob("img_align_celeba/*.jpg"))) < 5 and time.monotonic() < deadline:
         time.sleep(0.02)
-    first.kill()
+    os.killpg(first.pid, signal.SIGKILL)  # with its workers, which would otherwise finish a file during the next build
     assert first.wait() == -signal.SIGKILL
     assert not (out / "list_attr_celeba.txt").exists()
     build(out)
