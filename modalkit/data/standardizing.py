@@ -75,7 +75,7 @@ def too_alike(values: Numbers) -> npt.NDArray[np.bool_]:
     if not len(values) or (values.dtype.kind == "f" and values.dtype.itemsize <= 4):
         return np.zeros(values.shape[1:], bool)
     wide = values.astype(np.float64)
-    with np.errstate(over="ignore", invalid="ignore"):  # too large for float32, which is said elsewhere
+    with np.errstate(over="ignore", invalid="ignore"):  # numbers too large for float32 have an error of their own
         error = np.abs(wide - wide.astype(np.float32)).max(0)
     constant = (wide == wide[0]).all(0) | (_jitters(wide) & (np.floor(wide) != wide).any(0))
     return np.asarray(~constant & np.isfinite(error) & (error > 0.5 * wide.std(0)), bool)

@@ -1,4 +1,4 @@
-"""Posteriors that are mixtures of products of experts, and MoPoE, whose mixture is of all of them."""
+"""Mixtures of products of experts, and MoPoE, which mixes the products of all subsets."""
 
 from __future__ import annotations
 

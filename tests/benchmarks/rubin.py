@@ -5,7 +5,7 @@
     python tests/benchmarks/rubin.py --report                 # prints what is stored, computes nothing
 
 A table has 300 rows of x1, x2 and y: x1 is standard normal, x2 = 0.6 x1 + 0.8 e, y = 1 + x1 - 0.5 x2 + e. Of x2 and of
-y, 30 % of the cells are missing at random, with a probability that rises with x1 (between about 0.08 and 0.6). The
+y, 30 % of the cells are missing at random, with a probability that rises with x1 (0.05 at -2, 0.73 at 2). The
 parameters are the means of x2 and y, and the three coefficients of the regression of y on x1 and x2. For each method, a
 line says in which share of the tables the interval holds the true value, and the 95 % Clopper-Pearson interval of that:
 
@@ -36,6 +36,7 @@ from modalkit.sklearn import MultimodalImputer, pool
 Array = npt.NDArray[np.float64]
 
 ROWS, MISSING, IMPUTATIONS, LEVEL = 300, 0.3, 10, 0.95
+SHIFT = -1.017  # the mean of the logistic function of x1 + SHIFT is MISSING
 TRUE = {"mean of x2": 0.0, "mean of y": 1.0, "intercept": 1.0, "coefficient of x1": 1.0, "coefficient of x2": -0.5}
 METHODS = ("complete", "mean", "one sample", "one model", "bootstrap")
 
@@ -48,8 +49,7 @@ def simulate(seed: int) -> tuple[Array, Array]:
     y = 1 + x1 - 0.5 * x2 + random.normal(size=ROWS)
     complete = np.column_stack([x1, x2, y])
     gaps = complete.copy()
-    # The mean of this probability over x1 is close to MISSING.
-    chance = 1 / (1 + np.exp(-(x1 + np.log(MISSING / (1 - MISSING)) - 0.17)))
+    chance = 1 / (1 + np.exp(-(x1 + SHIFT)))
     for column in (1, 2):
         gaps[random.random(ROWS) < chance, column] = np.nan
     return complete, gaps

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from support.objectives import BESIDE_MVAE
 from torch import Tensor
 from torch.distributions import Categorical, Independent, MixtureSameFamily, MultivariateNormal, Normal, kl_divergence
 
@@ -750,24 +751,7 @@ def test_mmvm_can_infer_by_the_product_of_its_experts_too() -> None:
         torch.testing.assert_close(q.scale[0, row], want.stddev, rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "vae",
-        "bivcca",
-        "jmvae",
-        "telbo",
-        "cvae",
-        "mmvae",
-        "mopoe",
-        "mvtcae",
-        "crmvae",
-        "mmvm",
-        "gpoe",
-        "mmjsd",
-        "mixture-mvae",
-    ],
-)
+@pytest.mark.parametrize("name", BESIDE_MVAE)
 def test_nothing_given_is_the_prior(name: str) -> None:
     names = {"vae": ("place",), "cvae": ("place", "class")}.get(name, THREE)
     options = {"first_stage_epochs": 1} if name == "telbo" else {}
