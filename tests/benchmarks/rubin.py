@@ -137,7 +137,9 @@ def main() -> None:
             stored[key] = study(*key)
             with given.file.open("a") as file:
                 file.write(json.dumps({"seed": key[0], "epochs": key[1], "found": stored[key]}) + "\n")
-    print(report([stored[key] for key in wanted if key in stored]))
+    if not (found := [stored[key] for key in wanted if key in stored]):
+        parser.error(f"{given.file} holds none of these tables; run the study without --report first")
+    print(report(found))
 
 
 if __name__ == "__main__":
