@@ -5,6 +5,7 @@
     python tests/benchmarks/tables.py --methods draft --again draft         # computes only the draft again
     python tests/benchmarks/tables.py --set objective.k=3                   # a changed draft beside the others
     python tests/benchmarks/tables.py --report                              # prints what is stored, computes nothing
+    python tests/benchmarks/tables.py --tables diamonds --unscored 193 --folder runs/benchmarks/without  # one row less
 
 A fifth of the cells is hidden: completely at random (mcar), or at random given another column (mar). Each method fills
 the whole table and is scored on the hidden cells: root mean squared error of numbers, in standard deviations of their
@@ -54,6 +55,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--tables", type=names(list(TABLES)), default=list(TABLES), help=", ".join(TABLES))
     parser.add_argument("--seeds", type=int, default=3, help="how many choices of hidden cells")
     parser.add_argument("--mechanism", type=names(MECHANISMS), default=list(MECHANISMS), help=", ".join(MECHANISMS))
+    parser.add_argument("--unscored", type=int, nargs="*", default=[], help="rows whose hidden cells are not scored")
     add_common(parser, [*IMPUTERS, DRAFT], "tables")
     return parser.parse_args()
 
@@ -108,18 +110,20 @@ def pending(given: argparse.Namespace, data: str, mechanism: str, seed: int, met
 
 def _table(given: argparse.Namespace, table: Table, mechanism: str, seed: int, methods: Sequence[str]) -> None:
     hidden = hide(table, seed, mechanism, SHARE)
+    scored = hidden.copy()
+    scored[[row - 1 for row in given.unscored]] = False
     for method in pending(given, table.name, mechanism, seed, methods):
         if method in IMPUTERS:
-            rmse, accuracy, coverage, seconds = _other(table, hidden, method, seed)
+            rmse, accuracy, coverage, seconds = _other(table, hidden, scored, method, seed)
         else:
-            rmse, accuracy, coverage, seconds = _draft(table, hidden, given.set)
+            rmse, accuracy, coverage, seconds = _draft(table, hidden, scored, given.set)
         store(given.folder, Score(table.name, table.source, mechanism, seed, method, rmse, accuracy, coverage, seconds))
 
 
 Scored = tuple[float | None, float | None, float | None, float]
 
 
-def _other(table: Table, hidden: Mask, method: str, seed: int) -> Scored:
+def _other(table: Table, hidden: Mask, scored: Mask, method: str, seed: int) -> Scored:
     began = time.process_time()
     matrix = encode(table, hidden)
     filled = IMPUTERS[method](matrix, seed)
@@ -127,7 +131,7 @@ def _other(table: Table, hidden: Mask, method: str, seed: int) -> Scored:
     raw = filled * matrix.std + matrix.mean
     errors, hits = list[Array](), list[Mask]()
     for i, name in enumerate(table.columns):
-        gaps = hidden[:, i]
+        gaps = scored[:, i]
         if table.numeric(name):
             errors.append(((raw[:, matrix.blocks[i]][:, 0] - table.numbers(name)) / _scale(table, hidden, i))[gaps])
         else:
@@ -135,12 +139,12 @@ def _other(table: Table, hidden: Mask, method: str, seed: int) -> Scored:
     return _rmse(errors), _share(hits), None, seconds
 
 
-def _draft(table: Table, hidden: Mask, overrides: Sequence[str]) -> Scored:
+def _draft(table: Table, hidden: Mask, scored: Mask, overrides: Sequence[str]) -> Scored:
     with tempfile.TemporaryDirectory() as work:
         filled, unsure, seconds = impute_table(table, hidden, Path(work), overrides)
     errors, hits, within = list[Array](), list[Mask](), list[Mask]()
     for i, name in enumerate(table.columns):
-        gaps = hidden[:, i]
+        gaps = scored[:, i]
         if table.numeric(name):
             error = (column(filled, name) - table.numbers(name))[gaps]
             errors.append(error / _scale(table, hidden, i))

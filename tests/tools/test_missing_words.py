@@ -72,3 +72,15 @@ def test_in_a_typed_file_only_null_and_nan_are_missing(work: Path) -> None:
     parquet.write_table(arrow.table(table), work / "t.parquet")
     data, said = built(work, "t.parquet", "--yes")
     assert present(data) == {"country": 32, "x": 24} and "taken as empty" not in said
+
+
+@pytest.mark.parametrize(
+    ("odd", "flagged"), [("0", True), ("-999", True), ("99", True), ("5.2", False), ("8", False), ("57", False)]
+)
+def test_a_number_that_may_mean_missing_is_listed_and_kept(tmp_path: Path, odd: str, flagged: bool) -> None:
+    lines = [f"{3 + i / 10},{i % 7}" for i in range(40)]  # heights of 3.0 to 6.9
+    (tmp_path / "t.csv").write_text("\n".join(["height,level", *lines, f"{odd},1"]) + "\n")
+    data, said = built(tmp_path, "t.csv", "--yes")
+    assert present(data)["height"] == 41
+    told = f"height: {odd} (1 cell) is far from the other numbers, 3 to 6.9; if it means missing, empty it"
+    assert (told in said) == flagged and "level:" not in said.partition("Please check")[2]

@@ -15,6 +15,8 @@ _DAY = r"[0-9]{4}-[0-9]{1,2}-[0-9]{1,2}|[0-9]{4}/[0-9]{1,2}/[0-9]{1,2}|[0-9]{1,2
 _DATES = re.compile(rf"({_DAY})([T ]{_TIME}(Z|[+-][0-9]{{2}}:?[0-9]{{2}})?)?|{_TIME}")
 _LEAST_ROWS = 20
 _ID_DIGITS = 5
+_PLACEHOLDERS = re.compile(r"0|-1|-?9+")
+_LEAST_OTHERS, _APART = 10, 0.5
 _EPOCH = ((3e8, 4e9, "seconds"), (3e11, 4e12, "milliseconds"))
 """Times since 1970 in these units, from 1979 to 2096."""
 
@@ -61,6 +63,23 @@ def doubt(column: TableColumn) -> str:
             return f"may be times in {unit} since 1970; single precision keeps 7 digits, so subtract a start time"
     if _all_different(column) and len(str(int(most))) >= _ID_DIGITS:
         return "all cells are different whole numbers; if they are ids, leave the column out"
+    return _placeholder(column)
+
+
+def _placeholder(column: TableColumn) -> str:
+    """Return which number may stand for a missing one: 0, -1 or nines far outside the range of all others."""
+    held = np.unique(column.numbers[~column.empty])
+    if len(held) <= _LEAST_OTHERS:
+        return ""
+    for one, others in ((held[0], held[1:]), (held[-1], held[:-1])):
+        apart, low, high = float(abs(others - one).min()), float(others[0]), float(others[-1])
+        if _PLACEHOLDERS.fullmatch(f"{one:.15g}") and apart > _APART * (high - low):
+            cells = int((column.numbers[~column.empty] == one).sum())
+            text = next(text for text, number in zip(column.texts, column.numbers, strict=True) if number == one)
+            return (
+                f"{text} ({cells} {'cell' if cells == 1 else 'cells'}) is far from the other numbers, {low:g} to "
+                f"{high:g}; if it means missing, empty it, or add --missing {text} for the whole table"
+            )
     return ""
 
 
