@@ -18,7 +18,10 @@ from modalkit.recipe.templates import modality_name
 from modalkit.recipe.yaml import flow
 
 _STEPS, _STEPS_FROM_START = 2500, 600
-"""Most gradient steps of a draft, roughly; patience usually ends the training earlier."""
+"""Most gradient steps of a draft, roughly; patience usually ends the training earlier. A draft that starts from a factor
+analysis has the second number if its modalities are single values."""
+_EPOCHS, _EPOCHS_FROM_START = 200, 120
+"""Most epochs; the second number for a draft that starts from a factor analysis of groups of values."""
 _LATENT = ((20, 8), (1000, 16), (10_000, 32))
 """Latent dimensions by the most numbers in a row; 64 above."""
 _LEAST_ROWS = 20
@@ -158,9 +161,12 @@ def _modalities(dataset: Dataset, path: Path, *, may_start: bool) -> _Modalities
 def _sizes(train: int, valid: int, pairs: int, modalities: _Modalities, *, refit: bool) -> _Sizes:
     """Choose sizes by the numbers of rows, of modalities and of values in a row; for `refit`, see `_choice`."""
     # A start needs little training, and large batches are faster a row.
-    steps, least = (_STEPS_FROM_START, 3) if modalities.start else (_STEPS, 10)
+    groups = modalities.start and not modalities.single_values
+    least = 3 if modalities.start else 10
     batch_size = next((size for size in (100, 50, 20) if train >= least * size), 10)
-    epochs = min(200, max(10, steps // math.ceil(train / batch_size)))
+    steps = _STEPS if groups or not modalities.start else _STEPS_FROM_START
+    most = _EPOCHS_FROM_START if groups else _EPOCHS
+    epochs = min(most, max(10, steps // math.ceil(train / batch_size)))
     return _Sizes(
         valid=valid,
         latent_dim=_latent_dim(modalities.numbers),

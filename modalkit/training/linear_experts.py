@@ -11,7 +11,10 @@ from modalkit.model.factor_analysis import FactorAnalysis
 
 STRENGTHS = [10 ** (power / 2) for power in range(-8, 4)]
 """Strengths of a ridge regression to choose from, relative to the mean squared length of a row."""
+OWN = 0.3
+"""Weight of a modality's own error, beside the errors of the others, when its expert is a regression."""
 _EXACT_IF_CLOSE = 0.98  # a regression must have a lower error than this times the exact expert's
+_LEAST_COST = 1e-4  # of an error in a direction that no other modality needs, relative to the mean over all
 _LEAST_VARIANCE, _MOST_VARIANCE = 1e-4, 0.999  # of a factor given a modality; it is 1 before
 
 
@@ -43,38 +46,62 @@ def can_regress(part: FactorAnalysis, rows: Rows, rank: int) -> bool:
 
 
 class Regression:
-    """A ridge regression of the factors on a modality.
+    r"""A regression of the factors on a modality.
 
     With thousands of numbers a sample, noise is not independent given the factors. The exact expert of a modality on
     its own is then wrong, and a regression is better.
 
+    A ridge regression of the factors alone would shrink what only this modality shows. So the weights B minimise
+
+    .. math:: E\, e^\top A e + w E \| x - W B x \|^2 / v, \quad e = z - B x,
+
+    of centred z and x, where A says what an error costs in the other modalities, and v is the variance of x.
+
     Args:
         rows: training rows.
         covariance: the mean covariance of the posteriors of these rows, `(factors, factors)`.
+        part: the factor analysis of the modality's columns.
+        others: A, `(factors, factors)`.
     """
 
-    def __init__(self, rows: Rows, covariance: Tensor) -> None:
-        self.weight, residual = ridge(rows.x, rows.loc)
+    def __init__(self, rows: Rows, covariance: Tensor, part: FactorAnalysis, others: Tensor) -> None:
+        alone, residual = ridge(rows.x, rows.loc)
+        self.part, self.others = part, others
         self.center, self.mean = rows.x.mean(0), rows.loc.mean(0)
+        own = OWN * part.loadings.T / _variance(part)  # (factors, columns)
+        least = _LEAST_COST * (others + own @ part.loadings).diagonal().mean()
+        most = others + least * torch.eye(part.factors).to(others)
+        both = most + own @ part.loadings
+        self.weight = torch.linalg.solve(both, most @ alone + own)
+        unexplained = (rows.x - self.center) - (rows.loc - self.mean) @ part.loadings.T
+        residual = torch.linalg.solve(both, most @ residual.T - own @ unexplained.T).T
         self.left = residual.T @ residual / len(residual) + covariance
 
-    def predicts_better(self, part: FactorAnalysis, held_out: Rows, importance: Tensor) -> bool:
-        r"""Tell whether it predicts the factors of held-out rows better than the exact expert, by 2 % at least.
+    def predicts_better(self, held_out: Rows) -> bool:
+        """Tell whether its weights have a lower cost on held-out rows than the exact expert, by 2 % at least.
 
         Args:
-            part: the factor analysis of the modality's columns.
             held_out: rows that took no part in the factor analysis.
-            importance: A, where an error e of the factors costs :math:`e^\top A e`, `(factors, factors)`.
         """
-        eta, precision = part.natural(held_out.x)
-        exact = torch.linalg.solve(precision[0] + torch.eye(part.factors).to(precision), eta.T).T
-        own = self.mean + (held_out.x - self.center) @ self.weight.T
-        mine, theirs = (float((((e := z - held_out.loc) @ importance) * e).sum()) for z in (own, exact))
-        return mine < _EXACT_IF_CLOSE * theirs
+        eta, precision = self.part.natural(held_out.x)
+        exact = torch.linalg.solve(precision[0] + torch.eye(self.part.factors).to(precision), eta.T).T
+        mine = self.mean + (held_out.x - self.center) @ self.weight.T
+        return self._cost(mine, held_out) < _EXACT_IF_CLOSE * self._cost(exact, held_out)
+
+    def _cost(self, found: Tensor, rows: Rows) -> float:
+        away = found - rows.loc
+        within = torch.linalg.qr(self.part.loadings)[0]  # what no z can predict is the same for all weights
+        own = (rows.x - self.part.mean) @ within - found @ (self.part.loadings.T @ within)
+        return float(((away @ self.others) * away).sum() + OWN * own.square().sum() / _variance(self.part))
 
     def expert(self, rank: int) -> LinearExpert:
         """Return the expert with at most `rank` directions under which z has the regression's mean and covariance."""
         return regressed_expert(self.weight, self.center, self.mean, self.left, rank)
+
+
+def _variance(part: FactorAnalysis) -> Tensor:
+    """Return the sum of the variances of a modality's numbers."""
+    return part.loadings.square().sum() + part.noise.sum()
 
 
 def exact_expert(part: FactorAnalysis, rank: int) -> LinearExpert:

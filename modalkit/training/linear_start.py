@@ -166,9 +166,9 @@ def _give(
     """Give experts and decoders to the linear paths, and return the modalities whose experts are regressions."""
     train = Seen(numbers, analysis, evenly(numbers.train, FEWER_ROWS))
     valid = Seen(numbers, analysis, numbers.valid)
-    importance = _importance(analysis, numbers.sizes)
+    costs = _costs(analysis, numbers.sizes)
     source, first, found = generator(seed, "start"), 0, []
-    for path in numbers.paths:
+    for place, path in enumerate(numbers.paths):
         columns = slice(first, first + path.inputs)
         first += path.inputs
         there, own = train.having(columns)
@@ -178,8 +178,8 @@ def _give(
         part, posterior = analysis.part(columns), train.posterior
         expert = exact_expert(part, path.rank)
         if can_regress(part, own, path.rank) and (regressed is None or path.name in regressed):
-            fit = Regression(own, posterior.covariance(there))
-            if regressed is not None or fit.predicts_better(part, valid.having(columns)[1], importance):
+            fit = Regression(own, posterior.covariance(there), part, costs.sum(0) - costs[place])
+            if regressed is not None or fit.predicts_better(valid.having(columns)[1]):
                 expert = fit.expert(path.rank)
                 found.append(path.name)
         extra = torch.randn(model.latent_dim - analysis.factors, path.rank, generator=source) * _UNUSED
@@ -189,11 +189,11 @@ def _give(
     return tuple(found)
 
 
-def _importance(analysis: FactorAnalysis, sizes: Sequence[int]) -> Tensor:
-    """Return A, where an error e of the factors raises the relative squared errors of all blocks by e^T A e."""
+def _costs(analysis: FactorAnalysis, sizes: Sequence[int]) -> Tensor:
+    """Return A of each block, where an error e of the factors raises the relative squared error by e^T A e."""
     sizes = list(sizes)
     parts = zip(torch.split(analysis.loadings, sizes), torch.split(analysis.noise, sizes), strict=True)
-    return torch.stack([w.T @ w / (w.square().sum() + psi.sum()) for w, psi in parts]).sum(0)
+    return torch.stack([w.T @ w / (w.square().sum() + psi.sum()) for w, psi in parts])
 
 
 def _give_decoder(

@@ -13,7 +13,7 @@ from torch import Tensor
 import modalkit
 from modalkit.model.factor_analysis import FactorAnalysis
 from modalkit.model.factor_fit import fit_factors
-from modalkit.training.linear_experts import STRENGTHS, exact_expert, regressed_expert, ridge
+from modalkit.training.linear_experts import OWN, STRENGTHS, Regression, Rows, exact_expert, regressed_expert, ridge
 
 ROWS, FACTORS = 500, 3
 SIZES = {"a": 4, "b": 1, "c": 6}
@@ -146,6 +146,28 @@ def test_experts_have_the_precision_and_mean_that_they_should() -> None:
     torch.testing.assert_close(own, left.inverse(), atol=1e-4, rtol=1e-4)
     loc = left @ (expert.directions @ (x @ expert.weight.T + expert.bias).T)
     torch.testing.assert_close(loc.T, (x - part.mean) @ w + 1, atol=1e-3, rtol=1e-4)
+
+
+def test_a_regression_weighs_its_own_modality_against_the_others() -> None:
+    source = torch.Generator().manual_seed(0)
+    z = torch.randn(3000, 3, generator=source).double()
+    loadings = torch.randn(5, 3, generator=source).double()
+    x = 2 + z @ loadings.T + 0.5 * torch.randn(3000, 5, generator=source)
+    part = FactorAnalysis(loadings, torch.full((5,), 2.0).double(), torch.full((5,), 0.25).double(), ())
+    others = torch.diag(torch.tensor([1.0, 0.1, 0.0])).double()  # the third factor only serves this modality
+    fit = Regression(Rows(x, z), torch.zeros(3, 3).double(), part, others)
+    moved, wanted = x - x.mean(0), z - z.mean(0)
+
+    def cost(weight: Tensor) -> float:
+        away, own = wanted - moved @ weight.T, moved - moved @ weight.T @ loadings.T
+        variance = loadings.square().sum() + part.noise.sum()
+        return float(((away @ others) * away).sum() + OWN * own.square().sum() / variance)
+
+    least = cost(fit.weight)
+    for _ in range(50):
+        assert cost(fit.weight + 0.01 * torch.randn(3, 5, generator=source)) > least
+    left = wanted - moved @ fit.weight.T
+    torch.testing.assert_close(fit.left, left.T @ left / len(left), rtol=0.02, atol=2e-3)
 
 
 def test_weighted_and_shared_noise_keep_the_likelihood_rising() -> None:
