@@ -57,7 +57,7 @@ def in_words(run: Run, found: Evaluated, width: int) -> list[str]:
         width: how many characters fit a line.
     """
     schemas = {name: run.model.schemas[name] for name in chosen(run.model.schemas, MOST_TRANSLATED)}
-    said = quality(found.results, schemas, run.model.latent_dim, width, "evaluation.json")
+    said = quality(found.results, schemas, run.model.shared_dim, width, "evaluation.json")
     rows = among(map(vars, found.results), found.settings["split"])
     return [f"\nErrors of predictions, on {rows}:\n", said] if said else []
 

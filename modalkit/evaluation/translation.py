@@ -163,7 +163,7 @@ def _compare(
     kept = {(g, w): plan.targets[plan.terms.index(g), :, model.names.index(w)] for g, w in predicted}
     train = training_columns(training, model.schemas, measures, seed, covariates=model.covariate_schemas)
     constant = constant_errors(train, test, measures, kept)
-    linear = linear_errors(train, test, measures, kept, model.latent_dim)
+    linear = linear_errors(train, test, measures, kept, model.shared_dim)
     return {
         cell: _fields(measures[cell[1]], errors, constant.get(cell), linear.get(cell))
         for cell, errors in predicted.items()

@@ -100,7 +100,8 @@ def evaluate_plan(model: MultimodalVAE, batch: Batch, plan: Plan, noise: Tensor,
     """
     given, targets = plan.given & batch.present, plan.targets & batch.present
     observed = model.observed(batch)
-    posterior, alone = _posteriors(model, observed, batch.present, given, plan.references is not None)
+    private = None if plan.private is None else plan.private & batch.present
+    posterior, alone = _posteriors(model, observed, batch.present, given, private, plan.references is not None)
     samples = _sample(posterior, noise)
     inputs = model.decoder_inputs(samples.z, observed, batch.present)
     weight = _on(plan.weight, noise)
@@ -204,7 +205,7 @@ def _sample(posterior: Posterior, noise: Tensor) -> _Samples:
 
 
 def _posteriors(
-    model: MultimodalVAE, observed: Observed, present: Tensor, given: Tensor, references: bool
+    model: MultimodalVAE, observed: Observed, present: Tensor, given: Tensor, private: Tensor | None, references: bool
 ) -> tuple[Posterior, list[Any] | None]:
     """Return the terms' posteriors and, if asked for, the posterior of each modality alone, from one encoding.
 
@@ -213,12 +214,14 @@ def _posteriors(
         observed: what `model.observed` returned.
         present: bool `(batch, modalities)`.
         given: bool `(terms, batch, modalities)`.
+        private: see `MultimodalVAE.posterior_of_terms`.
         references: whether to return the posteriors of single modalities, `(batch, latent_dim)` each.
     """
     if not references:
-        return model.posterior(observed, present, given), None
+        return model.posterior_of_terms(observed, present, given, private), None
     singles = torch.eye(present.shape[1], dtype=torch.bool)[:, None] & present  # (modalities, batch, modalities)
-    both = model.posterior(observed, present, torch.cat([given, singles]))
+    private = None if private is None else torch.cat([private, singles])
+    both = model.posterior_of_terms(observed, present, torch.cat([given, singles]), private)
     if isinstance(both, Mixture):
         raise TypeError("a plan with references needs posteriors that are Gaussian")
     return both[: len(given)], [both[at] for at in range(len(given), len(both.loc))]

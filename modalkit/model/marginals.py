@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from modalkit import registry
 from modalkit.data import Dataset
@@ -13,6 +13,7 @@ from modalkit.data.reading import evenly
 from modalkit.errors import guard
 from modalkit.model.vae import MultimodalVAE
 from modalkit.nn.centered import Centered
+from modalkit.nn.narrowed import Narrowed
 from modalkit.nn.scaled import Scaled, join_scale
 from modalkit.plugin import Schema
 
@@ -77,8 +78,8 @@ def center(model: MultimodalVAE, dataset: Dataset) -> None:
         schema = model.schemas[name]
         if isinstance(decoder, Centered) and (raw := marginal(dataset, name, schema)) is not None:
             with guard(f"modality '{name}' (kind '{schema.kind}'): its marginal"):
-                if isinstance(decoder.decoder, Scaled):
-                    raw = _start(decoder.decoder, raw, _stored(dataset, name))
+                if (scaled := _scaled(decoder.decoder)) is not None:
+                    raw = _start(scaled, raw, _stored(dataset, name))
                 decoder.start_at(raw)
 
 
@@ -92,6 +93,12 @@ def start_scales(model: MultimodalVAE, dataset: Dataset) -> None:
     """
     for name, decoder in model.decoders.items():
         schema = model.schemas[name]
-        if isinstance(decoder, Scaled) and (raw := marginal(dataset, name, schema)) is not None:
+        if (scaled := _scaled(decoder)) is not None and (raw := marginal(dataset, name, schema)) is not None:
             with guard(f"modality '{name}' (kind '{schema.kind}'): its marginal"):
-                decoder.start_at(_start(decoder, raw, _stored(dataset, name)))
+                scaled.start_at(_start(scaled, raw, _stored(dataset, name)))
+
+
+def _scaled(decoder: nn.Module) -> Scaled | None:
+    """Return a decoder that learns scales, also of a model with private latents; None for others."""
+    inner = decoder.network if isinstance(decoder, Narrowed) else decoder
+    return inner if isinstance(inner, Scaled) else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cached_property
+from types import MappingProxyType
 from typing import cast
 
 import torch
@@ -32,6 +33,7 @@ class MultimodalVAE(ModalityNetworks):
     Attributes:
         components: number of components of its mixtures; 1 if no posterior is a mixture.
         draws: samples of z that a plan's term takes of each component.
+        own: by name, the dimensions of z that only this modality's decoder sees; empty but in a `PrivateVAE`.
 
     Raises:
         InputError: a plugin raised or returned a wrong shape; names the modality, its kind and what was expected.
@@ -39,10 +41,16 @@ class MultimodalVAE(ModalityNetworks):
 
     components = 1
     draws = 1
+    own: Mapping[str, slice] = MappingProxyType({})
 
     def __init__(self, schemas: Mapping[str, Schema], latent_dim: int, *, prior_expert: bool = True) -> None:
         super().__init__(schemas, latent_dim)
         self.prior_expert = prior_expert
+
+    @property
+    def shared_dim(self) -> int:
+        """Number of latent dimensions that all decoders see; they are the first."""
+        return min((own.start for own in self.own.values()), default=self.latent_dim)
 
     @cached_property
     def groups(self) -> tuple[NetworkGroup, ...]:
@@ -101,6 +109,20 @@ class MultimodalVAE(ModalityNetworks):
             `(terms, batch, latent_dim)`, of `components` components.
         """
         return self.products(observed, present, given)
+
+    def posterior_of_terms(
+        self, observed: Observed, present: Tensor, given: Tensor, private: Tensor | None
+    ) -> Posterior:
+        """Return the posteriors of a plan's terms: `posterior`, unless modalities have dimensions of their own.
+
+        Args:
+            observed: see `posterior`.
+            present: see `posterior`.
+            given: see `posterior`.
+            private: the plan's `private` where present, bool `(terms, batch, modalities)`, on the CPU; None for
+                what is given. Only a `PrivateVAE` looks at it.
+        """
+        return self.posterior(observed, present, given)
 
     def allows(self, given: Tensor) -> Tensor:
         """Tell for which subsets of modalities the model has posteriors, bool `(..., modalities) -> (...)`."""

@@ -31,13 +31,29 @@ class MixtureOfProducts(MultimodalVAE):
 
     def posterior(self, observed: Observed, present: Tensor, given: Tensor) -> Posterior:
         """Return the mixture of the parts whose modalities are all given; see `MultimodalVAE.posterior`."""
-        members = self.subsets[:, None, None]  # (components, 1, 1, modalities)
-        there = (given | ~members).all(-1)  # (components, terms, batch)
-        there[0] |= ~given.any(-1)  # given nothing, the first part is the prior
-        factors = (members & given & there.unsqueeze(-1)).flatten(0, 1)  # (components * terms, batch, modalities)
-        parts = self.products(observed, present, factors).unflatten(there.shape[:2])
-        log_weight = torch.where(there, -there.sum(0).to(parts.loc.dtype).cpu().log(), -torch.inf)
+        factors, log_weight = equal_parts(self.subsets, given, self.dtype)
+        # (components, terms, batch, modalities) -> (components * terms, batch, modalities)
+        parts = self.products(observed, present, factors.flatten(0, 1)).unflatten(factors.shape[:2])
         return Mixture(log_weight.to(parts.loc), parts, convex=self.convex)
+
+
+def equal_parts(subsets: Tensor, given: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Return the parts of mixtures whose modalities are all given, with equal weights.
+
+    Args:
+        subsets: the modalities of each part, bool `(components, modalities)`.
+        given: bool `(terms, batch, modalities)`.
+        dtype: of the weights.
+
+    Returns:
+        Which experts enter each part, bool `(components, terms, batch, modalities)`, and the log-weights, `(components,
+        terms, batch)`. Given nothing, the first part has no experts and all of the weight.
+    """
+    members = subsets[:, None, None]  # (components, 1, 1, modalities)
+    there = (given | ~members).all(-1)  # (components, terms, batch)
+    there[0] |= ~given.any(-1)
+    log_weight = torch.where(there, -there.sum(0).to(dtype).log(), -torch.inf)
+    return members & given & there.unsqueeze(-1), log_weight
 
 
 def plan_all(options: ObjectiveOptions, names: tuple[str, ...], present: Tensor, draws: Draws) -> Plan:

@@ -42,13 +42,28 @@ class ImportanceWeighted(Mixture):
 
     def kl_to_prior(self, z: Tensor) -> Tensor:
         """Return log q(z) - log p(z) of each sample; if `doubly`, it depends on the posterior through z alone."""
+        return self.fixed().log_prob(z) - log_prior(z)
+
+    def fixed(self) -> Mixture:
+        """Return the mixture whose density enters the bound: if `doubly`, with constant parameters."""
         if not self.doubly:
-            return super().kl_to_prior(z)
+            return self
         if isinstance(self.parts, Gaussian):
             parts = Gaussian(self.parts.loc.detach(), self.parts.precision.detach())
-            return Mixture(self.log_weight.detach(), parts).log_prob(z) - log_prior(z)
+            return Mixture(self.log_weight.detach(), parts)
         fixed = replace(self.parts, loc=self.parts.loc.detach(), factors=self.parts.factors.detach())
-        return Mixture(self.log_weight.detach(), fixed).log_prob(z) - log_prior(z)
+        return Mixture(self.log_weight.detach(), fixed)
+
+    def again(self, weights: Tensor) -> Tensor:
+        """Return what `doubly` multiplies the gradient of z with.
+
+        Args:
+            weights: normalised weights of a component's draws, `(draws, components, *batch_shape)`.
+
+        Returns:
+            `(draws, components, *batch_shape, latent_dim)`, or what broadcasts to it.
+        """
+        return weights.unsqueeze(-1)
 
     def bound(self, each: Tensor, z: Tensor) -> Tensor:
         r"""Return the bound; see `Mixture.bound`.
@@ -61,7 +76,7 @@ class ImportanceWeighted(Mixture):
             Shi et al. 2019, the IWAE objective of MMVAE; Tucker et al. 2019, the DReG estimate for IWAE.
         """
         if self.doubly and z.requires_grad:
-            again = each.detach().softmax(0).flatten(0, 2).unsqueeze(-1)  # (draws * components * terms, batch, 1)
+            again = self.again(each.detach().softmax(0)).flatten(0, 2)  # (draws * components * terms, batch, …)
             z.register_hook(lambda gradient: gradient * again)  # type: ignore[no-untyped-call]
         return (self.log_weight.exp() * (each.logsumexp(0) - math.log(len(each)))).sum(0)
 

@@ -42,6 +42,8 @@ class Plan:
             `(T, B, M)`; none by default.
         trains_decoder: which targets a modality's decoder learns from, bool `(T, B, M)`; all by default. The experts
             learn from the others too.
+        private: which modalities' private latents each term infers from the modality itself, beside those of what is
+            given, bool `(T, B, M)`; none by default. All others are sampled from their prior.
 
     A row takes part in a term if it has a given or a target there; elsewhere it contributes nothing.
     """
@@ -53,13 +55,14 @@ class Plan:
     kl_weight: torch.Tensor | None = None
     references: torch.Tensor | None = None
     trains_decoder: torch.Tensor | None = None
+    private: torch.Tensor | None = None
 
     def check(self, present: Tensor) -> None:
         """Raise `ValueError` if a mask or weight is not what these terms need over a batch with `present`."""
         terms = (len(self.terms), len(present))
         shapes = {"given": (*terms, present.shape[1]), "targets": (*terms, present.shape[1]), "weight": terms}
         shapes |= {"kl_weight": terms, "references": (*terms, present.shape[1])}
-        shapes |= {"trains_decoder": (*terms, present.shape[1])}
+        shapes |= {name: (*terms, present.shape[1]) for name in ("trains_decoder", "private")}
         if not self.terms:
             raise ValueError("there are no terms")
         for name, shape in shapes.items():
@@ -68,14 +71,14 @@ class Plan:
                 raise ValueError(f"{name} has shape {tuple(value.shape)}, not {shape}")
             if value is not None and value.device.type != "cpu":
                 raise ValueError(f"{name} is on {value.device}; a plan is made on the CPU")
-        for name in ("given", "targets", "trains_decoder"):
+        for name in ("given", "targets", "trains_decoder", "private"):
             value = getattr(self, name)
             if value is not None and value.dtype is not present.dtype:
                 raise ValueError(f"{name} is {value.dtype}, not {present.dtype}")
 
     def rows(self, rows: slice) -> Plan:
         """Return the plan of some of the rows."""
-        optional = (self.weight, self.kl_weight, self.references, self.trains_decoder)
+        optional = (self.weight, self.kl_weight, self.references, self.trains_decoder, self.private)
         parts = (None if one is None else one[:, rows] for one in optional)
         return Plan(self.terms, self.given[:, rows], self.targets[:, rows], *parts)
 
@@ -120,6 +123,8 @@ class Objective(Generic[OptionsT]):
             `MultimodalVAE.products`, or from heads that are called by `ModalityNetworks.head_output` with
             `Observed.condition_of`. The plan, `check` and `model` never see covariates. An objective without a `model`
             always works.
+        private: whether its `model` is a `modalkit.model.private.PrivateVAE`, so that modalities may have a
+            `private_dim`. At least one then must.
     """
 
     name: str
@@ -132,3 +137,4 @@ class Objective(Generic[OptionsT]):
     frozen: Callable[[OptionsT, int], tuple[str, ...]] = lambda options, epoch: ()
     correlated_experts: bool = False
     covariates: bool = False
+    private: bool = False

@@ -66,11 +66,17 @@ class Schema(Settings):
         description="modality: inferred, and inferred from. covariate: a condition such as the site of a measurement, "
         "which encoders and decoders of all modalities see, and which z need not explain.",
     )
+    private_dim: int = Field(
+        0,
+        ge=0,
+        description="Latent dimensions that only this modality is encoded to and decoded from, beside those that all "
+        "share (objectives dmvae and mmvae-plus).",
+    )
 
     dtype: ClassVar[Stored] = "float32"
     """How a sample is stored on disk and travels to the device."""
 
-    model_only: ClassVar[frozenset[str]] = frozenset({"weight", "network", "role"})
+    model_only: ClassVar[frozenset[str]] = frozenset({"weight", "network", "role", "private_dim"})
     """Names of the fields that configure the model, and so need not agree with the dataset's."""
 
     from_dataset: ClassVar[frozenset[str]] = frozenset()

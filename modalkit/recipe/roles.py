@@ -1,4 +1,4 @@
-"""Which modalities of a recipe may be covariates."""
+"""Which modalities of a recipe may be covariates, and which may have private latents."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from modalkit import registry
+from modalkit.errors import InputError
 from modalkit.plugin import Objective, Outcome, Schema
 from modalkit.recipe.plugged import invalid
 
@@ -42,11 +43,50 @@ def check_roles(modalities: Mapping[str, Schema], objective: Objective[Any], sta
     for name, schema in covariates.items():
         if schema.weight != 1:
             raise invalid(("modalities", name, "weight"), "a covariate has no likelihood to weight; remove weight")
+        if schema.private_dim:
+            raise invalid(("modalities", name, "private_dim"), "a covariate has no latent; remove private_dim")
         if not _is_suitable(schema):
             raise invalid(
                 ("modalities", name, "role"),
                 f"the kind {schema.kind} cannot be a covariate: it must be a class, a bit, or a few numbers ({_KINDS})",
             )
+
+
+def check_private(modalities: Mapping[str, Schema], objective: Objective[Any]) -> None:
+    """Refuse private latents where the objective has none, and an objective for them where there are none.
+
+    Args:
+        modalities: those of a recipe that are no covariates.
+        objective: its objective.
+
+    Raises:
+        ValidationError: names the key, and says what to do.
+    """
+    private = [name for name, schema in modalities.items() if schema.private_dim]
+    if private and not objective.private:
+        raise invalid(
+            ("modalities", private[0], "private_dim"),
+            f"the objective {objective.name} has no private latents; remove private_dim, or choose an objective that "
+            f"has them: {', '.join(_with_private_latents())}",
+        )
+    if objective.private and not private:
+        raise invalid(
+            ("objective", "name"),
+            f"{objective.name} is for private latents, and no modality has any; give modalities a private_dim, the "
+            f"number of latent dimensions for what others do not tell of them",
+        )
+
+
+def _with_private_latents() -> list[str]:
+    """Return the names of the objectives that have private latents."""
+    found = []
+    for name in registry.names(registry.OBJECTIVES):
+        try:
+            if registry.get(registry.OBJECTIVES, name).private:
+                found.append(name)
+        except InputError:  # a plugin that cannot be loaded
+            continue
+    return found
 
 
 def _is_suitable(schema: Schema) -> bool:

@@ -22,7 +22,7 @@ from modalkit.errors import InputError, did_you_mean
 from modalkit.plugin import ObjectiveOptions, Schema, Settings
 from modalkit.recipe.data_section import DataSettings
 from modalkit.recipe.plugged import invalid, validated_objective, validated_schema
-from modalkit.recipe.roles import check_roles
+from modalkit.recipe.roles import check_private, check_roles
 from modalkit.recipe.templates import fold, modality_name
 from modalkit.recipe.train_section import TrainSettings
 from modalkit.recipe.yaml import Key, dump
@@ -139,7 +139,9 @@ class Recipe(Settings, metaclass=_Explained):
 
     @model_validator(mode="after")
     def _roles_fit(self) -> Recipe:
-        check_roles(self.modalities, registry.get(registry.OBJECTIVES, self.objective.name), self.model.start)
+        objective = registry.get(registry.OBJECTIVES, self.objective.name)
+        check_roles(self.modalities, objective, self.model.start)
+        check_private(self.explained, objective)
         return self
 
     @model_validator(mode="after")

@@ -44,7 +44,8 @@ def check_objective(
     Args:
         objective: the plugin, or the name of an installed one.
         options: its options, as a recipe gives them, without `name`.
-        schemas: the modalities by name; by default three vectors. Give as many as the objective takes.
+        schemas: the modalities by name; by default three vectors, of which two have a `private_dim` if the objective
+            takes one. Give as many as the objective takes.
         latent_dim: size of z.
         seed: of all random numbers. The global random state is left as it was.
 
@@ -56,7 +57,8 @@ def check_objective(
     plugin: Objective[Any] = registry.get(registry.OBJECTIVES, objective) if isinstance(objective, str) else objective
     if schemas is None:
         network = {"type": "mlp", "hidden": [8], "decoder_hidden": [8]}
-        schemas = {name: registry.schema("vector", size=size, network=network) for name, size in _SIZES.items()}
+        own = {"x": {"private_dim": 2}, "z": {"private_dim": 1}} if plugin.private else {}
+        schemas = {n: registry.schema("vector", size=s, network=network, **own.get(n, {})) for n, s in _SIZES.items()}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         _Check(plugin, dict(options or {}), schemas, latent_dim, seed).run()
@@ -135,8 +137,9 @@ class _Check(Examination):
         self.expect("plan", untouched, "uses torch's global random state; use only the generator of `draws`")
         unique = len(set(made.terms)) == len(made.terms) and all(isinstance(term, str) for term in made.terms)
         self.expect("plan", unique, f"terms should be different texts, got {made.terms}")
-        for name in ("given", "targets"):
-            absent = bool((getattr(made, name) & ~present).any())
+        for name in ("given", "targets", "private"):
+            chosen = getattr(made, name)
+            absent = chosen is not None and bool((chosen & ~present).any())
             self.expect("plan", not absent, f"{name} {when} has modalities that are absent")
         for name in ("weight", "kl_weight", "references"):
             if (weight := getattr(made, name)) is not None:
@@ -170,7 +173,7 @@ class _Check(Examination):
         self.expect("model", right, f"expected a modalkit.model.MultimodalVAE, got a {type(model).__name__}")
         assert isinstance(model, MultimodalVAE)
         self.expect("model", model.names == self.names, f"has the modalities {model.names}, not {self.names}")
-        self.expect("model", model.latent_dim == self.latent_dim, f"has a latent_dim of {model.latent_dim}")
+        self.expect("model", model.shared_dim == self.latent_dim, f"has a latent_dim of {model.shared_dim}")
         return model
 
     def frozen(self, epoch: int) -> tuple[str, ...]:
@@ -236,7 +239,7 @@ class _Check(Examination):
         """Return the posterior of some given modalities after checking its shape."""
         with self.using("model.posterior", f"given {known or 'nothing'}"), torch.no_grad():
             posterior = model.posterior(model.observed(batch), batch.present, given)
-        part, shape = "model.posterior", (*given.shape[:2], self.latent_dim)
+        part, shape = "model.posterior", (*given.shape[:2], model.latent_dim)
         known_kind = isinstance(posterior, (Gaussian, CorrelatedGaussian, Mixture))
         expected = "a Gaussian, a CorrelatedGaussian or a Mixture"
         self.expect(part, known_kind, f"expected {expected}, got a {type(posterior).__name__}")
@@ -283,7 +286,7 @@ def _subsets(count: int) -> Tensor:
 
 def _same(first: Plan, second: Plan) -> bool:
     """Tell whether two plans are equal."""
-    for name in ("given", "targets", "weight", "kl_weight", "references", "trains_decoder"):
+    for name in ("given", "targets", "weight", "kl_weight", "references", "trains_decoder", "private"):
         a, b = getattr(first, name), getattr(second, name)
         if (a is None) is not (b is None) or (a is not None and not torch.equal(a, b)):
             return False

@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.objectives import as_needed
 from torch import Tensor, nn
 from torch.distributions import Normal
 
@@ -96,7 +97,7 @@ def extreme_model(objective: str, names: tuple[str, ...], bias: list[float], exp
     plugin = registry.get(registry.OBJECTIVES, objective)
     options, schemas = (
         plugin.options(name=objective, **MORE.get(objective, {})),
-        {name: SCHEMAS[name] for name in names},
+        as_needed(objective, {name: SCHEMAS[name] for name in names}),
     )
     plugin.check(options, names)
     torch.manual_seed(0)
@@ -116,7 +117,8 @@ def loss_of(options: Any, model: MultimodalVAE, batch: Batch) -> Tensor:
     plan = registry.get(registry.OBJECTIVES, options.name).plan(
         options, model.names, batch.present, Draws(torch.Generator().manual_seed(0), None)
     )
-    noise = torch.randn(model.components * len(plan.terms), len(batch), 2, generator=torch.Generator().manual_seed(0))
+    shape = (model.components * len(plan.terms), len(batch), model.latent_dim)
+    noise = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     loss: Tensor = -evaluate_plan(model, batch, plan, noise, 1.0).elbo.sum()
     return loss
 

@@ -297,6 +297,29 @@ REFUSED: dict[str, tuple[str, list[str], tuple[str, ...]]] = {
         "circle", ["objective.name=telbo", "objective.first_stage_epochs=5", "train.epochs=5"],
         ("train.epochs: 5 epochs end before the last stage of objective 'telbo' begins",),
     ),
+    "private latents for an objective without": (
+        "circle", ["modalities.position.private_dim=2"],
+        ("modalities.position.private_dim: the objective mvae has no private latents; remove", "dmvae, mmvae-plus"),
+    ),
+    "an objective for private latents without": (
+        "circle", ["objective.name=mmvae-plus"], ("objective.name: mmvae-plus is for private latents", "private_dim"),
+    ),
+    "private latents of a covariate": (
+        "circle", ["objective.name=dmvae", "modalities.class.role=covariate", "modalities.class.private_dim=1"],
+        ("modalities.class.private_dim: a covariate has no latent",),
+    ),
+    "private latents with matrices": (
+        "circle", ["objective.name=dmvae", "modalities.class.private_dim=1", "model.experts=full"],
+        ("model.experts: the objective dmvae needs experts: diagonal",),
+    ),
+    "private latents that are no number": (
+        "circle", ["objective.name=dmvae", "modalities.class.private_dim=-1"],
+        ("modalities.class.private_dim: should be a number of at least 0, got -1",),
+    ),
+    "dmvae of one": (
+        "circle", ["objective.name=dmvae", "modalities.position.private_dim=1", *without("image", "class", "counts")],
+        ("dmvae takes two modalities or more; for one, choose vae",),
+    ),
     "telbo without its stages": ("circle", ["objective.name=telbo"], ("objective.first_stage_epochs: is missing",)),
 }  # fmt: skip
 

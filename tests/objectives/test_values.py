@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from support.objectives import BESIDE_MVAE
+from support.objectives import BESIDE_MVAE, as_needed
 from torch import Tensor
 from torch.distributions import Categorical, Independent, MixtureSameFamily, MultivariateNormal, Normal, kl_divergence
 
@@ -22,6 +22,7 @@ from modalkit.distributions import Gaussian, Mixture
 from modalkit.model.correlated import correlate_experts
 from modalkit.model.engine import evaluate_plan
 from modalkit.model.vae import MultimodalVAE
+from modalkit.nn.narrowed import Narrowed
 from modalkit.objectives.cvae import ConditionedEncoder
 from modalkit.objectives.mmjsd import jensen_shannon
 from modalkit.plugin import Draws, Schema
@@ -68,9 +69,10 @@ def make(name: str, made: dict[str, Schema], latent_dim: int = LATENT, **options
     chosen = objective.options(name=name, **options)
     objective.check(chosen, tuple(made))
     torch.manual_seed(1)
-    model = objective.model(chosen, made, latent_dim)
-    if hasattr(model, "expert_weights"):  # equal before training
-        torch.nn.init.normal_(model.expert_weights)
+    model = objective.model(chosen, as_needed(name, made), latent_dim)
+    for part in ("expert_weights", "log_scale"):  # equal before training
+        if hasattr(model, part):
+            torch.nn.init.normal_(getattr(model, part))
     return chosen, model
 
 
@@ -114,7 +116,10 @@ class Plain:
         if not rows:
             return {}
         schema = self.model.schemas[name]
-        raw = self.model.decoders[name](torch.stack([z[row] for row in rows]))
+        decoder: Any = self.model.decoders[name]
+        if isinstance(decoder, Narrowed):  # z is what the modality sees
+            decoder = decoder.network
+        raw = decoder(torch.stack([z[row] for row in rows]))
         scores = registry.modality(schema.kind).likelihood(schema, raw).log_prob(self.values[name][rows])
         return dict(zip(rows, schema.weight * scores, strict=True))
 
@@ -352,6 +357,78 @@ def plain_mmjsd(it: Plain) -> Tensor:
     return total
 
 
+def with_private(it: Plain) -> list[dict[str, tuple[Normal, Normal]]]:
+    """Return each row's experts of z and of the private latents, by modality."""
+    found: list[dict[str, tuple[Normal, Normal]]] = [{} for _ in it.rows]
+    for name in it.model.names:
+        for row, raw in it.raw(name).items():
+            both = normal(raw)
+            found[row][name] = (
+                Normal(both.mean[:LATENT], both.stddev[:LATENT]),
+                Normal(both.mean[LATENT:], both.stddev[LATENT:]),
+            )
+    return found
+
+
+def noise_of(it: Plain, name: str | None) -> Tensor:
+    """Return the noise of z, or of the private latent of a modality; they stand side by side."""
+    sizes = [LATENT, *(schema.private_dim for schema in it.model.schemas.values())]
+    return torch.split(it.noise, sizes, -1)[0 if name is None else 1 + it.model.names.index(name)]
+
+
+def plain_dmvae(it: Plain) -> Tensor:
+    total, experts = torch.zeros(()), with_private(it)
+    for term, only in enumerate([None, *it.model.names]):
+        seen: dict[str, dict[int, Tensor]] = {name: {} for name in it.model.names}
+        for row, there in enumerate(experts):
+            if not there or (only and (only not in there or len(there) == 1)):
+                continue
+            q = product([z for name, (z, _) in there.items() if only in (None, name)], prior=True)
+            z = drawn(q, noise_of(it, None)[term, row])
+            total = total - BETA * (kl(q) + sum(kl(own) for _, own in there.values()))
+            for name, (_, own) in there.items():
+                seen[name][row] = torch.cat([z, drawn(own, noise_of(it, name)[term, row])])
+        total = total + sum(it.explained(z, (name,)) for name, z in seen.items())
+    return total
+
+
+def plain_mmvae_plus(it: Plain, *, doubly: bool = False) -> Tensor:
+    """Return the bound, with gradients as the formulas have them; an auxiliary prior's noise has no density in it."""
+    total, experts, count, names = torch.zeros(()), with_private(it), it.options.samples, it.model.names
+    scales = dict(
+        zip(names, it.model.log_scale.exp().split([s.private_dim for s in it.model.schemas.values()]), strict=True)
+    )
+    for row, there in enumerate(experts):
+        for part, name in enumerate(names):
+            if name not in there:
+                continue
+            weights, slopes, paths = [], [], []
+            for draw in range(count):
+                at = draw * len(names) + part
+                z, w = (drawn(q, noise_of(it, n)[at, row]) for q, n in zip(there[name], (None, name), strict=True))
+                path = torch.cat([z, w])
+                leaf = path.detach().requires_grad_() if doubly else path
+                z, w = leaf[:LATENT], leaf[LATENT:]
+                weight = log_ratio({n: one for n, (one, _) in there.items()}, z, fixed=doubly)
+                weight = weight + log_ratio({name: there[name][1]}, w, fixed=doubly)
+                for scored in there:
+                    other = scales[scored] * noise_of(it, scored)[at, row]
+                    seen = torch.cat([z, w if scored == name else other])
+                    weight = weight + it.log_px(scored, {row: seen})[row]
+                weights.append(weight)
+                paths.append(path)
+                if doubly:
+                    slopes.append(torch.autograd.grad(weight, leaf, retain_graph=True)[0])
+            each = torch.stack(weights)
+            bound = each.mean() if it.options.bound == "elbo" else each.logsumexp(0) - math.log(count)
+            if doubly:
+                v = each.detach().softmax(0)
+                path = sum(v[k] ** 2 * (slopes[k] * paths[k]).sum() for k in range(count))
+                bound = bound + path - path.detach()
+            total = total + bound / len(there)
+    return total
+
+
 def mixture_of(raw: Tensor, components: int) -> list[tuple[Tensor, Normal]]:
     """Return the log-weight and the Gaussian of each part of an expert that is a mixture."""
     parts = raw.reshape(components, 2 * LATENT + 1)
@@ -447,6 +524,18 @@ CASES: dict[str, Case] = {
     "gpoe of three": ("gpoe", THREE, {"k": 0}, plain_gpoe, 0),
     "mmjsd": ("mmjsd", TWO, {}, plain_mmjsd, 0),
     "mmjsd of three": ("mmjsd", THREE, {}, plain_mmjsd, 0),
+    "dmvae": ("dmvae", ("place", "picture"), {}, plain_dmvae, 0),
+    "dmvae of three": ("dmvae", ("place", "class", "picture"), {}, plain_dmvae, 0),
+    "mmvae-plus": ("mmvae-plus", ("place", "class"), {}, plain_mmvae_plus, 0),
+    "mmvae-plus, two samples": ("mmvae-plus", ("place", "class"), {"samples": 2}, plain_mmvae_plus, 0),
+    "mmvae-plus, iwae": ("mmvae-plus", ("place", "class"), {"samples": 3, "bound": "iwae"}, plain_mmvae_plus, 0),
+    "mmvae-plus, dreg": (
+        "mmvae-plus",
+        ("place", "class"),
+        {"samples": 3, "bound": "dreg"},
+        lambda it: plain_mmvae_plus(it, doubly=True),
+        0,
+    ),
     "mixture-mvae of one": ("mixture-mvae", TWO, EQUATION_4 | {"components": 1}, plain_mixture_mvae, 0),
     "mixture-mvae of three": (
         "mixture-mvae",
@@ -474,7 +563,7 @@ def test_loss_and_gradients_equal_the_formula_written_out(case: str, rows: str) 
     made = schemas(names)
     options, model = make(name, made, **settings)
     batch = random_batch(made, patterns(len(names))[rows])
-    noise = torch.randn(64, ROWS, LATENT, generator=torch.Generator().manual_seed(2))
+    noise = torch.randn(64, ROWS, model.latent_dim, generator=torch.Generator().manual_seed(2))
     fast = -elbo_of(options, model, batch, noise, epoch).elbo.sum() / ROWS
     slow = -formula(Plain(options, model, batch, noise)) / ROWS
     assert abs(fast.item() - slow.item()) <= 1e-10 * abs(slow.item()) and slow.item() != 0
@@ -493,7 +582,7 @@ def test_every_network_learns_something(case: str) -> None:
     made = schemas(names)
     options, model = make(name, made, **settings)
     batch = random_batch(made, torch.ones(ROWS, len(names), dtype=torch.bool))
-    elbo_of(options, model, batch, torch.randn(64, ROWS, LATENT), epoch).elbo.sum().backward()
+    elbo_of(options, model, batch, torch.randn(64, ROWS, model.latent_dim), epoch).elbo.sum().backward()
     without = {n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()}
     waits = case == "telbo, first stage"
     waiting = {n for n, _ in model.named_parameters() if waits and n.startswith("alone.")}
@@ -760,7 +849,7 @@ def test_nothing_given_is_the_prior(name: str) -> None:
     batch = random_batch(made, patterns(len(names))["missing"])
     given = torch.zeros(1, ROWS, len(names), dtype=torch.bool)
     q = model.posterior(model.observed(batch), batch.present, given)
-    z = torch.randn(1, ROWS, LATENT)
+    z = torch.randn(1, ROWS, model.latent_dim)
     torch.testing.assert_close(q.log_prob(z), PRIOR.log_prob(z).sum(-1))
 
 

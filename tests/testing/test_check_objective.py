@@ -12,6 +12,7 @@ import pytest
 import torch
 from pydantic import Field
 from support.documents import shown_file
+from support.objectives import as_needed
 from torch import Tensor, nn
 
 from modalkit import registry, schema
@@ -50,6 +51,10 @@ BUILT_IN: list[tuple[str, dict[str, Any], dict[str, Schema] | None]] = [
     ("mmjsd", {}, None),
     ("mmvm", {"alpha_epochs": 2}, None),
     ("mmvm", {"posterior": "product"}, LABELLED | vectors("z")),
+    ("dmvae", {}, None),
+    ("dmvae", {}, as_needed("dmvae", LABELLED)),
+    ("mmvae-plus", {}, None),
+    ("mmvae-plus", {"samples": 2, "bound": "dreg"}, as_needed("mmvae-plus", LABELLED)),
 ]
 
 
