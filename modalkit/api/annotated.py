@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from modalkit import registry
-from modalkit.api.frames import FRACTIONS, Group, groups_of, readers_of
+from modalkit.api.frames import Group, groups_of, readers_of
 from modalkit.api.writing import RowReader, write_rows
 from modalkit.data import SPLITS, assign_splits
 from modalkit.data.annotated import Annotated, Matrix, MatrixReader
@@ -46,7 +46,7 @@ def write_annotated(
         groups, split = groups_of(frame, of_obs, split, None, all_of_them=True)
     if taken := groups.keys() & data.matrices.keys():
         raise InputError(f"obs: '{min(taken)}' is a matrix of the data too; rename the column")
-    places = assign_splits(len(data.keys), FRACTIONS if split is None else split, 0)
+    places = assign_splits(len(data.keys), split, 0)
     train = places == SPLITS.index("train")
     used = [name for name in data.matrices if not schemas or name in schemas]
     readers: dict[str, RowReader] = {n: _reader(data.matrices[n], schemas.get(n), train) for n in used}

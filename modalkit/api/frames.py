@@ -25,8 +25,6 @@ _log = logging.getLogger(__name__)
 
 _SAMPLE = 10_000
 """Rows, evenly spread, from which it is inferred what columns are."""
-FRACTIONS = {"train": 0.8, "valid": 0.1, "test": 0.1}
-"""Of the rows in each split, if nobody says otherwise."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +57,7 @@ def write_frame(
         InputError: a column or cell cannot be used; the message names it.
     """
     groups, split = groups_of(frame, schemas, split, ids[0] if ids else None)
-    places = assign_splits(frame.rows, FRACTIONS if split is None else split, 0)
+    places = assign_splits(frame.rows, split, 0)
     readers = readers_of(frame, groups, places)
     keys = [str(key) for key in frame.labels(*ids).to_pylist()] if ids else [str(row) for row in range(frame.rows)]
     write_rows(out, readers, places, keys, "frame")

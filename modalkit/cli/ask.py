@@ -209,18 +209,13 @@ def fit_sampler(
 
     Example: modalkit fit-sampler runs/quickstart
     """
-    from modalkit.data import Dataset
     from modalkit.inference import TrainedModel
-    from modalkit.inference.sampler import save_sampler
-    from modalkit.inference.sampler_fit import fit_sampler as fit
     from modalkit.runs.folder import RunFolder
     from modalkit.runs.opened import load_model
 
     loaded = load_model(run, device=device, trust=trust)  # without its earlier sampler, which may be damaged
     model = TrainedModel(loaded.model, loaded.recipe, run, loaded.weights, trusted=trust)
-    opened = Dataset(data or model.dataset_path("--data"), list(model.modalities), covariates=list(model.covariates))
-    found = fit(model, opened, steps=steps, seed=seed)
-    save_sampler(RunFolder(run).sampler, found, model.weights)
+    model.fit_sampler(data or model.dataset_path("--data"), steps=steps, seed=seed)
     typer.echo(f"{RunFolder(run).sampler}: modalkit sample {run} -o drawn takes its samples from it")
 
 

@@ -20,6 +20,9 @@ from modalkit.registry import modality
 from modalkit.util.json_files import read_json
 from modalkit.util.remote import refuse_url
 
+_FRACTIONS = {"train": 0.8, "valid": 0.1, "test": 0.1}
+"""Of the rows in each split, if nobody says otherwise."""
+
 
 def write_dataset(
     out: Path | str,
@@ -114,8 +117,7 @@ def _collect(
             raise InputError(f"values of '{name}': {len(plain[name])} given for {total} rows")
         present[name] = present[name] & ~rows_masked(name, plain[name])
     stored = {name: _stored(name, schema, plain[name], present[name]) for name, schema in schemas.items()}
-    fractions = {"train": 0.8, "valid": 0.1, "test": 0.1} if split is None else split
-    rows = Rows(stored, present, assign_splits(total, fractions, seed), keys)
+    rows = Rows(stored, present, assign_splits(total, split, seed), keys)
     check_values(schemas, rows)
     return rows
 
@@ -228,17 +230,18 @@ def packed(schema: Schema, value: Tensor) -> Array:
     return value.numpy().astype(target)
 
 
-def assign_splits(total: int, split: Sequence[str] | Mapping[str, float], seed: int) -> Array:
+def assign_splits(total: int, split: Sequence[str] | Mapping[str, float] | None, seed: int) -> Array:
     """Return the split of each row as an index into `SPLITS`, uint8 `(rows,)`.
 
     Args:
         total: number of rows.
-        split: names of splits, one for each row; or the fraction of rows in each split.
+        split: names of splits, one for each row; or the fraction of rows in each split. None: 80, 10 and 10 %.
         seed: decides which rows are in which split, if fractions are given.
 
     Raises:
         InputError: a split has an unknown name, the names are not as many as the rows, or the fractions do not add up.
     """
+    split = _FRACTIONS if split is None else split
     named = [str(name) for name in split]
     if unknown := sorted(set(named) - set(SPLITS)):
         raise InputError(f"split: unknown {', '.join(unknown)}; the splits are {', '.join(SPLITS)}")

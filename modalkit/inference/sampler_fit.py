@@ -11,11 +11,12 @@ from torch import Tensor
 
 from modalkit.data import Dataset
 from modalkit.data.weak import weaken
-from modalkit.errors import RunError
+from modalkit.errors import InputError, RunError
 from modalkit.inference.sampler import LatentSampler, SamplerSettings
 from modalkit.inference.sampler_pairs import Pairs, make_pairs
-from modalkit.inference.trained import TrainedModel
+from modalkit.model.vae import MultimodalVAE
 from modalkit.nn.patterns import Patterns
+from modalkit.recipe.loading import Recipe
 from modalkit.training.average import WeightAverage
 from modalkit.util.progress import bar
 from modalkit.util.randomness import derived_seed, generator
@@ -33,7 +34,9 @@ _VALIDATED = 4096
 _BLOCKS = 3
 
 
-def fit_sampler(model: TrainedModel, dataset: Dataset, *, steps: int = STEPS, seed: int = 0) -> LatentSampler:
+def fit_sampler(
+    model: MultimodalVAE, recipe: Recipe, weights: str, dataset: Dataset, *, steps: int = STEPS, seed: int = 0
+) -> LatentSampler:
     r"""Fit a sampler to the posteriors of a dataset's training rows, by conditional flow matching.
 
     It minimises :math:`E \| f(u_t, t, c_S) - (u - e) \|_w^2` with :math:`u_t = (1 - t) e + t u`, over t uniform in
@@ -42,20 +45,24 @@ def fit_sampler(model: TrainedModel, dataset: Dataset, *, steps: int = STEPS, se
     kept, an average over the steps before; without such rows, a tenth of the training rows does.
 
     Args:
-        model: the trained model.
-        dataset: has its modalities. Entries that ``data.weak`` hid from the training are hidden here too.
-        steps: the most steps.
+        model: the trained model, in eval mode.
+        recipe: what it was trained by. Entries that its ``data.weak`` hid from the training are hidden here too.
+        weights: SHA-256 of the model's weights.
+        dataset: has the model's modalities, in its order.
+        steps: the most steps, from 1.
         seed: seed of everything random. The same seed gives the same bits.
 
     Raises:
-        InputError: the dataset does not have the model's modalities, or has no training rows with a posterior.
+        InputError: the dataset has no training rows with a posterior, or too few of them, or `steps` is below 1.
         RunError: the loss is no number.
 
     Source:
         Lipman et al. 2023, Flow matching for generative modeling, equations 20 to 23.
     """
-    train, valid = _pairs(model, dataset, seed)
-    sampler = _new(model, train, seed)
+    if steps < 1:
+        raise InputError(f"steps: {steps} is too few; give 1 or more")
+    train, valid = _pairs(model, recipe, dataset, seed)
+    sampler = _new(SamplerSettings(model.latent_dim, model.names, _width(model), _BLOCKS, weights), train, seed)
     noises, fixed = _Noises(train), _Fixed(valid, derived_seed(seed, "sampler validation"))
     rate = _LEARNING_RATE * _NARROW / sampler.settings.width
     optimizer = torch.optim.AdamW(sampler.field.parameters(), weight_decay=0.01)
@@ -66,7 +73,7 @@ def fit_sampler(model: TrainedModel, dataset: Dataset, *, steps: int = STEPS, se
                 with average.applied():
                     loss = fixed.loss(sampler)
                     if not math.isfinite(loss):
-                        raise RunError(f"step {step}: the loss of the sampler is no number; fit it with another --seed")
+                        raise RunError(f"step {step}: the loss of the sampler is no number; fit it with another seed")
                     since += 1
                     if loss < best:
                         best, kept, since = loss, copy.deepcopy(sampler.state_dict()), 0
@@ -83,22 +90,28 @@ def fit_sampler(model: TrainedModel, dataset: Dataset, *, steps: int = STEPS, se
     return sampler.eval()
 
 
-def _pairs(model: TrainedModel, dataset: Dataset, seed: int) -> tuple[Pairs, Pairs]:
+def _pairs(model: MultimodalVAE, recipe: Recipe, dataset: Dataset, seed: int) -> tuple[Pairs, Pairs]:
     """Return the pairs that are learned from, and those that choose when to stop."""
-    dataset.manifest.check({**model.schemas, **model.covariates}, dataset.path)
-    dataset = weaken(dataset, dataset.rows("train"), model.recipe.data.weak, model.recipe.seed)
+    dataset = weaken(dataset, dataset.rows("train"), recipe.data.weak, recipe.seed)
     train, valid = dataset.rows("train"), dataset.rows("valid")
-    if not len(valid) and len(train) > 1:
+    if len(train) + len(valid) < 2 or not len(train):
+        raise InputError(
+            f"{dataset.path}: has {len(train)} training and {len(valid)} validation rows; a sampler needs one to learn "
+            f"from and one more to choose when to stop"
+        )
+    if not len(valid):
         held_out = torch.arange(len(train)) % 10 == 1
         train, valid = train[~held_out], train[held_out]
-    found = make_pairs(model.model, dataset, train, seed, "sampling training rows")
-    return found, make_pairs(model.model, dataset, valid, seed, "sampling validation rows")
+    found = make_pairs(model, dataset, train, seed, "sampling training rows")
+    return found, make_pairs(model, dataset, valid, seed, "sampling validation rows")
 
 
-def _new(model: TrainedModel, train: Pairs, seed: int) -> LatentSampler:
+def _width(model: MultimodalVAE) -> int:
+    return max(_NARROW, min(256, 2 * model.latent_dim))
+
+
+def _new(settings: SamplerSettings, train: Pairs, seed: int) -> LatentSampler:
     """Return an untrained sampler, which standardises z by the moments of training rows."""
-    width = max(_NARROW, min(256, 2 * model.latent_dim))
-    settings = SamplerSettings(model.latent_dim, model.modalities, width, _BLOCKS, model.weights)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derived_seed(seed, "sampler weights"))
         sampler = LatentSampler(settings)

@@ -32,6 +32,19 @@ def save(model: MultimodalVAE, recipe: Recipe, out: Path, sampler: LatentSampler
     write_text(folder.recipe, recipe.to_yaml())  # last, because it marks the folder as complete
 
 
+def save_with_weights(path: Path, sampler: LatentSampler, weights: str) -> None:
+    """Write a sampler into a run or an exported folder, if that holds the weights that the sampler was fitted to.
+
+    Args:
+        path: where the model came from; there need not be a folder.
+        sampler: what to write.
+        weights: SHA-256 of the model's weights.
+    """
+    folder = RunFolder(path)
+    if folder.is_run() and folder.weights.is_file() and digest(folder.weights) == weights:
+        save_sampler(folder.sampler, sampler, weights)
+
+
 def packed(model: MultimodalVAE, recipe: Recipe) -> dict[str, Any]:
     """Return a model and its recipe as plain values and tensors on the CPU."""
     return {"recipe": recipe.to_yaml(), "tensors": {name: t.cpu() for name, t in model.state_dict().items()}}

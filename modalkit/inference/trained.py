@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -13,24 +11,17 @@ from torch import Tensor
 from modalkit.data import Batch, Dataset
 from modalkit.errors import InputError
 from modalkit.evaluation.likelihood import Estimate
-from modalkit.evaluation.questions import allows
 from modalkit.inference import conditions, predicting
+from modalkit.inference.fitted import FittedModel
 from modalkit.inference.frames import impute
 from modalkit.inference.results import Embedding, Imputed, Inference
-from modalkit.inference.sampler import LatentSampler
-from modalkit.inference.saving import packed, save, unpacked
 from modalkit.inference.scoring import score
-from modalkit.inference.subsets import check_given, check_want, usable
+from modalkit.inference.subsets import check_given, check_want
 from modalkit.inference.values import Given
 from modalkit.model.prediction import Prediction
-from modalkit.model.vae import MultimodalVAE
-from modalkit.plugin import Schema
-from modalkit.recipe.loading import Recipe
-from modalkit.recipe.trust import data_path
-from modalkit.runs.metrics import read_history
 
 
-class TrainedModel:
+class TrainedModel(FittedModel):
     """A trained model that predicts any modalities from any others.
 
     All computations run without gradients, in chunks of rows that fit memory. Results depend only on the arguments and
@@ -42,7 +33,7 @@ class TrainedModel:
         path: the folder that it was loaded from.
         weights: SHA-256 of its weights.
         trusted: whether the URL of the recipe's dataset may be contacted.
-        sampler: makes samples, if one was fitted to these weights (`modalkit fit-sampler`).
+        sampler: makes samples, if one was fitted to these weights (`fit_sampler`).
 
     Attributes:
         modalities: their names, in the recipe's order.
@@ -50,65 +41,6 @@ class TrainedModel:
         covariates: those of the covariates, whose values may be given beside those of modalities.
         latent_dim: size of z.
     """
-
-    def __init__(
-        self,
-        model: MultimodalVAE,
-        recipe: Recipe,
-        path: Path,
-        weights: str,
-        *,
-        trusted: bool = False,
-        sampler: LatentSampler | None = None,
-    ) -> None:
-        self.model, self.recipe, self.path, self.weights, self.trusted = model, recipe, path, weights, trusted
-        self.sampler = sampler
-        self.modalities: tuple[str, ...] = model.names
-        self.schemas: dict[str, Schema] = model.schemas
-        self.covariates: dict[str, Schema] = model.covariate_schemas
-        self.latent_dim: int = model.latent_dim
-
-    @cached_property
-    def history(self) -> list[dict[str, float]]:
-        """The metrics of each epoch of the training, in order; none of an exported model.
-
-        Each has ``epoch``, ``step``, and by ``split/name`` the metrics of the validation, such as ``valid/elbo``, and
-        of the last report about training, such as ``train/elbo``. Epoch 0 is the start, if that was validated.
-        """
-        return read_history(self.path)
-
-    @property
-    def predictable(self) -> tuple[str, ...]:
-        """The modalities that the model can predict: all but the condition of a conditional model."""
-        return tuple(name for name in self.modalities if name in self.model.decoders)
-
-    @cached_property
-    def measures(self) -> dict[str, str]:
-        """What says how certain a prediction is, ``scale`` or ``probability``, for each predictable modality."""
-        return predicting.measures(self.model)
-
-    def dataset_path(self, instead: str = "") -> Path | str:
-        """Return where the dataset is that the model was trained on.
-
-        Args:
-            instead: how the user can name a dataset, for the message.
-
-        Raises:
-            InputError: it is at a URL, and the model was loaded without ``trust=True``.
-        """
-        return data_path(self.recipe, trusted=self.trusted, instead=instead)
-
-    def allows(self, given: Sequence[str]) -> bool:
-        """Tell whether the model has a posterior given exactly these modalities; given none, it is the prior."""
-        conditions.check_modalities(given, self.model)
-        return allows(self.model, given)
-
-    def usable(self, present: Tensor) -> Tensor:
-        """Return the subset of each row's modalities that the model has a posterior of, bool `(rows, modalities)`.
-
-        All modalities of a row if the model allows that; otherwise the first one that it allows alone; otherwise none.
-        """
-        return usable(self.model, present)
 
     def infer(
         self,
@@ -324,26 +256,6 @@ class TrainedModel:
         """
         known, asked = (conditions.model_batch(self.model, one) for one in (given, targets))
         return score(self.model, known, asked, particles, prior_particles, seed)
-
-    def save(self, folder: Path | str) -> None:
-        """Write the model into a new folder, from which `modalkit.load` loads it.
-
-        Args:
-            folder: does not exist, or is empty.
-
-        Raises:
-            InputError: the folder is not empty.
-            RunError: the disk cannot be written.
-        """
-        save(self.model, self.recipe, Path(folder), self.sampler)
-
-    def __getstate__(self) -> dict[str, Any]:
-        about = {"path": self.path, "weights": self.weights, "history": self.history, "sampler": self.sampler}
-        return packed(self.model, self.recipe) | about
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(*unpacked(state), state["path"], state["weights"])  # type: ignore[misc]
-        self.__dict__["history"], self.sampler = state["history"], state.get("sampler")
 
     def _check_given(self, batch: Batch) -> None:
         """Raise `InputError` unless the model has a posterior of what each row has."""

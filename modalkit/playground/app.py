@@ -27,6 +27,7 @@ from modalkit.data import Batch, Dataset, check_manifest
 from modalkit.data.reading import evenly
 from modalkit.errors import InputError, ModalkitError
 from modalkit.inference import TrainedModel
+from modalkit.pictures import shown_as_picture
 from modalkit.playground.answers import answer, json_cell, json_row, prediction
 from modalkit.playground.controls import Control, controls, value_of
 from modalkit.playground.gate import TOO_SLOW, Gate
@@ -55,6 +56,7 @@ class Playground:
         controls: their controls.
         examples: rows of the held-out split; None if the model's dataset is not available or has changed.
         keys: keys of the examples.
+        first: what the page opens with: a picture, and another one that is predicted from it; None if there are none.
     """
 
     def __init__(self, model: TrainedModel) -> None:
@@ -62,6 +64,7 @@ class Playground:
         self.schemas = {**model.schemas, **model.covariates}
         self.controls: list[Control] = controls(model)
         self.examples, self.keys = _examples(model, list(self.schemas))
+        self.first = _first(model)
         self._turns, self._bodies = anyio.Semaphore(_AT_ONCE), anyio.Semaphore(_READ_AT_ONCE)
         self._templates = Jinja2Templates(_HERE / "templates")
 
@@ -72,6 +75,8 @@ class Playground:
             "controls": self.controls,
             "thumbnails": [(key, self._thumbnail(row)) for row, key in enumerate(self.keys)],
             "predictable": set(self.model.predictable),
+            "first": self.first,
+            "start": self._start(),
         }
         return self._templates.TemplateResponse(request, "page.html", context)
 
@@ -139,6 +144,13 @@ class Playground:
         if any(number not in known for number in numbers):
             raise InputError(f"{field}: no such modality")
         return list(dict.fromkeys(known[number] for number in numbers))
+
+    def _start(self) -> int:
+        """Return the first example that has both pictures which the page opens with, or else the first one."""
+        if self.examples is None or self.first is None:
+            return 0
+        columns = [list(self.schemas).index(name) for name in self.first]
+        return int(self.examples.present[:, columns].all(1).int().argmax())
 
     def _thumbnail(self, row: int) -> dict[str, str] | None:
         """Return the first picture of an example, or its first value if it has no picture."""
@@ -221,6 +233,22 @@ def _point(text: str, latent_dim: int) -> list[float]:
     if len(point) != latent_dim or not all(math.isfinite(number) and abs(number) < 1e6 for number in point):
         raise InputError(f"z: give a list of {latent_dim} numbers")
     return point
+
+
+def _first(model: TrainedModel) -> tuple[str, str] | None:
+    """Return a picture to give and another one to predict: colour from gray, or else two that are as close to it.
+
+    A prediction is most telling where the picture has to add something. So pairs with more channels than are given come
+    first, and then those of one kind.
+    """
+    shown = {name: one for name, one in model.schemas.items() if len(one.event_shape) == 3 and shown_as_picture(one)}
+    pairs = [(g, w) for g in shown if model.allows([g]) for w in shown if w != g and w in model.predictable]
+
+    def distance(pair: tuple[str, str]) -> tuple[bool, bool]:
+        given, want = (shown[name] for name in pair)
+        return given.event_shape[0] >= want.event_shape[0], given.kind != want.kind
+
+    return min(pairs, key=distance, default=None)
 
 
 def _examples(model: TrainedModel, names: list[str]) -> tuple[Batch | None, list[str]]:

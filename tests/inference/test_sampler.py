@@ -8,6 +8,8 @@ import pickle
 import shutil
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 from support.linear import LINEAR, fill, linear_run, write_linear
@@ -21,7 +23,6 @@ from modalkit.errors import InputError
 from modalkit.inference import TrainedModel
 from modalkit.inference.results import moments
 from modalkit.inference.sampler import LatentSampler, SamplerSettings, shaped
-from modalkit.inference.sampler_fit import fit_sampler
 from modalkit.inference.sampler_pairs import random_subsets
 from modalkit.model import assemble
 from modalkit.nn.patterns import Patterns
@@ -83,7 +84,7 @@ def test_given_the_size_both_signs_are_sampled(signs: tuple[TrainedModel, Datase
     model, dataset = signs
     sizes = {"size": torch.linspace(0.6, 1.9, 100).unsqueeze(1)}
     plain = model.infer(sizes, ["x"], samples=10)["x"]
-    model.sampler = fit_sampler(model, dataset, steps=200)
+    model.fit_sampler(dataset, steps=200)
     found = model.infer(sizes, ["x"], samples=10)["x"]
     wrong, right = ((one.samples.abs() - sizes["size"]).abs().mean() for one in (plain, found))
     assert right < 0.5 * wrong
@@ -122,7 +123,7 @@ def test_a_sampler_of_correlated_experts_is_fitted(tmp_path: Path) -> None:
     recipe = load_recipe(tmp_path / "recipe.yaml")
     model = TrainedModel(assemble(recipe).eval(), recipe, tmp_path, "own")
     before = model.infer({"a": [0.1, 0.2]}, samples=2)
-    model.sampler = fit_sampler(model, dataset, steps=2)
+    model.fit_sampler(dataset, steps=2)
     after = model.infer({"a": [0.1, 0.2]}, samples=2)
     assert torch.equal(before["b"].value, after["b"].value)
     assert bool(after["b"].samples.isfinite().all()) and not torch.equal(before["b"].samples, after["b"].samples)
@@ -141,6 +142,79 @@ def test_the_same_seed_gives_the_same_file(work: Path) -> None:
     before = (work / "run" / "sampler.safetensors").read_bytes()
     assert here("fit-sampler", "run", "--steps", 3, cwd=work).returncode == 0
     assert (work / "run" / "sampler.safetensors").read_bytes() == before
+
+
+def test_python_fits_the_same_sampler_as_the_command(work: Path, tmp_path: Path) -> None:
+    """From the run's dataset, from its path, and from the same with its modalities in another order."""
+    shutil.copytree(work / "run", tmp_path / "run")
+    file = tmp_path / "run" / "sampler.safetensors"
+    expected = file.read_bytes()
+    model = modalkit.load(tmp_path / "run")
+    path = model.recipe.data.path
+    names = modalkit.Dataset(path).names
+    for data in (None, path, modalkit.Dataset(path, names[::-1])):
+        file.unlink()
+        model.fit_sampler(data, steps=3)
+        assert file.read_bytes() == expected
+    own = model.sample(2)["position"].value
+    assert torch.equal(modalkit.load(tmp_path / "run").sample(2)["position"].value, own)
+
+
+def test_a_model_of_a_table_is_fitted_to_the_table(tmp_path: Path) -> None:
+    """The rows of a table are split as they were for the training, so a run's dataset gives the same sampler."""
+    g = np.random.default_rng(0)
+    size = g.normal(size=60)
+    frame = pd.DataFrame({"weight": 70 + 9 * size, "height": 170 + 6 * size, "sex": np.where(size > 0, "m", "f")})
+    frame = frame.mask(g.random(frame.shape) < 0.2)
+    in_run = modalkit.train(data=frame, run=tmp_path / "run", epochs=1, progress=False)
+    in_memory = modalkit.train(data=frame, epochs=1, progress=False)
+    plain = in_memory.sample(3)["weight"].value
+    in_run.fit_sampler(steps=3)
+    in_memory.fit_sampler(frame, steps=3)
+    own = in_memory.sample(3)["weight"].value
+    assert torch.equal(own, in_run.sample(3)["weight"].value) and not torch.equal(own, plain)
+    assert torch.equal(in_memory.sample(3, sampler=False)["weight"].value, plain)
+    in_memory.save(tmp_path / "saved")
+    for other in (modalkit.load(tmp_path / "saved"), modalkit.load(tmp_path / "run")):
+        assert torch.equal(other.sample(3)["weight"].value, own)
+        filled = other.impute(frame, sample=True)
+        pd.testing.assert_frame_equal(filled, in_memory.impute(frame, sample=True))
+        assert not filled.equals(in_memory.impute(frame, sample=True, sampler=False))
+
+
+def test_a_sampler_of_the_last_weights_is_not_written_beside_the_best(work: Path, tmp_path: Path) -> None:
+    shutil.copytree(work / "run", tmp_path / "run")
+    other = assemble(load_recipe(work / "circle.yaml"))
+    with torch.no_grad():
+        next(other.parameters()).add_(0.1)
+    save_weights(tmp_path / "run" / "checkpoints" / "last.safetensors", other)
+    before = (tmp_path / "run" / "sampler.safetensors").read_bytes()
+    model = modalkit.load(tmp_path / "run", weights="last")
+    model.fit_sampler(steps=1)
+    assert model.sampler is not None
+    assert (tmp_path / "run" / "sampler.safetensors").read_bytes() == before
+
+
+def test_rows_that_no_sampler_can_be_fitted_to_are_refused(work: Path, tmp_path: Path) -> None:
+    model = modalkit.load(work / "run")
+    model.sampler = None
+    points = {"position": torch.zeros(5, 2)}
+    with pytest.raises(InputError, match=r"the given rows: has 1 training and 0 validation rows"):
+        model.fit_sampler({"position": [0.0, 1.0]})
+    with pytest.raises(InputError, match=r"no modality 'positon'.*position"):
+        model.fit_sampler({"positon": points["position"]})
+    with pytest.raises(InputError, match="split: 1 names given for 5 rows"):
+        model.fit_sampler(points, split=["train"])
+    with pytest.raises(InputError, match="a dataset has its splits"):
+        model.fit_sampler(modalkit.Dataset(model.recipe.data.path), split={"train": 1.0})
+    with pytest.raises(InputError, match="steps: 0 is too few"):
+        model.fit_sampler(points, steps=0)
+    with pytest.raises(InputError, match="nowhere"):
+        model.fit_sampler(tmp_path / "nowhere")
+    assert model.sampler is None
+    kept = modalkit.train(data={"a": [0.1, 0.5, 2.5] * 9, "b": [0.3, 1.5, 9.5] * 9}, epochs=1, progress=False)
+    with pytest.raises(InputError, match=r"rows that this model was trained on are not at .*: fit_sampler\(data\)"):
+        kept.fit_sampler()
 
 
 def test_commands_use_the_sampler_unless_asked_not_to(work: Path) -> None:

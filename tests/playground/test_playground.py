@@ -12,7 +12,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from playwright.sync_api import Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 from starlette.testclient import TestClient
 from support.linear import exact_posterior, linear_run
 from support.processes import Child
@@ -365,39 +365,46 @@ def test_a_slow_body_is_refused_and_an_idle_connection_closed(
 ) -> None:
     monkeypatch.setattr("modalkit.playground.connections.SECONDS_TO_ASK", 0.2)
     monkeypatch.setattr("modalkit.playground.gate.SECONDS_TO_BEGIN", 0.2)
-    server = make_server(make_app(model))
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-        thread.start()
-        try:
-            with socket.create_connection(listener.getsockname(), 20) as slow:
-                slow.sendall(FORM % 9)
-                assert slow.recv(999).startswith(b"HTTP/1.1 408")
-            with socket.create_connection(listener.getsockname(), 20) as idle:
-                idle.sendall(b"GET /rows/0 HTTP/1.1\r\nHost: localhost\r\n\r\n")
-                answer = b""
-                while part := idle.recv(1 << 20):  # the end: it asked once, and then nothing
-                    answer += part
-                assert answer.startswith(b"HTTP/1.1 200")
-        finally:
-            server.should_exit = True
-            thread.join(20)
+    with serving(model) as address:
+        port = int(address.rpartition(":")[2])
+        with socket.create_connection(("127.0.0.1", port), 20) as slow:
+            slow.sendall(FORM % 9)
+            assert slow.recv(999).startswith(b"HTTP/1.1 408")
+        with socket.create_connection(("127.0.0.1", port), 20) as idle:
+            idle.sendall(b"GET /rows/0 HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            answer = b""
+            while part := idle.recv(1 << 20):  # the end: it asked once, and then nothing
+                answer += part
+            assert answer.startswith(b"HTTP/1.1 200")
 
 
 @pytest.fixture(scope="module")
-def page(served: tuple[str, Child]) -> Iterator[Page]:
+def browser() -> Iterator[Browser]:
     if CHROMIUM is None:
         pytest.skip("no Chromium")
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
-        opened = browser.new_page()
-        wrong: list[str] = []
-        opened.on("console", lambda message: wrong.append(message.text) if "Security" in message.text else None)
-        opened.on("pageerror", lambda error: wrong.append(str(error)))
-        opened.goto(served[0])
-        yield opened
-        browser.close()
+        launched = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        yield launched
+        launched.close()
+
+
+@contextmanager
+def opened(browser: Browser, address: str) -> Iterator[Page]:
+    """A page in the browser, whose scripts raise nothing and break no policy."""
+    page = browser.new_page()
+    wrong: list[str] = []
+    page.on("console", lambda message: wrong.append(message.text) if "Security" in message.text else None)
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.goto(address)
+    yield page
+    page.close()
     assert wrong == []
+
+
+@pytest.fixture(scope="module")
+def page(browser: Browser, served: tuple[str, Child]) -> Iterator[Page]:
+    with opened(browser, served[0]) as page:
+        yield page
 
 
 def test_the_page_in_a_browser(page: Page) -> None:
@@ -441,6 +448,130 @@ def test_a_wrong_file_in_a_browser(page: Page) -> None:
     expect(page.get_by_role("alert")).to_be_hidden()
     page.get_by_role("radio").nth(3).check()
     expect(page.locator("#source-0")).to_contain_text("row ")
+
+
+@contextmanager
+def serving(model: TrainedModel) -> Iterator[str]:
+    """The address at which a thread of this process serves a model."""
+    server = make_server(make_app(model))
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join(20)
+
+
+PICTURES = """\
+data: {path: DATA}
+modalities:
+  edges: {kind: edges, size: 12, network: &small {type: mlp, hidden: [4]}}
+  age: {kind: vector, size: 1}
+  mask: {kind: landmarks, size: 12, network: *small}
+  colour: {kind: image, size: 12, channels: 3, network: *small}
+  gray: {kind: image, size: 12, channels: 1, network: *small}
+  other: {kind: image, size: 12, channels: 3, network: *small}
+  class: {kind: label, classes: 3}
+model: {latent_dim: 2}
+"""
+
+
+@pytest.fixture(scope="module")
+def portraits(tmp_path_factory: pytest.TempPathFactory) -> TrainedModel:
+    """A model of five pictures, a number and a class, not trained; the first rows lack the gray picture."""
+    folder = tmp_path_factory.mktemp("portraits")
+    (folder / "recipe.yaml").write_text(PICTURES.replace("DATA", str(folder / "data")))
+    recipe = load_recipe(folder / "recipe.yaml")
+    random = np.random.default_rng(0)
+    values: dict[str, Any] = {
+        name: random.integers(0, 256 if schema.kind == "image" else 2, (40, *schema.event_shape)).astype(np.uint8)
+        for name, schema in recipe.modalities.items()
+        if len(schema.event_shape) == 3
+    }
+    values |= {"age": random.normal(size=(40, 1)), "class": random.integers(0, 3, 40)}
+    present, split = {"gray": np.arange(40) > 25}, ["train"] * 20 + ["test"] * 20
+    modalkit.write_dataset(folder / "data", recipe.modalities, values, present=present, split=split)
+    return TrainedModel(assemble(recipe).eval(), recipe, folder, "")
+
+
+def shown(page: Page) -> list[str]:
+    """The answers on the page: its pictures and texts of predictions, posteriors and points of the latent space."""
+    return page.locator("#answer figcaption, #steps tr, #sliders label, #walked figcaption").all_inner_texts()
+
+
+def test_the_page_opens_with_colour_from_gray(portraits: TrainedModel) -> None:
+    first = TestClient(make_app(portraits), base_url="http://localhost").get("/").text
+    assert re.findall(r'data-name="(\w+)"[^>]*data-first="(\w+)"', first) == [("colour", "want"), ("gray", "known")]
+    start = int(re.findall(r'value="(\d+)" data-start', first)[0])
+    client = TestClient(make_app(portraits), base_url="http://localhost")
+    gray = [client.get(f"/rows/{row}").json()["cells"][4] for row in range(12)]
+    assert gray[start] and not any(gray[:start]) and start > 0
+
+
+def test_an_upload_clears_what_does_not_belong_to_it(browser: Browser, portraits: TrainedModel) -> None:
+    with serving(portraits) as address, opened(browser, address) as page:
+        expect(page.get_by_role("status")).to_contain_text("colour, given gray ·")
+        expect(page.get_by_alt_text("colour, the truth")).to_be_visible()
+        page.locator("#known-1").check()
+        page.locator("#known-6").check()
+        expect(page.get_by_role("status")).to_contain_text("colour, given gray, age, class ·")
+        page.route("**/answer", lambda route: None)  # the answer does not come
+        page.locator("#own-5").set_input_files({"name": "a.png", "mimeType": "image/png", "buffer": picture()})
+        expect(page.locator("#source-5")).to_have_text("your own value")
+        assert shown(page) == [] and page.get_by_role("status").inner_text() == ""
+        assert page.locator(".strip :checked").count() == 0 and page.locator(".preview img").count() == 0
+        assert page.locator(".source").all_inner_texts() == [""] * 5 + ["your own value", ""]
+        assert page.locator("#own-1").input_value() == "" and page.locator("#own-6").input_value() == "0"
+        page.unroute("**/answer")
+        page.locator("#want-0").check()
+        expect(page.get_by_role("status")).to_contain_text("edges, colour, given other ·")
+        assert page.get_by_text("truth", exact=True).count() == 0
+        assert page.locator(".preview img").count() == 1  # the upload, as the model sees it
+        assert "mean" in shown(page) and page.locator("#steps tr").count() == 2
+
+        upload = {"name": "b.png", "mimeType": "image/png", "buffer": b"no picture"}
+        page.locator("#own-4").set_input_files(upload)
+        expect(page.get_by_role("alert")).to_contain_text("modality 'gray': the upload is no picture")
+        assert shown(page) == [] and page.locator("#preview-4 img").count() == 0
+        page.locator("#own-4").set_input_files([])  # the user takes it back
+        expect(page.get_by_role("status")).to_contain_text("given other ·")
+        expect(page.get_by_role("alert")).to_be_hidden()
+
+
+def test_a_row_that_arrives_after_an_upload_is_dropped(browser: Browser, portraits: TrainedModel) -> None:
+    with serving(portraits) as address, opened(browser, address) as page:
+        expect(page.get_by_alt_text("colour, the truth")).to_be_visible()
+        held: list[Any] = []
+        page.route("**/rows/11", lambda route: held.append(route))
+        page.locator(".strip input").nth(11).check()
+        page.locator("#own-3").set_input_files({"name": "a.png", "mimeType": "image/png", "buffer": picture()})
+        expect(page.get_by_role("status")).to_contain_text("given colour ·")  # colour alone was wanted, so now the rest
+        with page.expect_response("**/rows/11"):
+            held[0].continue_()
+        page.get_by_role("button", name="Sample again").click()
+        expect(page.get_by_role("status")).to_contain_text("edges, age, mask, gray, other, class, given colour ·")
+        assert (
+            page.get_by_text("truth", exact=True).count() == 0 and "row" not in page.locator("#source-1").inner_text()
+        )
+        page.unroute("**/rows/11")
+        page.route("**/rows/3", lambda route: route.abort())
+        page.locator(".strip input").nth(3).check()
+        expect(page.get_by_role("alert")).to_contain_text("does not answer")
+        assert shown(page) == []
+
+
+def test_answers_begin_on_the_first_screen_of_a_phone(browser: Browser, portraits: TrainedModel) -> None:
+    with serving(portraits) as address, opened(browser, address) as page:
+        page.set_viewport_size({"width": 390, "height": 800})
+        for name in ("colour, the truth", "colour, predicted mean"):
+            expect(page.get_by_alt_text(name)).to_be_in_viewport(ratio=1)
+        last = page.locator("#known-6")
+        last.check()  # the cards are swiped
+        expect(page.get_by_role("status")).to_contain_text("given gray, class ·")
+        expect(page.get_by_alt_text("colour, predicted mean")).to_be_in_viewport(ratio=1)
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390
 
 
 def test_everything_on_the_page_has_a_name(page: Page) -> None:

@@ -3,6 +3,8 @@
 // The page sends a new request whenever the user ticks, chooses or types something.
 // This script keeps which modalities are known, and in which order the user added them.
 
+const UNREACHABLE = "The server does not answer. Is it still running?";
+
 const byId = (id) => document.getElementById(id);
 const modalities = [...document.querySelectorAll(".modality")].map((box) => ({
   box,
@@ -18,31 +20,11 @@ const modalities = [...document.querySelectorAll(".modality")].map((box) => ({
   truth: null, // its value in the chosen row
 }));
 let order = []; // the known modalities, in the order in which they were ticked
-let row = null;
+let row = null; // the chosen row, while the question is about it
+let choice = 0; // counts rows and uploads, so that a row that arrives after a later choice is dropped
 let seed = 0;
 let loc = [];
 let z = [];
-
-function element(tag, properties = {}, ...children) {
-  const made = Object.assign(document.createElement(tag), properties);
-  made.append(...children);
-  return made;
-}
-
-function show(cell, alt) {
-  return cell.picture
-    ? element("img", { src: cell.picture, alt })
-    : element("span", { className: "said", textContent: cell.text });
-}
-
-function figure(cell, caption, alt, first = false) {
-  return element(
-    "figure",
-    { className: first ? "first" : "" },
-    show(cell, alt),
-    element("figcaption", { textContent: caption }),
-  );
-}
 
 // Questions
 
@@ -68,9 +50,9 @@ function question() {
 }
 
 function asker(address, busy) {
-  // Only the latest request matters; earlier ones are aborted.
+  // Only the latest request matters; earlier ones are aborted. Where an answer fails, an older one must not remain.
   let running = null;
-  return async (form) => {
+  const send = async (form) => {
     running?.abort();
     const mine = (running = new AbortController());
     busy?.setAttribute("aria-busy", "true");
@@ -83,21 +65,21 @@ function asker(address, busy) {
       return said;
     } catch (error) {
       if (error.name === "AbortError") return null;
-      byId("error").textContent = error instanceof TypeError ? "The server does not answer. Is it still running?" : error.message;
-      byId("error").hidden = false;
-      byId("status").textContent = "";
+      fail(error instanceof TypeError ? UNREACHABLE : error.message);
       return null;
     } finally {
       if (running === mine) busy?.setAttribute("aria-busy", "false");
     }
   };
+  return { send, stop: () => running?.abort() };
 }
 
 const askAnswer = asker("answer", byId("answer"));
 const askWalk = asker("walk");
 
 async function ask() {
-  const said = await askAnswer(question());
+  askWalk.stop(); // it is of the question before
+  const said = await askAnswer.send(question());
   if (said === null) return;
   const given = order.map((modality) => modality.name).join(", ") || "nothing";
   const wanted = said.predictions.map((one) => one.name).join(", ") || "nothing is wanted";
@@ -125,7 +107,7 @@ async function walk() {
   form.append("z", JSON.stringify(z));
   form.delete("want"); // a walk shows all modalities
   for (const modality of modalities) if (modality.want) form.append("want", modality.number);
-  const said = await askWalk(form);
+  const said = await askWalk.send(form);
   if (said === null) return;
   byId("walked").replaceChildren(
     ...said.predictions.map((one) => figure(one.value, one.name, `${one.name} decoded from this point`, true)),
@@ -133,6 +115,17 @@ async function walk() {
 }
 
 // Answers
+
+function fail(message) {
+  byId("error").textContent = message;
+  byId("error").hidden = false;
+  clearAnswers();
+}
+
+function clearAnswers() {
+  byId("status").textContent = "";
+  for (const id of ["answer", "steps", "sliders", "walked"]) byId(id).replaceChildren();
+}
 
 function prediction(one) {
   const modality = modalities.find((other) => other.name === one.name);
@@ -151,12 +144,6 @@ function prediction(one) {
   }
   const line = element("div", { className: pictures ? "line" : "line texts" }, ...cells);
   return element("div", { className: "prediction" }, title, ...(one.classes.length ? [classes] : []), line);
-}
-
-function meter(value, max, label) {
-  const made = element("meter", { min: 0, max, value });
-  made.setAttribute("aria-label", label);
-  return made;
 }
 
 function sharpening(steps) {
@@ -212,9 +199,26 @@ function owned(modality) {
   if (modality.form !== "picture") modality.preview.replaceChildren();
 }
 
-function startAnew(uploaded) {
-  // An upload shows another thing than the chosen row, whose other values do not belong to it.
-  for (const modality of modalities) if (modality !== uploaded && !modality.isOwn) know(modality, false);
+function startAnew() {
+  // An upload shows another thing than the chosen row, whose values and answers do not belong to it.
+  choice += 1;
+  row = null;
+  for (const radio of document.querySelectorAll(".strip input")) radio.checked = false;
+  for (const modality of modalities) {
+    modality.truth = null;
+    if (!modality.isOwn) forget(modality);
+  }
+  clearAnswers();
+}
+
+function forget(modality) {
+  know(modality, false);
+  modality.isOwn = false;
+  modality.source.textContent = "";
+  modality.preview.replaceChildren();
+  if (modality.form === "picture" || modality.form === "text") modality.own.value = "";
+  if (modality.form === "choice") modality.own.selectedIndex = 0;
+  if (modality.form === "flags") for (const box of modality.own.querySelectorAll("input")) box.checked = false;
 }
 
 function fromRow(modality, cell, key) {
@@ -236,10 +240,12 @@ function fromRow(modality, cell, key) {
   }
 }
 
-async function chooseRow(chosen, key) {
+async function chooseRow(chosen, key, first) {
+  const mine = (choice += 1);
   const response = await fetch(`rows/${chosen}`).catch(() => null);
-  if (!response?.ok) return;
-  const { cells } = await response.json();
+  const { cells } = (await response?.json().catch(() => null)) ?? {};
+  if (mine !== choice) return;
+  if (!cells) return fail(UNREACHABLE);
   row = chosen;
   modalities.forEach((modality, i) => {
     fromRow(modality, cells[i], key);
@@ -247,15 +253,16 @@ async function chooseRow(chosen, key) {
   });
   if (!order.length) {
     const there = modalities.filter((modality) => modality.truth);
-    const first = there.find((modality) => "alone" in modality.box.dataset) ?? there[0];
-    if (first) know(first, true);
+    const opening = (role) => there.find((modality) => first && modality.box.dataset.first === role);
+    const known = opening("known") ?? there.find((modality) => "alone" in modality.box.dataset) ?? there[0];
+    if (known) know(known, true);
+    if (opening("known") && opening("want")) opening("want").want.checked = true;
   }
-  wantTheRest();
+  if (!modalities.some((modality) => modality.want?.checked)) wantTheRest();
   ask();
 }
 
 function wantTheRest() {
-  if (modalities.some((modality) => modality.want?.checked)) return;
   for (const modality of modalities) if (modality.want) modality.want.checked = !modality.known.checked;
 }
 
@@ -276,15 +283,23 @@ for (const modality of modalities) {
   });
   modality.want?.addEventListener("change", () => askSoon());
   modality.own?.addEventListener(modality.form === "text" ? "input" : "change", () => {
-    if (modality.form === "picture" && !modality.own.files.length) return;
+    if (modality.form === "picture" && !modality.own.files.length) {
+      forget(modality); // the user took the upload back
+      return askSoon();
+    }
     owned(modality);
-    if (modality.form === "picture") startAnew(modality);
+    if (modality.form === "picture") {
+      modality.preview.replaceChildren(); // the answer shows how the model sees it
+      startAnew();
+      know(modality, true);
+      if (!modalities.some((other) => other.want?.checked && !other.known.checked)) wantTheRest();
+    }
     if (!modality.known.checked) know(modality, true);
     askSoon(modality.form === "text" ? 300 : 0);
   });
 }
 for (const radio of document.querySelectorAll(".strip input")) {
-  radio.addEventListener("change", () => chooseRow(radio.value, radio.closest("label").title));
+  radio.addEventListener("change", () => chooseRow(radio.value, radio.closest("label").title, false));
 }
 byId("question").addEventListener("submit", (event) => event.preventDefault());
 byId("again").addEventListener("click", () => {
@@ -301,10 +316,10 @@ byId("home").addEventListener("click", () => {
   walk();
 });
 
-const start = document.querySelector(".strip input");
+const start = document.querySelector(".strip input[data-start]");
 if (start) {
   start.checked = true;
-  chooseRow(start.value, start.closest("label").title);
+  chooseRow(start.value, start.closest("label").title, true);
 } else {
   wantTheRest();
   ask();
