@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor
 
+from modalkit.data.reading import several
+
 
 class Batches:
     """Divides the training rows into batches, shuffled anew in each epoch.
@@ -23,7 +25,7 @@ class Batches:
     """
 
     def __init__(self, rows: Tensor, present: Tensor, size: int, paired_share: float | None = None) -> None:
-        paired = present.sum(1) > 1
+        paired = several(present)
         oversampled = paired_share is not None and 0 < int(paired.sum()) < paired_share * len(rows)
         self.single_pass, self.oversampled = (rows[~paired], rows[paired]) if oversampled else (rows, rows[:0])
         self.oversampled_size = min(max(1, round((paired_share or 0) * size)), size - 1) if oversampled else 0

@@ -101,6 +101,19 @@ def evenly(rows: Tensor, most: int) -> Tensor:
     return rows if len(rows) <= most else rows[torch.linspace(0, len(rows) - 1, most).long()]
 
 
+def several(present: Tensor) -> Tensor:
+    """Return which rows have two modalities or more, bool `(rows,)`.
+
+    Args:
+        present: bool `(rows, modalities)`, on the CPU.
+
+    >>> several(torch.tensor([[True, False, True], [False, True, False]])).tolist()
+    [True, False]
+    """
+    # numpy adds up booleans a few at a time; torch first makes 8 bytes of each, which many rows have no memory for.
+    return torch.from_numpy(present.numpy().sum(1) > 1)
+
+
 def redrawn(schemas: Mapping[str, Schema]) -> list[str]:
     """Return the modalities whose stored values are replaced by a random sample at each step (`Schema.draw`)."""
     return [name for name, schema in schemas.items() if schema.drawn]

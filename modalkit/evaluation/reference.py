@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from modalkit.data import Batch, Dataset
-from modalkit.data.reading import draw, evenly
+from modalkit.data.reading import draw, evenly, several
 from modalkit.evaluation.linear import LinearModel, Ridge, chosen_strength, principal_components
 from modalkit.evaluation.measures import Errors, Measure, inputs
 from modalkit.plugin import Schema
@@ -103,7 +103,7 @@ def training_columns(
     if most is None:
         width = sum(one.shape[1] for one in columns_of(dataset[rows[:1]], schemas, {}, covariates).inputs.values())
         most = max(_LEAST_ROWS, min(_MOST_ROWS, _MOST_NUMBERS // max(1, width)))
-    paired = dataset.present[rows].sum(1) > 1
+    paired = several(dataset.present[rows])
     kept = evenly(rows[paired], most)
     kept = torch.cat([kept, evenly(rows[~paired], most - len(kept))]) if len(kept) < most else kept
     return columns_of(draw(dataset[kept], schemas, generator(seed, "reference data")), schemas, wanted, covariates)

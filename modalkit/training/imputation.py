@@ -10,7 +10,7 @@ from torch.nn.functional import one_hot
 
 from modalkit import registry
 from modalkit.data import Dataset
-from modalkit.data.reading import draw, evenly
+from modalkit.data.reading import draw, evenly, several
 from modalkit.errors import InputError, guard
 from modalkit.model.engine import Sums, means
 from modalkit.model.marginals import marginal
@@ -63,8 +63,7 @@ class ImputationError:
 
     def __init__(self, recipe: Recipe, model: MultimodalVAE, data: TrainingData, processes: Processes) -> None:
         self.model, self.dataset, self.seed, self.processes = model, data.dataset, recipe.seed, processes
-        several = data.valid[data.dataset.present[data.valid].sum(1) > 1]
-        self.rows = evenly(several, _ROWS)
+        self.rows = evenly(data.valid[several(data.dataset.present[data.valid])], _ROWS)
         self.references = _references(model, data.dataset)
         present = data.dataset.present[self.rows]
         terms = max(1, min(_MOST_TERMS, _PAIRS // max(1, len(self.rows))))
