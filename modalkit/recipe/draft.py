@@ -18,10 +18,10 @@ from modalkit.recipe.templates import modality_name
 from modalkit.recipe.yaml import flow
 
 _STEPS, _STEPS_FROM_START = 2500, 600
-"""Most gradient steps of a draft, roughly; patience usually ends the training earlier. A draft that starts from a factor
-analysis has the second number if its modalities are single values."""
+"""Most gradient steps of a draft, roughly; patience usually ends the training earlier. The second number is for a start
+at a factor analysis of single values."""
 _EPOCHS, _EPOCHS_FROM_START = 200, 120
-"""Most epochs; the second number for a draft that starts from a factor analysis of groups of values."""
+"""Most epochs. The second number is for a start at a factor analysis of groups of values."""
 _LATENT = ((20, 8), (1000, 16), (10_000, 32))
 """Latent dimensions by the most numbers in a row; 64 above."""
 _LEAST_ROWS = 20
