@@ -139,7 +139,7 @@ class Recipe(Settings, metaclass=_Explained):
 
     @model_validator(mode="after")
     def _roles_fit(self) -> Recipe:
-        check_roles(self.modalities, registry.get(registry.OBJECTIVES, self.objective.name), self.model.start)
+        check_roles(self.modalities, registry.get(registry.OBJECTIVES, self.objective.name))
         return self
 
     @model_validator(mode="after")
