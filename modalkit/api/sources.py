@@ -131,12 +131,17 @@ def _replaced(new: Path, kept: Path, run: Path) -> Path:
     return kept
 
 
-def drafted(path: Path | str, changes: Sequence[str]) -> Recipe:
+def drafted(path: Path | str, changes: Sequence[str], covariates: Sequence[str] = ()) -> Recipe:
     """Return the recipe that `modalkit init` drafts for a dataset.
+
+    Args:
+        path: of the dataset.
+        changes: to the draft, as ``--set`` takes them.
+        covariates: the modalities that are conditions, which are not explained.
 
     Raises:
         InputError: there is no dataset, or nothing in it to train on.
     """
     if is_url(path):
         raise InputError(f"data: {path} is at a URL, for which no recipe is drafted; give a recipe")
-    return recipe_of(parse(draft(Path(path)), Place("recipe drafted for the data")), changes)
+    return recipe_of(parse(draft(Path(path), covariates=covariates), Place("recipe drafted for the data")), changes)

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
-from modalkit.data import Dataset
+from modalkit.data import Dataset, read_manifest
 from modalkit.data.inspection import schemas
+from modalkit.data.reading import several
 from modalkit.data.standardizing import missing_standardization
 from modalkit.errors import InputError
 from modalkit.nn import Mlp
@@ -34,7 +35,7 @@ _START_WIDTHS = 32, 128
 """Units of dense networks beside a linear path, if modalities are single values and if they are not."""
 
 
-def draft(path: Path, plugins: Sequence[Path] = ()) -> str:
+def draft(path: Path, plugins: Sequence[Path] = (), covariates: Sequence[str] = ()) -> str:
     """Return a recipe for a dataset as YAML with comments; it trains as it is, but for what its comments leave out.
 
     If every modality has dense networks, training starts from a factor analysis, and the objective is the ELBO of
@@ -45,21 +46,22 @@ def draft(path: Path, plugins: Sequence[Path] = ()) -> str:
     Args:
         path: the dataset's folder.
         plugins: Python files that define some of its kinds, registered already; the recipe lists them.
+        covariates: modalities that get the role of a covariate; sizes are chosen by the others.
 
     Raises:
         InputError: no dataset there, nothing to train on, or a name that recipes do not allow.
     """
-    dataset = Dataset(path, in_memory=False)
+    names = [name for name in read_manifest(path).modalities if name not in covariates]
+    dataset = Dataset(path, names, in_memory=False, covariates=covariates)
     train = len(dataset.rows("train"))
     if not train:
         raise InputError(f"{path}: no row is in the train split, so there is nothing to train a recipe on")
     enough = train >= _LEAST_ROWS
     modalities = _modalities(dataset, path, may_start=enough)
-    several = enough and len(modalities.entries) > 1
     valid, refit = dataset.rows("valid"), train <= _REFIT_ROWS and len(dataset.rows("test")) > 0
-    pairs = int((dataset.present[valid].sum(1) > 1).sum()) if several else 0
+    pairs = int(several(dataset.present[valid]).sum()) if enough and len(modalities.entries) > 1 else 0
     sizes = _sizes(train, len(valid), pairs, modalities, refit=refit)
-    lines = "\n".join(modalities.entries + modalities.left_out)
+    lines = "\n".join(modalities.entries + _conditions(dataset.covariates) + modalities.left_out)
     return f"""\
 # modalkit train recipe.yaml
 #
@@ -136,7 +138,7 @@ class _Sizes:
 def _modalities(dataset: Dataset, path: Path, *, may_start: bool) -> _Modalities:
     """Return the entries of the modalities that can be trained; equal dense networks share one YAML anchor."""
     known = schemas(dataset)
-    present = dict(zip(dataset.names, dataset.present[dataset.rows("train")].float().mean(0).tolist(), strict=True))
+    present = _shares(dataset)
     used = {name: known[name] for name in dataset.names if name in known and present[name]}
     numbers = sum(math.prod(schema.event_shape) for schema in used.values())
     networks = _Networks(numbers, len(used), used.values(), may_start=may_start)
@@ -156,6 +158,21 @@ def _modalities(dataset: Dataset, path: Path, *, may_start: bool) -> _Modalities
         reasons = "\n".join(line.strip(" #") for line in left_out)
         raise InputError(f"{path}: there is nothing to train on:\n{reasons}")
     return _Modalities(entries, left_out, numbers, networks.start)
+
+
+def _conditions(dataset: Dataset | None) -> list[str]:
+    """Return the entries of covariates; one that no training row has is left out, because nothing is learned of it."""
+    if dataset is None:
+        return []
+    shares, known = _shares(dataset), schemas(dataset)
+    entries = {name: flow(_facts(schema) | {"role": "covariate"}) for name, schema in known.items() if shares[name]}
+    return [f"  {name}: {entry}  # in {100 * shares[name]:.0f} %" for name, entry in entries.items()]
+
+
+def _shares(dataset: Dataset) -> dict[str, float]:
+    """Return by modality the share of the training rows that have it."""
+    present = dataset.present[dataset.rows("train")]
+    return {name: float(there.float().mean()) for name, there in zip(dataset.names, present.unbind(1), strict=True)}
 
 
 def _sizes(train: int, valid: int, pairs: int, modalities: _Modalities, *, refit: bool) -> _Sizes:
@@ -303,15 +320,16 @@ def _entry(schema: Schema, networks: _Networks, standardize: Mapping[str, Any] |
 
     Numbers that are far from standardised get `standardize`, because the dataset does not provide it.
     """
-    facts: Mapping[str, Any] = schema.facts()
-    entry = flow(
-        {
-            key: facts[key]
-            for key, field in type(schema).model_fields.items()
-            if key in facts and key not in schema.from_dataset and (key == "kind" or facts[key] != field.default)
-        }
-        | _likelihood(schema, networks.start)
-        | ({"standardize": standardize} if standardize else {})
-    )
-    network = networks.entry(schema)
+    more = _likelihood(schema, networks.start) | ({"standardize": standardize} if standardize else {})
+    entry, network = flow(_facts(schema) | more), networks.entry(schema)
     return f"{entry[:-1]}, network: {network}}}" if network else entry
+
+
+def _facts(schema: Schema) -> dict[str, Any]:
+    """Return what an entry must say of a modality, because the dataset does not provide it."""
+    facts: Mapping[str, Any] = schema.facts()
+    return {
+        key: facts[key]
+        for key, field in type(schema).model_fields.items()
+        if key in facts and key not in schema.from_dataset and (key == "kind" or facts[key] != field.default)
+    }

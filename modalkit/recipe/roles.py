@@ -13,13 +13,12 @@ from modalkit.recipe.plugged import invalid
 _KINDS = "label, ordinal, bit, attributes, vector or positive"
 
 
-def check_roles(modalities: Mapping[str, Schema], objective: Objective[Any], start: str) -> None:
+def check_roles(modalities: Mapping[str, Schema], objective: Objective[Any]) -> None:
     """Refuse covariates that cannot condition a model.
 
     Args:
         modalities: all modalities of a recipe.
         objective: its objective.
-        start: its ``model.start``.
 
     Raises:
         ValidationError: names the key, and says what to do.
@@ -35,10 +34,6 @@ def check_roles(modalities: Mapping[str, Schema], objective: Objective[Any], sta
             ("modalities", first, "role"),
             f"the objective {objective.name} has networks of its own, which cannot see a covariate; choose an "
             f"objective whose posteriors are made of experts, such as mvae, or remove the role",
-        )
-    if start == "factor_analysis":
-        raise invalid(
-            ("model", "start"), f"factor_analysis cannot start a model with a covariate ({first}); use random"
         )
     for name, schema in covariates.items():
         if schema.weight != 1:

@@ -140,7 +140,7 @@ class Recipe(Settings, metaclass=_Explained):
     @model_validator(mode="after")
     def _roles_fit(self) -> Recipe:
         objective = registry.get(registry.OBJECTIVES, self.objective.name)
-        check_roles(self.modalities, objective, self.model.start)
+        check_roles(self.modalities, objective)
         check_private(self.explained, objective)
         return self
 

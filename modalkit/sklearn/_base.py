@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ from sklearn.base import BaseEstimator
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
-from modalkit.sklearn._columns import EMPTY, Column, Group, describe, grouped
+from modalkit.sklearn._columns import EMPTY, Column, Group, describe, grouped, places_of
 from modalkit.sklearn._tables import Table, TableError, read_table
 
 if TYPE_CHECKING:
@@ -24,11 +25,14 @@ class Multimodal(BaseEstimator):  # type: ignore[misc]
 
     columns_: list[Column]
     groups_: list[Group]
+    covariates_: Sequence[int] = ()
+    """The places of the covariates' columns; none in estimators that were saved before there were any."""
 
     def __init__(
         self,
         *,
         modalities: Any = None,
+        covariates: Any = None,
         recipe: Any = None,
         settings: Any = None,
         epochs: int | None = None,
@@ -38,6 +42,7 @@ class Multimodal(BaseEstimator):  # type: ignore[misc]
         verbose: int = 0,
     ) -> None:
         self.modalities = modalities
+        self.covariates = covariates
         self.recipe = recipe
         self.settings = settings
         self.epochs = epochs
@@ -71,7 +76,8 @@ class Multimodal(BaseEstimator):  # type: ignore[misc]
             raise TableError(f"handle_unknown: should be 'error' or 'missing', got {self.handle_unknown!r}")
         table = read_table(self, X, reset=True)
         columns = [describe(cells) for cells in table.columns]
-        self.groups_ = grouped(columns, self.modalities)
+        self.covariates_ = places_of(columns, self.covariates)
+        self.groups_ = grouped(columns, self.modalities, self.covariates_)
         self.columns_ = columns
         return table
 

@@ -121,6 +121,7 @@ class Group:
         kind: its kind.
         fields: of the kind's schema.
         standardized: whether its numbers are standardised.
+        covariate: whether it is a condition, which is known and not explained.
     """
 
     modality: str
@@ -128,15 +129,40 @@ class Group:
     kind: str
     fields: dict[str, Any]
     standardized: bool
+    covariate: bool = False
 
 
-def grouped(columns: Sequence[Column], modalities: Mapping[str, Any] | None) -> list[Group]:
-    """Return the modalities of a table.
+def places_of(columns: Sequence[Column], covariates: Any) -> list[int]:
+    """Return the places of the columns that are covariates.
+
+    Args:
+        columns: of the table.
+        covariates: their labels; None: there are none.
+
+    Raises:
+        TableError: it is no list, or names a column that the table does not have.
+    """
+    if covariates is None:
+        return []
+    if isinstance(covariates, str) or not isinstance(covariates, Sequence):
+        raise TableError(f"covariates: give a list of columns, such as [{covariates!r}]")
+    places = {column.label: place for place, column in enumerate(columns)}
+    for label in covariates:
+        if label not in places:
+            raise TableError(f"covariates: there is no column {label!r}{did_you_mean(str(label), map(str, places))}")
+    return sorted({places[label] for label in covariates})
+
+
+def grouped(
+    columns: Sequence[Column], modalities: Mapping[str, Any] | None, covariates: Sequence[int] = ()
+) -> list[Group]:
+    """Return the modalities of a table, covariates among them.
 
     Args:
         columns: of the table.
         modalities: by name of a modality the labels of its columns, or a mapping with ``columns``, ``kind`` and other
             keys of the kind. A column that stands in none is a modality of its own.
+        covariates: the places of the columns that are covariates.
 
     Raises:
         TableError: a column is unknown, stands twice, or does not fit the others of its modality.
@@ -161,15 +187,18 @@ def grouped(columns: Sequence[Column], modalities: Mapping[str, Any] | None) -> 
                 raise TableError(f"modalities: column {label!r} is in '{taken[places[label]]}' and in '{name}'")
             taken[places[label]] = name
             own.append(places[label])
+        if 0 < len(apart := [place for place in own if place in covariates]) < len(own):
+            label = columns[apart[0]].label
+            raise TableError(f"modalities: '{name}': {label!r} is a covariate, and other columns of '{name}' are not")
         if used := [place for place in own if columns[place].modelled]:
-            groups.append(_group(name, used, columns, fields))
+            groups.append(_group(name, used, columns, fields, covariate=bool(apart)))
     names = {group.modality for group in groups}
     for place, column in enumerate(columns):
         if place not in taken and column.modelled:
             name = str(column.label)
             name = name if _NAME.fullmatch(name) and name != "all" and name not in names else _free(f"x{place}", names)
             names.add(name)
-            groups.append(_group(name, [place], columns, {}))
+            groups.append(_group(name, [place], columns, {}, covariate=place in covariates))
     return groups
 
 
@@ -184,7 +213,9 @@ def free_name(name: str, groups: Sequence[Group]) -> str:
     return _free(name, {group.modality for group in groups})
 
 
-def _group(name: str, places: list[int], columns: Sequence[Column], fields: dict[str, Any]) -> Group:
+def _group(
+    name: str, places: list[int], columns: Sequence[Column], fields: dict[str, Any], *, covariate: bool
+) -> Group:
     """Return a group with its kind, and with the fields of the kind's schema that follow from the columns."""
     from modalkit import registry
     from modalkit.plugin import Cells as Takes
@@ -213,7 +244,11 @@ def _group(name: str, places: list[int], columns: Sequence[Column], fields: dict
             column.loc, column.scale = 0.0, 1.0
     if takes.standardized:
         fields |= {"standardize": {"loc": [0.0] * len(own), "scale": [1.0] * len(own)}}
-    return Group(name, places, kind, fields, takes.standardized)
+    if covariate:
+        fields["role"] = "covariate"
+    elif fields.get("role") == "covariate":
+        raise TableError(f"modalities: '{name}': name its columns in `covariates` instead of giving it a role")
+    return Group(name, places, kind, fields, takes.standardized, covariate)
 
 
 def _kind(name: str, own: Sequence[Column]) -> str:

@@ -17,6 +17,7 @@ class MultimodalEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Mult
 
     Args:
         modalities: see `modalkit.sklearn.MultimodalImputer`, as for all parameters.
+        covariates: columns that are conditions; all others are explained given them.
         recipe: what to train; None: it is drafted.
         settings: values of the recipe to replace.
         epochs: at most so many passes over the rows; None: by the number of rows.
@@ -45,8 +46,9 @@ class MultimodalEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Mult
         """
         table = self._read_new(X)
         self._warn_of_empty()
-        if not self.groups_:
-            raise TableError("X: no column holds two different values, so there is nothing to learn")
+        if all(group.covariate for group in self.groups_):
+            other = " that is no covariate" if self.groups_ else ""
+            raise TableError(f"X: no column{other} holds two different values, so there is nothing to learn")
         self.trained_ = self._training(self._seed()).fit(self.groups_, self._encode(table))
         self._n_features_out = self.trained_.model.latent_dim
         return self

@@ -34,6 +34,8 @@ class MultimodalImputer(TransformerMixin, Multimodal):  # type: ignore[misc]
             "counts"}}``. Columns are named as in the table, or by number. A column that is not listed is a modality of
             its own. Cells of one modality are not predicted from each other, so columns with separate gaps should not
             be grouped.
+        covariates: columns that are conditions, such as a site or a dose: all others are predicted given them. They
+            come back as they are; their missing cells stay missing, and count as average.
         recipe: what to train, in any form that `modalkit.train` takes; None: it is drafted, as `modalkit init` does,
             with few epochs.
         settings: values of the recipe to replace, such as ``{"train.batch_size": 32}``.
@@ -69,6 +71,7 @@ class MultimodalImputer(TransformerMixin, Multimodal):  # type: ignore[misc]
         self,
         *,
         modalities: Any = None,
+        covariates: Any = None,
         recipe: Any = None,
         settings: Any = None,
         epochs: int | None = None,
@@ -83,6 +86,7 @@ class MultimodalImputer(TransformerMixin, Multimodal):  # type: ignore[misc]
     ) -> None:
         super().__init__(
             modalities=modalities,
+            covariates=covariates,
             recipe=recipe,
             settings=settings,
             epochs=epochs,
@@ -109,13 +113,15 @@ class MultimodalImputer(TransformerMixin, Multimodal):  # type: ignore[misc]
         if not isinstance(self.n_imputations, (int, np.integer)) or self.n_imputations < 1:
             raise TableError(f"n_imputations: should be a whole number from 1, got {self.n_imputations!r}")
         table = self._read_new(X)
-        if empty := [column.label for column in self.columns_ if column.sort == EMPTY]:
+        filled = [column for place, column in enumerate(self.columns_) if place not in self.covariates_]
+        if empty := [column.label for column in filled if column.sort == EMPTY]:
             raise TableError(f"column '{empty[0]}': all of its cells are missing, so there is no value to fill in")
         self.indicated_ = [place for place, cells in enumerate(table.columns) if cells.missing.any()]
         self.seed_ = self._seed()
         rows = self._encode(table)
-        self.trained_ = self._training(self.seed_).fit(self.groups_, rows) if self.groups_ else None
-        self.bootstrapped_ = list(self._refitted(rows)) if self.bootstrap and self.groups_ else []
+        explained = any(not group.covariate for group in self.groups_)
+        self.trained_ = self._training(self.seed_).fit(self.groups_, rows) if explained else None
+        self.bootstrapped_ = list(self._refitted(rows)) if self.bootstrap and explained else []
         return self
 
     def _refitted(self, rows: Encoded) -> Iterator[Trained]:
@@ -161,7 +167,7 @@ class MultimodalImputer(TransformerMixin, Multimodal):  # type: ignore[misc]
         for place, (rows, prediction, within) in self._predicted(table, self.trained_, None).items():
             found[rows, place] = _doubt(self.columns_[place], prediction, within)
         for place, column in enumerate(self.columns_):
-            if not column.modelled:
+            if not column.modelled and place not in self.covariates_:
                 found[table.columns[place].missing, place] = 0.0
         if table.frame is None:
             return found
@@ -186,7 +192,10 @@ class MultimodalImputer(TransformerMixin, Multimodal):  # type: ignore[misc]
             which of the predicted rows, and which number.
         """
         rows = self._encode(table)
-        missing = [np.stack([table.columns[p].missing for p in group.columns]).any(0) for group in self.groups_]
+        missing = [
+            np.stack([table.columns[p].missing for p in group.columns]).any(0) & (not group.covariate)
+            for group in self.groups_
+        ]
         gaps = np.stack(missing, 1) if missing else np.zeros((len(table), 0), bool)
         some = np.flatnonzero(gaps.any(axis=1))
         if trained is None or not len(some):
@@ -198,7 +207,7 @@ class MultimodalImputer(TransformerMixin, Multimodal):  # type: ignore[misc]
         for number, group in enumerate(self.groups_):
             for within, place in enumerate(group.columns):
                 lacking = table.columns[place].missing
-                if lacking.any():
+                if lacking.any() and not group.covariate:
                     found[place] = lacking, predictions[group.modality], (lacking[gaps[:, number]], within)
         return found
 
@@ -209,7 +218,9 @@ class MultimodalImputer(TransformerMixin, Multimodal):  # type: ignore[misc]
             point = prediction.value if sample is None else prediction.samples[0]
             values[place] = self.columns_[place].decode(_flat(point)[chosen, within])
         for place, column in enumerate(self.columns_):
-            if not column.modelled and (lacking := table.columns[place].missing).any():
+            if column.modelled or place in self.covariates_:
+                continue
+            if (lacking := table.columns[place].missing).any():
                 values[place] = np.repeat(np.array(column.categories, object), int(lacking.sum()))
         out = table.filled(values)
         return table.joined(out, self._indicators(table)) if self.add_indicator else out

@@ -7,7 +7,7 @@ import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,7 +58,7 @@ class Encoded:
         return Encoded({name: self.values[name] for name in names}, self.present[:, places])
 
     def batch(self) -> Batch:
-        """Return the rows as models take them."""
+        """Return the rows as a dataset returns them."""
         import torch
 
         from modalkit.data import Batch
@@ -168,8 +168,7 @@ class Trained:
 
         from modalkit.inference.predicting import infer
 
-        model, batch = self.model, rows.ordered(self.model.modalities).batch()
-        batch = type(batch)(batch.values, model.usable(batch.present))
+        model, batch = self.model, self._batch(rows)
         order = [list(rows.values).index(name) for name in model.modalities]
         wanted = None if targets is None else torch.from_numpy(targets[:, order])
         if sample is not None:
@@ -179,9 +178,15 @@ class Trained:
 
     def embed(self, rows: Encoded) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
         """Return means and standard deviations of the posteriors of rows, `(rows, latent_dim)`."""
-        model, batch = self.model, rows.ordered(self.model.modalities).batch()
-        found = model.embed(type(batch)(batch.values, model.usable(batch.present)))
+        found = self.model.embed(self._batch(rows))
         return found.loc.double().numpy(), found.scale.double().numpy()
+
+    def _batch(self, rows: Encoded) -> Batch:
+        """Return rows as the model takes them: what it can use of the modalities, and covariates apart."""
+        model = self.model
+        batch = rows.ordered(model.modalities).batch()
+        covariates = rows.ordered(list(model.covariates)).batch() if model.covariates else None
+        return replace(batch, present=model.usable(batch.present), covariates=covariates)
 
 
 @dataclass(frozen=True)
@@ -213,7 +218,8 @@ class Training:
         import modalkit
         from modalkit.runs.folder import RunFolder
 
-        rows = rows.rows(np.flatnonzero(rows.present.any(axis=1)))
+        explained = [place for place, group in enumerate(groups) if not group.covariate]
+        rows = rows.rows(np.flatnonzero(rows.present[:, explained].any(axis=1)))
         with tempfile.TemporaryDirectory(prefix="modalkit-") as folder, _quiet(not self.verbose):
             data, run = Path(folder) / "data", Path(folder) / "training"
             present = {group.modality: rows.present[:, place] for place, group in enumerate(groups)}
@@ -226,7 +232,9 @@ class Training:
                 shard_rows=10_000,
                 standardize=False,
             )
-            recipe = self._drafted(data, len(rows.present)) if self.recipe is None else self._given(groups)
+            recipe = self._given(groups)
+            if recipe is None:
+                recipe = self._drafted(data, len(rows.present), [g.modality for g in groups if g.covariate])
             model = modalkit.train(
                 recipe,
                 data,
@@ -238,20 +246,23 @@ class Training:
             )
             return Trained({_RECIPE: _without_paths(model.recipe), _WEIGHTS: RunFolder(run).weights.read_bytes()})
 
-    def _given(self, groups: Sequence[Group]) -> Recipe:
-        """Return the user's recipe, if its modalities are those of the table."""
+    def _given(self, groups: Sequence[Group]) -> Recipe | None:
+        """Return the user's recipe, if there is one and its modalities and covariates are those of the table."""
         from modalkit.api.recipes import read_recipe
 
+        if self.recipe is None:
+            return None
         recipe, names = read_recipe(self.recipe, [], has_data=True), [group.modality for group in groups]
-        if recipe.covariates:
-            raise TableError(
-                f"recipe: {', '.join(recipe.covariates)}: estimators take no covariates; use modalkit.train, or remove "
-                f"the role"
-            )
         if set(recipe.modalities) != set(names):
             raise TableError(
                 f"recipe: lists the modalities {', '.join(recipe.modalities)}; the columns make {', '.join(names)}"
             )
+        for group in groups:
+            if group.covariate != (group.modality in recipe.covariates):
+                lacking = (
+                    "`covariates` does not name its columns" if not group.covariate else "the recipe does not say so"
+                )
+                raise TableError(f"recipe: '{group.modality}': is a covariate, but {lacking}; say it in both places")
         return recipe
 
     def _changes(self) -> dict[str, Any]:
@@ -260,11 +271,11 @@ class Training:
             changes["model.latent_dim"] = self.latent_dim
         return changes
 
-    def _drafted(self, data: Path, rows: int) -> Recipe:
+    def _drafted(self, data: Path, rows: int, covariates: Sequence[str]) -> Recipe:
         """Return the recipe that `modalkit init` drafts, with fewer steps: estimators are fitted many times."""
         from modalkit.api.sources import drafted
 
-        recipe = drafted(data, [])
+        recipe = drafted(data, [], covariates)
         start, train = recipe.model.start != "random", recipe.train
         size = min(rows, max(train.batch_size, 50))
         steps = _STEPS_FROM_START if start else _STEPS

@@ -76,6 +76,7 @@ class MultimodalRegressor(RegressorMixin, _Predictor):  # type: ignore[misc]
 
     Args:
         modalities: see `modalkit.sklearn.MultimodalImputer`, as for all parameters.
+        covariates: columns that are conditions; all others are explained given them.
         recipe: what to train; None: it is drafted.
         settings: values of the recipe to replace.
         epochs: at most so many passes over the rows; None: by the number of rows.
@@ -142,6 +143,7 @@ class MultimodalClassifier(ClassifierMixin, _Predictor):  # type: ignore[misc]
 
     Args:
         modalities: see `modalkit.sklearn.MultimodalImputer`, as for all parameters.
+        covariates: columns that are conditions; all others are explained given them.
         recipe: what to train; None: it is drafted.
         settings: values of the recipe to replace.
         epochs: at most so many passes over the rows; None: by the number of rows.

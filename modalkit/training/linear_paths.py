@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
 from modalkit.errors import InputError
+from modalkit.model.covariates import ConditionedHead
 from modalkit.model.vae import MultimodalVAE
 from modalkit.nn import CategoryEncoder, EmbeddedFeatures, LinearDecoder, LinearFeatures, Scaled, evaluating
 
@@ -46,7 +47,9 @@ class LinearPath:
         self._scaled = _first(model.decoders[name], Scaled) if name in model.decoders else None
         measurement: Any = model.measurements[name]
         head: Any = model.heads[name]
-        self._measurement, self._head = measurement, head
+        self._measurement = measurement
+        self._conditioned = head if isinstance(head, ConditionedHead) else None
+        self._head = head.head if isinstance(head, ConditionedHead) else head
         self.categories = self._features.linear.num_embeddings if isinstance(self._features, EmbeddedFeatures) else 0
         self.inputs = self.categories or (self._features.linear.in_features if self._features is not None else 0)
         self.rank = int(measurement.directions.shape[1])
@@ -81,14 +84,18 @@ class LinearPath:
         return value.flatten(1)
 
     @torch.no_grad()
-    def give_expert(self, directions: Tensor, weight: Tensor, bias: Tensor) -> None:
-        """Make the expert that of the linear measurement `b = weight x + bias` of the given directions of z.
+    def give_expert(self, directions: Tensor, weight: Tensor, bias: Tensor, slope: Tensor) -> None:
+        """Make the expert that of the linear measurement `b = weight (x - slope^T c) + bias` of directions of z.
 
         Args:
             directions: `(latent_dim, rank)`.
             weight: `(rank, inputs)`.
             bias: `(rank,)`.
+            slope: the effect of the condition c on x, `(width, inputs)`; of width 0 without covariates.
         """
+        if self._conditioned is not None:
+            _silence_last(self._conditioned.both)
+            self._conditioned.shift.weight.copy_(-weight @ slope.T)
         head, path, width = self._head, self._features.linear, self._width
         head.weight.zero_()
         head.bias.copy_(bias)
@@ -113,10 +120,10 @@ class LinearPath:
 
     @torch.no_grad()
     def give_decoder(self, weight: Tensor, raw: Tensor) -> None:
-        """Make the decoder linear: `raw` for z = 0, with the first entries of its output moved by `weight z`.
+        """Make the decoder linear: `raw` for an input of zeros, with the first entries of its output moved by `weight`.
 
         Args:
-            weight: `(numbers, latent_dim)`.
+            weight: of the decoder's input, z and the condition, `(numbers, latent_dim + width)`.
             raw: raw parameters of one row for z = 0, as the kind's `marginal` returns them.
 
         Raises:
@@ -134,11 +141,11 @@ class LinearPath:
         if scaled is not None:
             scaled.start_at(raw)
 
-    def fit_decoder(self, z: Tensor, value: Tensor, iterations: int) -> None:
+    def fit_decoder(self, given: Tensor, value: Tensor, iterations: int) -> None:
         r"""Fit the decoder's linear path by maximum likelihood, with a standard normal prior of its weights.
 
         Args:
-            z: `(rows, latent_dim)`.
+            given: the decoder's input, z and the condition, `(rows, latent_dim + width)`.
             value: `(rows, *event_shape)`.
             iterations: of L-BFGS.
         """
@@ -149,8 +156,8 @@ class LinearPath:
         optimizer = torch.optim.LBFGS(fitted, max_iter=iterations, line_search_fn="strong_wolfe")
 
         def loss() -> Tensor:
-            penalty = 0.5 * line.weight.square().sum() / len(z)
-            found: Tensor = penalty - self.model.log_px(self.name, z, value).mean()
+            penalty = 0.5 * line.weight.square().sum() / len(given)
+            found: Tensor = penalty - self.model.log_px(self.name, given, value).mean()
             for parameter, gradient in zip(fitted, torch.autograd.grad(found, fitted), strict=True):
                 parameter.grad = gradient
             return found

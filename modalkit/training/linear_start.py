@@ -18,7 +18,7 @@ from modalkit.model.marginals import start_scales
 from modalkit.model.vae import MultimodalVAE
 from modalkit.training.linear_experts import Regression, can_regress, exact_expert
 from modalkit.training.linear_paths import LinearPath
-from modalkit.training.linear_rows import FEWER_ROWS, LEAST_ROWS, Numbers, Posterior, Seen
+from modalkit.training.linear_rows import FEWER_ROWS, LEAST_ROWS, Numbers, Posterior, Seen, Sums
 from modalkit.util.progress import bar
 from modalkit.util.randomness import generator
 
@@ -53,10 +53,11 @@ def start_from_factor_analysis(
 ) -> tuple[str, StartChoices]:
     """Give a model's linear paths the weights of a factor analysis of the training rows.
 
-    The analysis is of the numbers that the encoders' linear paths see, with the modalities' weights. It has the number
-    of factors, at most `latent_dim`, that predicts hidden modalities of validation rows best. Experts become the exact
-    ones, or regressions of the factors on a modality where those are better; decoders are linear. A modality without
-    linear paths keeps its random decoder, and its expert says almost nothing.
+    The analysis is of the numbers that the encoders' linear paths see, with the modalities' weights. If there are
+    covariates, it is of what a linear regression on them leaves, which encoders subtract and decoders add again. It has
+    the number of factors, at most `latent_dim`, that predicts hidden modalities of validation rows best. Experts become
+    the exact ones, or regressions of the factors on a modality where those are better; decoders are linear. A modality
+    without linear paths keeps its random decoder, and its expert says almost nothing.
 
     Args:
         model: with experts that have a precision matrix.
@@ -168,7 +169,7 @@ def _give(
     valid = Seen(numbers, analysis, numbers.valid)
     costs = _costs(analysis, numbers.sizes)
     source, first, found = generator(seed, "start"), 0, []
-    for place, path in enumerate(numbers.paths):
+    for path, slope, cost in zip(numbers.paths, numbers.slopes, costs, strict=True):
         columns = slice(first, first + path.inputs)
         first += path.inputs
         there, own = train.having(columns)
@@ -178,14 +179,15 @@ def _give(
         part, posterior = analysis.part(columns), train.posterior
         expert = exact_expert(part, path.rank)
         if can_regress(part, own, path.rank) and (regressed is None or path.name in regressed):
-            fit = Regression(own, posterior.covariance(there), part, costs.sum(0) - costs[place])
+            fit = Regression(own, posterior.covariance(there), part, costs.sum(0) - cost)
             if regressed is not None or fit.predicts_better(valid.having(columns)[1]):
                 expert = fit.expert(path.rank)
                 found.append(path.name)
         extra = torch.randn(model.latent_dim - analysis.factors, path.rank, generator=source) * _UNUSED
-        path.give_expert(torch.cat([expert.directions, extra]), expert.weight, expert.bias)
+        path.give_expert(torch.cat([expert.directions, extra]), expert.weight, expert.bias, slope)
         value = numbers.value(path, train.rows[there])
-        _give_decoder(path, part, value, own.x, posterior, there, source)
+        explained = Explained(train.condition[there], slope)
+        _give_decoder(path, part, value, own.x, posterior, there, source, explained)
     return tuple(found)
 
 
@@ -204,24 +206,45 @@ def _give_decoder(
     posterior: Posterior,
     rows: Tensor,
     source: torch.Generator,
+    explained: Explained,
 ) -> None:
     """Give a decoder the loadings if its likelihood's mean is its output; otherwise fit it by maximum likelihood."""
     model, name = path.model, path.name
     extra = model.latent_dim - part.factors
     draws = 1 if own.numel() > 1 << 20 else _DRAWS
     z = posterior.sample(rows, draws, source).float()
-    whole = torch.cat([z, torch.randn(len(z), extra, generator=source)], 1)
+    condition = explained.condition
+    whole = torch.cat([z, torch.randn(len(z), extra, generator=source), condition.repeat(draws, 1)], 1)
     marginal = model.kinds[name].marginal
     if marginal is not None and value.is_floating_point() and value[0].numel() == own.shape[1]:
         flat, weight = value.reshape(own.shape), part.loadings.float()  # (rows, *event_shape) -> (rows, numbers)
-        if not torch.equal(flat, own.to(flat)):
-            weight = _regressed(posterior, rows, flat)
-        left = value - (z[: len(value)] @ weight.T).reshape(value.shape)  # (rows, numbers) -> (rows, *event_shape)
-        raw = marginal(model.schemas[name], left)
-        padded = torch.nn.functional.pad(weight, (0, extra))
+        if not torch.allclose(explained.left(flat), own.to(flat), atol=1e-5):
+            explained = explained.of(flat)
+            weight = _regressed(posterior, rows, explained.left(flat))
+        left = explained.left(flat) - z[: len(value)] @ weight.T
+        raw = marginal(model.schemas[name], left.reshape(value.shape))  # (rows, numbers) -> (rows, *event_shape)
+        padded = torch.cat([torch.nn.functional.pad(weight, (0, extra)), explained.slope.T], 1)
         if _predicts(path, padded, raw, whole[:8]):
             return
     path.fit_decoder(whole, value.repeat(draws, *[1] * (value.ndim - 1)), _DECODER_ITERATIONS)
+
+
+@dataclass(frozen=True)
+class Explained:
+    """What the condition of rows, `(rows, width)`, explains linearly of numbers, by a slope `(width, numbers)`."""
+
+    condition: Tensor
+    slope: Tensor
+
+    def left(self, numbers: Tensor) -> Tensor:
+        """Return what is left of numbers of these rows, `(rows, numbers)`."""
+        return numbers - self.condition @ self.slope if len(self.slope) else numbers
+
+    def of(self, numbers: Tensor) -> Explained:
+        """Return the same of other numbers of these rows."""
+        sums = Sums(self.condition.shape[1], numbers.shape[1])
+        sums.add(self.condition, numbers)
+        return Explained(self.condition, sums.slope())
 
 
 def _regressed(posterior: Posterior, rows: Tensor, flat: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
     python tests/benchmarks/covariates.py                # half a minute on an idle core
     python tests/benchmarks/covariates.py --raw --latent-dim 4 --epochs 20    # harder: offsets as they are measured
+    python tests/benchmarks/covariates.py --raw --latent-dim 4 --epochs 20 --start    # from a factor analysis
 
 Two assays of ten numbers each depend on a state of two numbers, which lies around one of three centres: the biology.
 At each of two sites every number has a gain and an offset of its own; the offsets are three times as large as what the
@@ -15,6 +16,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from sklearn.linear_model import LogisticRegression
@@ -83,16 +85,19 @@ def standardised(world: World, seed: int) -> World:
     return replace(world, gain=world.gain / sd, offset=(world.offset - mean) / sd, noise=world.noise / sd)
 
 
-def trained(rows: Rows, epochs: int, latent_dim: int = 2, *, covariate: bool) -> TrainedModel:
-    """Train on rows, with the site as a covariate or without the site."""
-    network = {"type": "mlp", "hidden": [32], "decoder_hidden": [32]}
+def trained(rows: Rows, epochs: int, latent_dim: int = 2, *, covariate: bool, start: bool = False) -> TrainedModel:
+    """Train on rows, with the site as a covariate or without the site, from random weights or a factor analysis."""
+    network: dict[str, Any] = {"type": "mlp", "hidden": [32], "decoder_hidden": [32]}
+    own: dict[str, Any] = {"latent_dim": latent_dim}
+    if start:
+        network, own = network | {"linear": NUMBERS}, own | {"experts": "low_rank", "start": "factor_analysis"}
     modalities = {n: modalkit.schema("vector", size=NUMBERS, network=network) for n in ("first", "second")}
     data = {"first": rows.first, "second": rows.second}
     if covariate:
         modalities["site"] = modalkit.schema("label", names=list(SITES), role="covariate")
         data["site"] = rows.site
     train = {"epochs": epochs, "batch_size": 50, "learning_rate": 0.01, "accelerator": "cpu"}
-    recipe = modalkit.Recipe(modalities=modalities, model={"latent_dim": latent_dim}, train=train)
+    recipe = modalkit.Recipe(modalities=modalities, model=own, train=train)
     return modalkit.train(recipe, data, progress=False)
 
 
@@ -125,6 +130,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=60)
     parser.add_argument("--latent-dim", type=int, default=2)
     parser.add_argument("--raw", action="store_true", help="do not standardise the measurements")
+    parser.add_argument("--start", action="store_true", help="begin at a factor analysis")
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
     torch.set_num_threads(1)
@@ -132,7 +138,7 @@ def main() -> None:
     world = world if asked.raw else standardised(world, 1)
     fit, test = sample(world, ROWS, 2), sample(world, HELD_OUT, 3)
     for covariate in (False, True):
-        model = trained(fit, asked.epochs, asked.latent_dim, covariate=covariate)
+        model = trained(fit, asked.epochs, asked.latent_dim, covariate=covariate, start=asked.start)
         names = ["first", "second", *(["site"] if covariate else [])]
         print("with the site as a covariate" if covariate else "without the site")
         for known in (names, [name for name in names if name != "second"]):

@@ -19,7 +19,6 @@ import modalkit
 from modalkit.errors import InputError
 from modalkit.inference import TrainedModel
 from modalkit.playground.app import make_app
-from modalkit.sklearn import MultimodalImputer
 
 RECIPE = """\
 data: {path: data}
@@ -235,7 +234,6 @@ def test_modalities_that_cannot_be_covariates_are_refused(message: str, tmp_path
     [
         ("objective={name: jmvae}", "the objective jmvae has networks of its own, which cannot see a covariate"),
         ("objective={name: telbo, first_stage_epochs: 1}", "the objective telbo"),
-        ("model={start: factor_analysis, experts: full}", "factor_analysis cannot start a model with a covariate"),
         ("data.weak={groups: [[x, site]]}", "'site' is a covariate, which is neither hidden nor guessed"),
         ("train.self_training={modalities: [site]}", "'site' is a covariate"),
         ("modalities={site: {kind: bit, role: covariate}}", "all of them are covariates"),
@@ -249,13 +247,6 @@ def test_recipes_that_cannot_be_conditioned_are_refused(change: str, message: st
         done = here("validate", "sites.yaml", "--set", change, cwd=work)
     assert done.returncode == 2
     assert message in done.stderr
-
-
-def test_estimators_refuse_covariates() -> None:
-    schemas = {"x": modalkit.schema("vector", size=1), "site": modalkit.schema("bit", role="covariate")}
-    table = pd.DataFrame({"x": np.arange(40.0), "site": np.arange(40) % 2 == 0})
-    with pytest.raises(ValueError, match="site: estimators take no covariates"):
-        MultimodalImputer(recipe=modalkit.Recipe(modalities=schemas)).fit(table)
 
 
 def test_a_model_without_covariates_says_so(tmp_path: Path) -> None:

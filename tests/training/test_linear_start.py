@@ -218,3 +218,49 @@ def test_a_linear_model_imputes_without_errors_of_sampling(work: Path) -> None:
     for name in SIZES:
         difference = few.batch.values[name] - many.batch.values[name]
         assert float(difference.abs().max()) < 1e-3
+
+
+def test_a_start_knows_covariates_linearly() -> None:
+    source = torch.Generator().manual_seed(0)
+    rows, numbers = 600, 3
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=source)
+
+    z, site, dose = normal(rows, 1), torch.randint(3, (rows,), generator=source), normal(rows, 1)
+    effect, of_dose, loadings = 3 * normal(3, 2 * numbers), normal(1, 2 * numbers), normal(1, 2 * numbers)
+    x = z @ loadings + effect[site] + dose @ of_dose + 0.1 * normal(rows, 2 * numbers)
+    network = {"type": "mlp", "hidden": [8], "decoder_hidden": [8], "linear": 8}
+    vector = {"kind": "vector", "size": numbers, "scale": "per_dimension", "network": network}
+    recipe = {
+        "modalities": {
+            "a": vector,
+            "b": vector,
+            "low": {"kind": "bit", "network": network},
+            "site": {"kind": "label", "classes": 3, "role": "covariate"},
+            "dose": {"kind": "vector", "size": 1, "role": "covariate"},
+        },
+        "model": {"latent_dim": 2, "experts": "low_rank", "start": "factor_analysis"},
+        "train": {"epochs": 1, "max_steps": 1, "learning_rate": 1e-6, "choose": "imputation", "refit": True},
+    }
+    low = (z[:, 0] + 2 * (site == 1) < 0).float()
+    data = {"a": x[:, :numbers], "b": x[:, numbers:], "low": low, "site": site, "dose": dose}
+    model = modalkit.train(recipe, data, progress=False)
+    known = {name: data[name] for name in ("a", "site", "dose")}
+    found = model.infer(known, ["b", "low"], draws=64)
+    truth = x[:, numbers:]
+    assert float((found["b"].value - truth).square().mean().sqrt()) < 0.2  # the noise has 0.1, and sites differ by 3
+    assert float(((found["low"].value > 0.5) == low.bool()).float().mean()) > 0.9
+    moved = model.infer(known, ["b"], as_if={"site": 2}, draws=64)["b"].value
+    other = z @ loadings[:, numbers:] + effect[2, numbers:] + dose @ of_dose[:, numbers:]
+    assert float((moved - other).square().mean().sqrt()) < 0.2
+    place = model.embed({name: data[name] for name in ("a", "b", "site", "dose")}).loc
+    # What the site adds to z, in units of its spread: no more than means of 200 rows differ by chance.
+    apart = torch.stack([(place - z * _slope(place, z))[site == one].mean(0) for one in range(3)])
+    assert float((apart - apart.mean(0)).abs().max()) < 0.2
+
+
+def _slope(y: Tensor, x: Tensor) -> Tensor:
+    """Return by what y rises with x, `(columns,)`."""
+    moved = x - x.mean(0)
+    return (moved * (y - y.mean(0))).sum(0) / moved.square().sum()
