@@ -13,6 +13,7 @@ from modalkit.errors import InputError, did_you_mean
 
 if TYPE_CHECKING:
     from modalkit.plugin import Settings
+    from modalkit.recipe import Recipe
 
 RECIPES = "recipes"
 """What `list` can list beside the groups of plugins."""
@@ -27,8 +28,9 @@ def validate(
 ) -> None:
     """Check recipes without training. All errors are reported at once, each with its file and line.
 
-    If a recipe's dataset exists, the recipe is compared with it too. A dataset at a URL is contacted only with --trust
-    or --set data.path=URL.
+    The recipe's networks are built, so that those of plugins are checked: what they return must have the right shape.
+    If its dataset exists, the recipe is compared with it too. A dataset at a URL is contacted only with --trust or
+    --set data.path=URL.
 
     Example: modalkit validate mine.yaml
     """
@@ -42,6 +44,7 @@ def validate(
         registry.forget_files()  # each recipe has its own plugins
         path, _ = find_recipe(name)
         loaded = load_recipe(path, overrides, trust=trust)
+        _check_networks(path, loaded)
         data = loaded.data.path
         compared = f"fits {data}"
         if not may_contact(data, trusted=trust or is_typed(str(data), overrides)):
@@ -53,6 +56,16 @@ def validate(
         else:
             compared = f"not compared with its dataset, since {data} does not exist"
         typer.echo(f"{path}: ok: {len(loaded.modalities)} modalities ({listed(loaded.modalities)}); {compared}")
+
+
+def _check_networks(path: Path, recipe: Recipe) -> None:
+    """Build a recipe's model, whose networks and likelihoods must then fit their modalities."""
+    from modalkit.model import assemble
+
+    try:
+        assemble(recipe)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
 
 
 def schema() -> None:

@@ -33,11 +33,11 @@ def require_valid(dataset: Dataset, schemas: Mapping[str, Schema]) -> None:
         if type(schema).valid is Schema.valid and schema.dtype != "float32":  # such as pictures: any bytes are valid
             continue
         count, first = 0, ""
-        for rows, stored in _present(dataset, name, torch.arange(len(dataset))):
+        for rows, stored in present_parts(dataset, name, torch.arange(len(dataset))):
             with guard(f"modality '{name}' (kind '{schema.kind}'): its valid"):
                 wrong = (~schema.valid(stored)).nonzero().squeeze(1)
             if len(wrong) and not count:
-                first = f"row '{dataset.key(int(rows[wrong[0]]))}' has {_shown(stored[wrong[0]])}"
+                first = f"row '{dataset.key(int(rows[wrong[0]]))}' has {shown(stored[wrong[0]])}"
             count += len(wrong)
         if count:
             what = (
@@ -51,7 +51,7 @@ def require_valid(dataset: Dataset, schemas: Mapping[str, Schema]) -> None:
             )
 
 
-def _shown(value: Tensor) -> str:
+def shown(value: Tensor) -> str:
     """Return the first numbers of a sample as text."""
     numbers = [f"{number:g}" for number in value.flatten()[:_SHOWN].tolist()]
     return " ".join([*numbers, "…"] if value.numel() > _SHOWN else numbers)
@@ -69,14 +69,14 @@ def constant(dataset: Dataset, rows: Tensor) -> list[str]:
 
 def _is_constant(dataset: Dataset, name: str, rows: Tensor) -> bool:
     first = None
-    for _, stored in _present(dataset, name, rows):
+    for _, stored in present_parts(dataset, name, rows):
         first = stored[:1] if first is None else first
         if bool((stored != first).any()):
             return False
     return first is not None
 
 
-def _present(dataset: Dataset, name: str, rows: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+def present_parts(dataset: Dataset, name: str, rows: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield those of the rows that have a modality, and its stored samples: a few rows first, then many at once."""
     there = rows[dataset.present[rows, dataset.names.index(name)]]
     for part in (*torch.split(there[:_SHOWN], _SHOWN), *torch.split(there[_SHOWN:], _AT_ONCE)):

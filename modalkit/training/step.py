@@ -34,11 +34,11 @@ class Step:
         plan: the ELBO terms of these rows.
         noise: for the posteriors' samples, `(components * terms, batch, latent_dim)`.
         beta: weight of the KL.
-        rows: number of the step's rows, over all processes.
+        rows: the step's rows over all processes, int64 indices, `(rows,)`.
         counted: sums that the batch stages add to the step's metrics.
     """
 
-    def __init__(self, batch: Batch, plan: Plan, noise: Tensor, beta: float, rows: int, counted: Sums) -> None:
+    def __init__(self, batch: Batch, plan: Plan, noise: Tensor, beta: float, rows: Tensor, counted: Sums) -> None:
         self.batch, self.plan, self.noise, self.beta, self.rows = batch, plan, noise, beta, rows
         self.counted = counted
         self.elbo: Elbo
@@ -59,7 +59,7 @@ class Loss(nn.Module):
     def forward(self, step: Step) -> Tensor:
         """Return minus the ELBO, summed over terms and divided by the step's rows; processes add up their shares."""
         step.elbo = evaluate_plan(self.model, step.batch, step.plan, step.noise, step.beta)
-        return -step.elbo.elbo.sum() / step.rows
+        return -step.elbo.elbo.sum() / len(step.rows)
 
 
 class Learner:

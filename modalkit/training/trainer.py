@@ -27,8 +27,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from modalkit.data.standardizing import unusual
-from modalkit.errors import RunError
+from modalkit.errors import InputError
 from modalkit.evaluation.translation import Translation
 from modalkit.model.diagnosis import unsound
 from modalkit.model.engine import evaluate_plan, means
@@ -43,6 +42,7 @@ from modalkit.training import courses
 from modalkit.training.choosing import Choice
 from modalkit.training.data import TrainingData
 from modalkit.training.devices import Host, ahead
+from modalkit.training.explaining import explained
 from modalkit.training.linear_start import StartChoices
 from modalkit.training.planning import Planner
 from modalkit.training.results import EpochLines, Pace, Results
@@ -123,6 +123,7 @@ class Trainer:
         self.beta = courses.beta(recipe, self.steps_per_epoch)
         self.results = Results(self.folder, self.model, self.data.dataset, recipe.seed)
         self.lines, self.pace = EpochLines(), Pace()
+        self.latest = torch.arange(0)  # the rows of the latest step
 
     @property
     def progress(self) -> Progress:
@@ -203,11 +204,11 @@ class Trainer:
         share = self.host.share
         source = generator(self.recipe.seed, f"{purpose} noise", number, device=self.host.device)
         noise = plan_noise(self.model, plan, source)[:, share]
-        return Step(batch, plan.rows(share), noise, beta, len(rows), counted)
+        return Step(batch, plan.rows(share), noise, beta, rows, counted)
 
     def take(self, step: Step) -> None:
         """Do one gradient step."""
-        number = self.progress.step
+        number, self.latest = self.progress.step, step.rows
         seed = derived_seed(self.recipe.seed, "dropout", number, self.host.processes.rank)
         self.learner.take(step, number, self.learning_rate(number), seed)
 
@@ -259,7 +260,7 @@ class Trainer:
         for step in self.epoch_steps():
             self.take(step)
             progress.step += 1
-            self.pace.rows += step.rows
+            self.pace.rows += len(step.rows)
             shown.update()
             if progress.step % train.log_every == 0:
                 self._log_step(step, log, shown)
@@ -333,15 +334,10 @@ class Trainer:
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
-        """Explain a loss or weight that is NaN or infinite, and what was kept."""
+        """Explain a loss or weight that is NaN or infinite, or a likelihood that raises, and what was kept."""
         try:
             yield
-        except NotFiniteError as error:
-            path = self.state.path
-            kept = f"{path} is from an earlier step" if path.exists() else "nothing had been saved"
-            advice = unusual(self.data.dataset, self.model.schemas, self.data.train) or (
-                "Try a lower train.learning_rate, train.clip_norm, or a longer objective.warmup_epochs, in a new --out"
-            )
-            raise RunError(
-                f"step {self.progress.step + 1}: the loss is NaN or infinite; first in {error}; {kept}. {advice}"
+        except (InputError, NotFiniteError) as error:
+            raise explained(
+                error, self.recipe, self.data, self.latest, self.progress.step + 1, self.state.path
             ) from error

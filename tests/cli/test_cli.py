@@ -176,6 +176,20 @@ def test_schema_is_json_and_validate_says_ok(work: Path) -> None:
     assert done.returncode == 0 and done.stdout.count(": ok: ") == 4, done.stderr
 
 
+def test_validate_builds_the_networks_of_plugins(tmp_path: Path) -> None:
+    (tmp_path / "odd.py").write_text(
+        "import dataclasses, torch, modalkit.registry as r\n"
+        "base = r.modality('vector')\n"
+        "def likelihood(schema, raw): return torch.distributions.Normal(base.likelihood(schema, raw).mean, 1.0)\n"
+        "ODD = dataclasses.replace(base, kind='odd', likelihood=likelihood)\n"
+    )
+    (tmp_path / "odd.yaml").write_text(
+        "plugins: [odd.py]\ndata: {path: x}\nmodalities: {at: {kind: odd, size: 3}}\nmodel: {latent_dim: 2}\n"
+    )
+    done = here("validate", "odd.yaml", "--trust", cwd=tmp_path)
+    refused(done, "odd.yaml: modality 'at' (kind 'odd'): its likelihood", "has batch_shape (2, 3)", "must be (2,)")
+
+
 def test_a_dataset_that_other_steps_built_is_not_used_silently(work: Path) -> None:
     text = (
         "data:\n  path: six\n  build:\n    - {builder: sample-faces, out: faces, count: 40}\n"

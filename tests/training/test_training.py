@@ -17,6 +17,8 @@ from support.processes import Child
 from support.same import same_run
 from support.toys import here, write_circle, write_recipe
 
+from modalkit import schema, write_dataset
+
 
 @pytest.fixture(scope="module")
 def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -108,6 +110,38 @@ def test_nan_names_the_modality_and_the_step(work: Path) -> None:
     (work / "odd.yaml").write_text("plugins: [odd.py]\n" + text)
     odd = here("train", "odd.yaml", cwd=work)
     assert odd.returncode == 1 and "step 1" in odd.stderr and "modality 'position'" in odd.stderr, odd.stderr
+
+
+SHARES = """
+import dataclasses, torch, modalkit.registry as r
+base = r.modality("vector")
+def dirichlet(schema, raw): return torch.distributions.Dirichlet(base.likelihood(schema, raw).mean.exp())
+def lognormal(schema, raw):
+    made = torch.distributions.LogNormal(base.likelihood(schema, raw).mean, 1.0, validate_args=True)
+    return torch.distributions.Independent(made, 1)
+MINE = dataclasses.replace(base, kind="mine", likelihood=LIKELIHOOD)
+"""
+
+
+@pytest.mark.parametrize(("likelihood", "code"), [("dirichlet", 1), ("lognormal", 2)])
+def test_rows_that_a_likelihood_refuses_are_named(tmp_path: Path, likelihood: str, code: int) -> None:
+    """An exact zero: the log density is infinite, or the distribution raises."""
+    shares = torch.distributions.Dirichlet(torch.ones(3)).sample((60,))
+    shares[7], shares[40] = torch.tensor([0.0, 0.5, 0.5]), torch.tensor([0.25, 0.75, 0.0])
+    keys = [f"sample {row}" for row in range(60)]
+    split = ["train"] * 40 + ["valid"] * 20
+    plain = {"shares": schema("vector", size=3)}
+    write_dataset(tmp_path / "data", plain, {"shares": shares}, keys=keys, split=split)
+    (tmp_path / "mine.py").write_text(SHARES.replace("LIKELIHOOD", likelihood))
+    (tmp_path / "mine.yaml").write_text(
+        "plugins: [mine.py]\ndata: {path: data}\nmodalities:\n  shares: {kind: mine, size: 3}\n"
+        "model: {latent_dim: 1, start: random}\ntrain: {epochs: 1, batch_size: 20}\n"
+    )
+    done = here("train", "mine.yaml", cwd=tmp_path)
+    assert done.returncode == code and "Traceback" not in done.stderr
+    for words in ("modality 'shares' (kind 'mine')", "2 of 60 rows", "row 'sample 7' (0 0.5 0.5)", "row 'sample 40'"):
+        assert words in done.stderr, done.stderr
+    assert "learning_rate" not in done.stderr
 
 
 def test_early_stop(work: Path) -> None:
