@@ -19,11 +19,11 @@ from modalkit.likelihoods import FixedScale, best_constant
 from modalkit.nn import DenseNetwork, Mlp, Scaled, join_scale, split_scale
 from modalkit.nn import decoder as make_decoder
 from modalkit.nn import encoder as make_encoder
-from modalkit.nn.precise import bounded_log
+from modalkit.nn.precise import bounded_log, smoothly_bounded
 from modalkit.plugin import Cells, Column, Columns, Modality, Proposal, Schema, Settings, as_tuple
 
 _SHOWN = 16
-_FAR = 5.0  # standard deviations
+_NEAR, _FAR = 3.0, 5.0  # standard deviations
 _ROUNDING = 1e-6  # of a number: so close to a whole one, it differs from it only by errors of rounding
 _LEAST_ABOVE = 1e-6  # of a scale above the least one: raw parameters stay finite where values never vary
 
@@ -153,11 +153,14 @@ class VectorSchema(GaussianSchema):
 
 
 class Bounded(nn.Module):
-    """`5 tanh(x / 5)`: an outlier of a hundred standard deviations does not throw the posterior off the map."""
+    """Values up to 3 as they are, and others within 5: an outlier does not throw the posterior off the map.
+
+    A function that bends values near 0 too, such as `5 tanh(x / 5)`, would make linear relations between columns weaker.
+    """
 
     def forward(self, value: Tensor) -> Tensor:
-        """Return values within (-5, 5), those near 0 as they are."""
-        return _FAR * (value / _FAR).tanh()
+        """Return values within (-5, 5)."""
+        return smoothly_bounded(value, _NEAR, _FAR)
 
 
 def encoder(schema: VectorSchema) -> nn.Module:
