@@ -9,18 +9,15 @@ import torch
 from markupsafe import Markup
 from torch import Tensor
 
-from modalkit import registry
 from modalkit.errors import InputError
 from modalkit.inference import Embedding
-from modalkit.model.prediction import in_units
-from modalkit.pictures import show
-from modalkit.plugin import Outcome
 from modalkit.report import svg
+from modalkit.report.colours import colours
 from modalkit.report.page import Section, figure, grid, heat, note, side_by_side, table
-from modalkit.report.sources import HeldOut, Source, only, take_rows
+from modalkit.report.sources import Source, only, take_rows
 
 _ACTIVE = 0.01  # nats; a dimension with a smaller KL is unused
-_MOST_DIMS, _MOST_EXPERTS, _MOST_MAPS, _MOST_GROUPS = 64, 40, 9, svg.COLOURS
+_MOST_DIMS, _MOST_EXPERTS, _MOST_MAPS = 64, 40, 9
 
 
 @dataclass(frozen=True)
@@ -156,7 +153,7 @@ def _matrix(precision: dict[str, Tensor], order: list[int]) -> Markup:
 
 def maps(source: Source, latent: Latent | None) -> Section | None:
     """Show the rows in the plane in which their posterior means vary most, coloured by modalities."""
-    if latent is None or len(latent.rows) < 3 or source.held_out is None:
+    if latent is None or len(latent.rows) < 3 or source.held_out is None or source.model is None:
         return None
     loc = latent.posterior.loc.double()
     centred = loc - loc.mean(0)
@@ -165,79 +162,14 @@ def maps(source: Source, latent: Latent | None) -> Section | None:
     if len(singular) < 2:
         plane = [(point[0], 0.0) for point in plane]
     share = (singular.square() / singular.square().sum().clamp(min=1e-12))[:2].tolist()
-    colours = _colours(source, source.held_out, latent.rows)
+    found = colours(source.model, source.held_out, source.names, latent.rows, torch.tensor(plane))
     charts = [
         svg.dots(title, [plane[i] for i in one.rows], one.groups, one.names, shaded=one.shaded)
-        for title, one in list(colours.items())[:_MOST_MAPS]
+        for title, one in list(found.items())[:_MOST_MAPS]
     ] or [svg.dots("rows", plane, [0.0] * len(plane), [], shaded=False)]
     lead = (
         f"The means of q(z | all) of {len(loc)} held-out rows, projected onto their first two principal components "
-        f"({' and '.join(f'{100 * one:.0f} %' for one in share)} of the variance), coloured by the rows' values."
+        f"({' and '.join(f'{100 * one:.0f} %' for one in share)} of the variance), coloured by the "
+        f"rows' values: classes and bits first, also those that the dataset has and the model does not know."
     )
     return Section("Latent map", lead, [grid(figure(chart) for chart in charts)])
-
-
-@dataclass(frozen=True)
-class _Colours:
-    """A way to colour the dots of a map: by group, or by shades of one colour.
-
-    Attributes:
-        groups: for each dot the index of its group, or its shade from 0 to 1.
-        names: names of the groups, or of the two ends of the shades.
-        rows: which rows the dots stand for.
-        shaded: whether the colours are shades.
-    """
-
-    groups: list[float]
-    names: list[str]
-    rows: list[int]
-    shaded: bool = False
-
-
-def _colours(source: Source, held_out: HeldOut, rows: Tensor) -> dict[str, _Colours]:
-    """Return ways to colour rows: first by their classes and bits, then by numbers and by brightness."""
-    asked = source.model
-    assert asked is not None  # there is a Latent, so there is a model
-    by_group: dict[str, _Colours] = {}
-    by_shade: dict[str, _Colours] = {}
-    for name in source.names:
-        column, schema = asked.modalities.index(name), asked.schemas[name]
-        kept = held_out.batch.present[rows, column].nonzero().squeeze(1)
-        if len(kept) < 3:
-            continue
-        value = schema.unpack(held_out.batch.values[name][rows[kept]])
-        shown = [show(schema, one) for one in value]
-        texts = [one for one in shown if isinstance(one, str)]
-        known = sorted(set(texts))
-        if len(texts) == len(shown) and 2 <= len(known) <= _MOST_GROUPS:
-            by_group[name] = _Colours([float(known.index(text)) for text in texts], known, kept.tolist())
-        elif registry.modality(schema.kind).outcome is Outcome.BINARY and (schema.part_names or value.ndim == 1):
-            titles = [f"{name}: {part}" for part in schema.part_names] or [name]
-            for title, bits in zip(titles, (value > 0.5).reshape(len(value), -1).unbind(1), strict=True):
-                by_group[title] = _Colours(bits.double().tolist(), ["no", "yes"], kept.tolist())
-        else:
-            by_shade |= _shades(name, in_units(schema, value), kept.tolist(), numbers=bool(texts))
-    return by_group | by_shade
-
-
-def _shades(name: str, value: Tensor, rows: list[int], *, numbers: bool) -> dict[str, _Colours]:
-    """Return ways to shade rows by one modality: by each of up to three numbers, else by the mean.
-
-    Args:
-        name: the modality.
-        value: in the user's units, `(rows, *event_shape)`.
-        rows: which rows they are.
-        numbers: whether the values are shown as texts, so that each number may be worth a map.
-    """
-    flat = value.double().reshape(len(value), -1)  # (rows, *event_shape) -> (rows, numbers)
-    parts = {f"{name}, mean": flat.mean(1)}
-    if numbers and flat.shape[1] <= 3:
-        parts = {f"{name} [{i}]" if flat.shape[1] > 1 else name: flat[:, i] for i in range(flat.shape[1])}
-    found = {}
-    for title, one in parts.items():
-        low, high = one.quantile(0.02), one.quantile(0.98)
-        if high > low:
-            shades = ((one - low) / (high - low)).clamp(0, 1)
-            ends = [svg.number(float(end), 3) for end in (low, high)]
-            found[title] = _Colours(shades.tolist(), ends, rows, shaded=True)
-    return found

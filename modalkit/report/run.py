@@ -71,9 +71,9 @@ def _sections(source: Source, seed: int) -> tuple[list[Section], list[str]]:
 
     latent = attempt("Posteriors of held-out rows", lambda: embedded(source))
     makers: dict[str, Callable[[], Section | None]] = {
-        "Learning curves": lambda: curves(source),
         "Translations": lambda: translated(source, seed),
         "Samples": lambda: samples(source, seed),
+        "Learning curves": lambda: curves(source),
         "Latent traversals": lambda: walks(source, latent),
         "Latent map": lambda: maps(source, latent),
         "Who tells what": lambda: dimensions(source, latent),

@@ -34,9 +34,11 @@ def translated(source: Source, seed: int) -> Section | None:
     found = _found(source, source.held_out)
     on, size = among(found, source.held_out.split), source.recipe.model.latent_dim
     errors = errors_table(as_translations(found), source.names, source.recipe.explained, size, on)
-    parts = [*errors, _margins(source, source.held_out, found)]
+    figures = [*errors, _margins(source, source.held_out, found)]
     rows = source.held_out.examples(_EXAMPLES)
-    parts.append(side_by_side(_translated_row(source, source.model, source.held_out, row, seed) for row in rows))
+    examples = side_by_side(_translated_row(source, source.model, source.held_out, row, seed) for row in rows)
+    pictured = any(shown_as_picture(source.recipe.explained[name]) for name in source.names)
+    parts = [examples, *figures] if pictured else [*figures, examples]  # pictures say more than their errors
     if source.unseen:
         parts.append(note(source.unseen))
     lead = (

@@ -112,10 +112,11 @@ def test_a_report_shows_a_run_from_all_sides(mixed: Path) -> None:
     page = Page(html := (mixed / "page.html").read_text())
     assert page.open == []
     assert page.titles == [
-        *("learning-curves", "translations", "samples", "latent-traversals", "latent-map", "who-tells-what"),
+        *("translations", "samples", "learning-curves", "latent-traversals", "latent-map", "who-tells-what"),
         *("calibration", "parameters", "data", "how-it-was-made"),
     ]
     assert len(page.all("table")) == len(page.all("caption")) > 8
+    assert html.index("<img") < html.index("Nats per dimension above") < html.index('id="learning-curves"')
     pictures = page.all("img")
     assert pictures and all(str(one["src"]).startswith("data:image/png;base64,") and one["alt"] for one in pictures)
     assert all(one["aria-label"] for one in page.all("svg") if one.get("role") == "img")
@@ -126,6 +127,30 @@ def test_a_report_shows_a_run_from_all_sides(mixed: Path) -> None:
         assert said in page.text, said
     assert {"class", "bit", "traits"} <= set(re.findall(r"[a-z]+", page.text[page.text.index("Brier score") :]))
     assert len(html) < 1_000_000
+
+
+def test_a_map_is_coloured_by_classes_and_bits_that_only_the_dataset_has(tmp_path: Path) -> None:
+    """Those that the map tells apart come first, each once, and brightness last."""
+    g = torch.Generator().manual_seed(0)
+    bright, noise = torch.arange(60) % 2, torch.randint(2, (60, 4), generator=g)
+    image = 60 * torch.rand(60, 1, 8, 8, generator=g) + 180 * bright.reshape(-1, 1, 1, 1)
+    schemas = {
+        "image": modalkit.schema("image", size=8, channels=1),
+        "traits": modalkit.schema("attributes", names=["a", "b", "c", "d", "bright"]),
+        "bright": modalkit.schema("bit"),
+        "length": modalkit.schema("vector", size=1),
+    }
+    values = {"image": image.byte(), "traits": torch.cat([noise, bright[:, None]], 1), "bright": bright}
+    values["length"] = torch.randn(60, 1, generator=g)
+    modalkit.write_dataset(tmp_path / "data", schemas, values, split=["train"] * 10 + ["test"] * 50)
+    image_alone = "image: {kind: image, size: 8, channels: 1, network: {type: mlp, hidden: [8], decoder_hidden: [8]}}"
+    text = f"data: {{path: {tmp_path}/data}}\nmodalities:\n  {image_alone}\nmodel: {{latent_dim: 2}}\n"
+    run = untrained(tmp_path, "run", text)
+    assert here("report", run, "-o", "page.html", cwd=tmp_path).returncode == 0
+    html = (tmp_path / "page.html").read_text()
+    drawn = re.findall(r'class="title"[^>]*>([^<]*)', html[html.index('id="latent-map"') : html.index('id="who-tells')])
+    assert drawn[0] == "traits: bright" and drawn[-1] == "image, mean"
+    assert sorted(drawn[1:-1]) == [f"traits: {name}" for name in "abcd"]
 
 
 def test_reports_are_the_same_every_time(mixed: Path) -> None:
@@ -142,7 +167,7 @@ def test_without_its_dataset_a_report_says_what_is_left_out(mixed: Path, tmp_pat
     assert done.returncode == 0 and "left out" in done.stderr and "--data" in done.stderr
     page = Page((tmp_path / "run" / "report.html").read_text())
     assert page.titles == [
-        *("left-out", "learning-curves", "samples", "latent-traversals", "parameters", "how-it-was-made"),
+        *("left-out", "samples", "learning-curves", "latent-traversals", "parameters", "how-it-was-made"),
     ]
     again = here("report", "run", "--data", mixed / "data", cwd=tmp_path)
     assert again.returncode == 0 and "calibration" in Page((tmp_path / "run" / "report.html").read_text()).titles
@@ -348,6 +373,13 @@ def test_a_browser_shows_the_page_on_a_phone(mixed: Path) -> None:
             page.goto((mixed / "page.html").as_uri())
             assert said == [] and [url for url in asked if not url.startswith("data:")] == [page.url]
             assert page.evaluate("document.documentElement.scrollWidth") <= 390
+            wide = "[...document.querySelectorAll('.wide')].filter(one => one.scrollWidth > one.clientWidth)"
+            assert page.evaluate(f"{wide}.length") > 0  # these are swiped, beside their first column, and say so
+            for kept in ("getComputedStyle(one).backgroundImage.includes('gradient')", "one.tabIndex === 0"):
+                assert page.evaluate(f"{wide}.every(one => {kept})")
+            heads = f"{wide}.map(one => one.querySelector('tbody th'))"
+            assert page.evaluate(f"{heads}.every(one => getComputedStyle(one).position === 'sticky')")
+            assert page.evaluate(f"{heads}.every(one => one.offsetWidth < 180)")
             assert page.evaluate("[...document.images].every(one => one.complete && one.naturalWidth > 0)")
             paper = page.evaluate("getComputedStyle(document.body).backgroundColor")
             assert (sum(map(int, re.findall(r"\d+", paper)[:3])) < 200) == (scheme == "dark")
