@@ -15,7 +15,7 @@ from torch.nn.functional import one_hot, silu
 from torch.nn.utils.rnn import pack_padded_sequence
 
 from modalkit.errors import InputError
-from modalkit.nn import built_in, by_name
+from modalkit.nn import LinearFeatures, built_in, by_name
 from modalkit.plugin import CustomNetwork, Modality, Outcome, Proposal, Schema, Settings, Stored
 
 _LONGEST = 64
@@ -28,6 +28,12 @@ class Gru(Settings):
     type: Literal["gru"] = "gru"
     embedding: PositiveInt = Field(200, description="Width of a character's embedding.")
     hidden: PositiveInt = Field(200, description="Width of the recurrent layers.")
+    linear: int = Field(
+        0,
+        ge=0,
+        description="Linear features of the characters that the encoder gets beside those of its network; 0: none. "
+        "They let the expert begin at a factor analysis.",
+    )
 
 
 RecurrentNetwork = Annotated[
@@ -107,6 +113,33 @@ class Encoder(nn.Module):
         packed = pack_padded_sequence(self.embedding(value), lengths, batch_first=True, enforce_sorted=False)
         last: Tensor = self.gru(packed)[1]  # (directions, rows, hidden)
         return last.sum(0)
+
+
+class _Columns(nn.Module):
+    """Shows an encoder of columns the tokens as one column a position and token."""
+
+    def __init__(self, schema: TokensSchema, encoder: nn.Module) -> None:
+        super().__init__()
+        self.schema, self.encoder = schema, encoder
+
+    def forward(self, value: Tensor) -> Tensor:
+        """Return features `(rows, features)` of tokens `(rows, positions)`."""
+        features: Tensor = self.encoder(self.schema.columns(value))
+        return features
+
+
+class _Tokens(nn.Module):
+    """Shows an encoder of tokens which of the columns of each position is 1."""
+
+    def __init__(self, schema: TokensSchema, encoder: nn.Module) -> None:
+        super().__init__()
+        self.vocabulary, self.encoder = schema.vocabulary, encoder
+
+    def forward(self, columns: Tensor) -> Tensor:
+        """Return features `(rows, features)` of columns `(rows, positions * vocabulary)`."""
+        # (rows, positions * vocabulary) -> (rows, positions, vocabulary) -> (rows, positions)
+        features: Tensor = self.encoder(columns.reshape(len(columns), -1, self.vocabulary).argmax(-1))
+        return features
 
 
 @dataclass(frozen=True)
@@ -208,8 +241,14 @@ def _unfinished(value: Tensor, stop: int) -> Tensor:
 
 
 def encoder(schema: TokensSchema) -> nn.Module:
-    """Return a recurrent network that reads in both directions."""
-    return Encoder(schema, built_in(schema.network))
+    """Return a recurrent network that reads in both directions, with linear features beside it if there are any."""
+    network = built_in(schema.network)
+    recurrent = Encoder(schema, network)
+    if not network.linear:
+        return recurrent
+    inputs = schema.event_shape[0] * schema.vocabulary
+    # The linear path has to see numbers, as every linear path does; the recurrent network sees tokens again.
+    return _Columns(schema, LinearFeatures(_Tokens(schema, recurrent), inputs, network.linear))
 
 
 def decoder(schema: TokensSchema, latent_dim: int) -> nn.Module:

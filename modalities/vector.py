@@ -155,7 +155,7 @@ class VectorSchema(GaussianSchema):
 class Bounded(nn.Module):
     """Values up to 3 as they are, and others within 5: an outlier does not throw the posterior off the map.
 
-    A function that bends values near 0 too, such as `5 tanh(x / 5)`, would make linear relations between columns weaker.
+    A function that bends values near 0 too, such as `5 tanh(x / 5)`, weakens linear relations between columns.
     """
 
     def forward(self, value: Tensor) -> Tensor:

@@ -56,8 +56,13 @@ class LinearPath:
 
     @property
     def complete(self) -> bool:
-        """Whether encoder and decoder both have a linear path."""
-        return self._features is not None and self._decoder is not None
+        """Whether the expert can be a linear one: the encoder has a linear path, and there is a decoder."""
+        return self._features is not None and self.name in self.model.decoders
+
+    @property
+    def decodes(self) -> bool:
+        """Whether the decoder has a linear path; that of texts, which writes one character after another, has none."""
+        return self._decoder is not None
 
     def require_width(self) -> None:
         """Raise an `InputError` if the encoder's path is too narrow for the expert's rank."""

@@ -56,8 +56,8 @@ def start_from_factor_analysis(
     The analysis is of the numbers that the encoders' linear paths see, with the modalities' weights. If there are
     covariates, it is of what a linear regression on them leaves, which encoders subtract and decoders add again. It has
     the number of factors, at most `latent_dim`, that predicts hidden modalities of validation rows best. Experts become
-    the exact ones, or regressions of the factors on a modality where those are better; decoders are linear. A modality
-    without linear paths keeps its random decoder, and its expert says almost nothing.
+    the exact ones, or regressions of the factors on a modality where those are better; decoders are linear. A decoder
+    without a linear path stays random; the expert of an encoder without one says almost nothing.
 
     Args:
         model: with experts that have a precision matrix.
@@ -185,6 +185,8 @@ def _give(
                 found.append(path.name)
         extra = torch.randn(model.latent_dim - analysis.factors, path.rank, generator=source) * _UNUSED
         path.give_expert(torch.cat([expert.directions, extra]), expert.weight, expert.bias, slope)
+        if not path.decodes:
+            continue
         value = numbers.value(path, train.rows[there])
         explained = Explained(train.condition[there], slope)
         _give_decoder(path, part, value, own.x, posterior, there, source, explained)

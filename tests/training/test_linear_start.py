@@ -105,6 +105,31 @@ def test_networks_without_a_linear_path_are_refused_or_start_silent(work: Path) 
     assert done.returncode == 2 and "needs networks with a linear path" in done.stderr
 
 
+def test_the_expert_of_texts_begins_at_the_factor_analysis_too(tmp_path: Path) -> None:
+    source = torch.Generator().manual_seed(0)
+    words = ["red", "green", "blue"]
+    kind = torch.randint(3, (400,), generator=source)
+    place = torch.eye(3)[kind] + 0.1 * torch.randn(400, 3, generator=source)
+    network = {"type": "mlp", "hidden": [8], "decoder_hidden": [8], "linear": 4}
+
+    def explained(linear: int) -> float:
+        text = {"kind": "tokens", "alphabet": "bdeglnru", "max_length": 5}
+        recipe = {
+            "modalities": {
+                "place": {"kind": "vector", "size": 3, "scale": "shared", "network": network},
+                "word": text | {"network": {"type": "gru", "embedding": 8, "hidden": 8, "linear": linear}},
+            },
+            "model": {"latent_dim": 4, "experts": "low_rank", "start": "factor_analysis"},
+            "train": {"max_steps": 1, "learning_rate": 1e-6},
+        }
+        data = {"place": place, "word": [words[number] for number in kind]}
+        model = modalkit.train(recipe, data, progress=False)
+        found = model.infer({"word": words}, want=["place"])["place"].value
+        return 1 - float((found - torch.eye(3)).square().mean() / (torch.eye(3) - 1 / 3).square().mean())
+
+    assert explained(4) > 0.9 > 0.3 > explained(0)
+
+
 def test_leave_one_out_residuals_equal_refits() -> None:
     source = torch.Generator().manual_seed(0)
     for columns in (3, 40):
