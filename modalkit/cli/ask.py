@@ -19,6 +19,7 @@ from modalkit.cli.options import (
     OutFolder,
     RunArgument,
     Seed,
+    Style,
     Trust,
     Want,
     Weights,
@@ -41,6 +42,7 @@ def translate(
     out: OutFolder,
     want: Want = None,
     as_if: AsIf = None,
+    style: Style = None,
     samples: Annotated[int, typer.Option(min=0, help="Number of samples to write beside the mean.")] = 8,
     draws: Draws = 32,
     noise: Noise = False,
@@ -55,12 +57,13 @@ def translate(
     Prints the answer. Writes for each modality its mean (for classes and texts the mode) and samples as ordinary
     files (pictures, texts, .npy, .csv of series, .wav), answer.csv with all numbers and words, answer.json with all
     figures, and sheet.png, which shows all pictures side by side. Without --want, every modality that is not given is
-    predicted.
+    predicted. With --style, modalities with private latents take those of another value: this content, that style.
 
     Example: modalkit translate runs/quickstart --given gray=photo.jpg --want image,edges -o out
     """
     from modalkit.inference import as_batch, load
     from modalkit.inference.answers import answer, earlier_files, told, write_answer
+    from modalkit.inference.named_style import named_style
 
     earlier_files(out)
     known, instead = split_values(given), split_values(as_if or [], "--as-if")
@@ -76,11 +79,13 @@ def translate(
         seed=seed,
         sampler=not no_sampler,
         as_if=instead or None,
+        style=named_style(model, style, split_names(want), known) if style else None,
     )
     files, figures = answer(schemas, batch, found)
     posterior = {"loc": found.posterior.loc[0].tolist(), "scale": found.posterior.scale[0].tolist()}
     about = {"run": str(run), "weights": model.weights, "given": known, "seed": seed, "draws": max(draws, samples)}
     about |= {"as_if": instead} if instead else {}
+    about |= {"style": style} if style else {}
     written = write_answer(out, files, {**about, "posterior": posterior, "predictions": figures})
     for line in told(figures, written):
         typer.echo(line)

@@ -61,6 +61,15 @@ AsIf = Annotated[
         help="Predict under another value of a covariate than the one that is given; repeatable.",
     ),
 ]
+Style = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--style",
+        metavar="NAME=VALUE|ROW",
+        help="Predict in this style: private latents are inferred from this value of a wanted modality, or from those "
+        "of a row of the run's dataset, named by its key; repeatable.",
+    ),
+]
 
 
 def find_recipe(recipe: str) -> tuple[Path, Path]:

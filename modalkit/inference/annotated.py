@@ -69,7 +69,7 @@ def annotate(
         check_want(model.model, wanted)
     view = Annotated(data, layer)
     reading = _readers(model, view)
-    loc = np.full((len(view.keys), model.latent_dim), np.nan, np.float32)
+    loc = np.full((len(view.keys), model.shared_dim), np.nan, np.float32)
     parts: dict[str, list[Any]] = {name: [] for name in wanted}
     with bar(len(view.keys), "annotating", unit="row", leave=False) as shown:
         for index, rows in enumerate(_slices(view)):

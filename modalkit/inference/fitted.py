@@ -44,7 +44,7 @@ class FittedModel:
         self.modalities: tuple[str, ...] = model.names
         self.schemas: dict[str, Schema] = model.schemas
         self.covariates: dict[str, Schema] = model.covariate_schemas
-        self.latent_dim: int = model.latent_dim
+        self.latent_dim, self.shared_dim = model.latent_dim, model.shared_dim
 
     @cached_property
     def history(self) -> list[dict[str, float]]:

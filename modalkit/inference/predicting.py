@@ -15,6 +15,7 @@ from modalkit.inference.chunks import chunks, computing
 from modalkit.inference.conditions import model_batch
 from modalkit.inference.results import Embedding, Inference, joined_embeddings, joined_predictions, moments
 from modalkit.inference.sampler import LatentSampler, shaped
+from modalkit.inference.styles import restyled
 from modalkit.model.prediction import Prediction, predict
 from modalkit.model.sampling import Noise, sample_noise, sample_z
 from modalkit.model.vae import MultimodalVAE
@@ -37,6 +38,7 @@ def infer(
     alike: bool = False,
     sampler: LatentSampler | None = None,
     only_samples: bool = False,
+    style: Batch | None = None,
 ) -> Inference:
     """Predict modalities from all that each row has.
 
@@ -57,23 +59,30 @@ def infer(
         sampler: makes the samples, instead of the posterior.
         only_samples: predict from the sampler's samples alone, as many as draws. Otherwise predictions are averaged
             over the posterior's, with and without a sampler.
+        style: as many rows, whose values private latents are inferred from instead; see `style_rows`.
     """
     parts: dict[str, list[Prediction]] = {name: [] for name in want}
     posteriors = []
     largest = max([model.latent_dim, *(math.prod(model.schemas[n].event_shape) for n in want)])
+    looks = iter(()) if style is None else chunks(model, style, draws * largest, derived_seed(seed, "style"))
     for start, part in chunks(model, batch, draws * largest, seed):
         random = _noise_of(model, start, len(part), draws, seed, mirrored=mirrored, alike=alike).scaled(temperature)
         with computing(model, derived_seed(seed, "values", start)):
             observed = model.observed(part.to(model.device))
             found = sample_z(model, observed, part.present, part.present[None], random)
-            inputs = model.decoder_inputs(found.z.squeeze(1), observed, part.present)  # (draws, rows, …)
+            look = next(looks, None)
+            z = found.z.squeeze(1)  # (draws, rows, latent_dim)
+            z = z if look is None else restyled(model, z, look[1], random)
+            inputs = model.decoder_inputs(z, observed, part.present)  # (draws, rows, …)
             posteriors.append(moments(found.posterior))
             drawn = None
             if sampler is not None and samples:
                 normal = sample_noise(samples, 1, len(part), model.latent_dim, generator(seed, "sampler", start))
                 own = shaped(found.posterior, normal.scaled(temperature).to(model.device, model.dtype).normal)
                 z = sampler.sample(posteriors[-1], part.present, own.squeeze(1))
-                drawn = model.decoder_inputs(z.to(model.device, model.dtype), observed, part.present)
+                z = z.to(model.device, model.dtype)
+                z = z if look is None else restyled(model, z, look[1], random)
+                drawn = model.decoder_inputs(z, observed, part.present)
                 inputs, drawn = (drawn, None) if only_samples else (inputs, drawn)
             wanted = None if targets is None else targets[start : start + len(part)]
             for name, predictions in parts.items():
@@ -139,14 +148,40 @@ def measures(model: MultimodalVAE) -> dict[str, str]:
     return found
 
 
-def embed(model: MultimodalVAE, batch: Batch) -> Embedding:
-    """Return the posterior of each row of a batch, given all that the row has."""
+def sample(
+    model: MultimodalVAE,
+    batch: Batch,
+    want: Sequence[str],
+    *,
+    noise: bool,
+    seed: int,
+    temperature: float,
+    sampler: LatentSampler | None,
+) -> Inference:
+    """Return one sample of z for each row of a batch, from the sampler if there is one, decoded; see `infer`."""
+    return infer(
+        model,
+        batch,
+        want,
+        draws=1,
+        samples=1,
+        noise=noise,
+        seed=seed,
+        temperature=temperature,
+        sampler=sampler,
+        only_samples=True,
+    )
+
+
+def embed(model: MultimodalVAE, batch: Batch, *, private: bool) -> Embedding:
+    """Return the posterior of each row of a batch, given all that the row has, with or without private latents."""
     parts = []
     for _, part in chunks(model, batch, 1, 1):
         with computing(model, 0):
             observed = model.observed(part.to(model.device))
             parts.append(moments(model.posterior(observed, part.present, part.present[None])))
-    return joined_embeddings(parts)
+    found = joined_embeddings(parts)
+    return found if private else Embedding(found.loc[:, : model.shared_dim], found.scale[:, : model.shared_dim])
 
 
 def decode(model: MultimodalVAE, z: Tensor, batch: Batch, want: Sequence[str], seed: int) -> dict[str, Prediction]:

@@ -16,6 +16,7 @@ from modalkit.inference.fitted import FittedModel
 from modalkit.inference.frames import impute
 from modalkit.inference.results import Embedding, Imputed, Inference
 from modalkit.inference.scoring import score
+from modalkit.inference.styles import style_rows
 from modalkit.inference.subsets import check_given, check_want
 from modalkit.inference.values import Given
 from modalkit.model.prediction import Prediction
@@ -39,7 +40,8 @@ class TrainedModel(FittedModel):
         modalities: their names, in the recipe's order.
         schemas: the modalities' schemas.
         covariates: those of the covariates, whose values may be given beside those of modalities.
-        latent_dim: size of z.
+        latent_dim: size of z, private latents included.
+        shared_dim: size of z without them.
     """
 
     def infer(
@@ -53,6 +55,7 @@ class TrainedModel(FittedModel):
         seed: int = 0,
         sampler: bool = True,
         as_if: Given | None = None,
+        style: Given | None = None,
     ) -> Inference:
         r"""Predict modalities from others: :math:`p(x_{want}|x_{given}) = E_{q(z|x_{given})} p(x_{want}|z)`.
 
@@ -67,6 +70,8 @@ class TrainedModel(FittedModel):
             seed: seed of everything random.
             sampler: whether samples come from the fitted sampler, if there is one; nothing else depends on it.
             as_if: covariates under which to predict, such as another site; by default those that are given.
+            style: values of wanted modalities, of one row or as many as are given. Their private latents are inferred
+                from these values: what is given in this style.
 
         Returns:
             Predictions of one row, or of as many rows as were given.
@@ -76,9 +81,8 @@ class TrainedModel(FittedModel):
                 or the model only conditions on a wanted modality.
         """
         batch = conditions.model_batch(self.model, given, as_if=as_if)
-        known = batch.present.any(0)
         if want is None:
-            want = [n for n in self.predictable if not known[self.modalities.index(n)]]
+            want = [n for n in self.predictable if not batch.present[:, self.modalities.index(n)].any()]
         check_want(self.model, want)
         self._check_given(batch)
         draws = max(draws, samples, 1)
@@ -92,6 +96,9 @@ class TrainedModel(FittedModel):
             seed=seed,
             mirrored=samples <= draws // 2,  # what is returned as samples is independent
             sampler=self.sampler if sampler else None,
+            style=None
+            if style is None
+            else style_rows(self.model, style, len(batch), want, self.recipe.objective.name),
         )
 
     def sample(
@@ -132,31 +139,22 @@ class TrainedModel(FittedModel):
         want = self.predictable if want is None else want
         check_want(self.model, want)
         self._check_given(batch)
-        return predicting.infer(
-            self.model,
-            batch,
-            want,
-            draws=1,
-            samples=1,
-            noise=noise,
-            seed=seed,
-            temperature=temperature,
-            sampler=self.sampler if sampler else None,
-            only_samples=True,
-        )
+        own = self.sampler if sampler else None
+        return predicting.sample(self.model, batch, want, noise=noise, seed=seed, temperature=temperature, sampler=own)
 
-    def embed(self, given: Given) -> Embedding:
-        """Return the posterior q(z|x_given) of each row: mean and standard deviation, `(rows, latent_dim)`.
+    def embed(self, given: Given, *, private: bool = False) -> Embedding:
+        """Return the posterior q(z|x_given) of each row: mean and standard deviation, `(rows, shared_dim)`.
 
         Args:
             given: see `infer`.
+            private: return all `latent_dim` columns; those of a modality's private latent are ``model.own[name]``.
 
         Raises:
             InputError: see `infer`.
         """
         batch = conditions.model_batch(self.model, given)
         self._check_given(batch)
-        return predicting.embed(self.model, batch)
+        return predicting.embed(self.model, batch, private=private)
 
     def decode(
         self, z: Tensor, want: Sequence[str] | None = None, given: Given | None = None, *, seed: int = 0

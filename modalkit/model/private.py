@@ -76,8 +76,24 @@ class PrivateVAE(MultimodalVAE):
         around = (own.start - self.shared_dim, self.latent_dim - own.stop)
         return tuple(torch.cat([shared, F.pad(private, around)], 1) for shared, private in parts)
 
-    def products(self, observed: Observed, present: Tensor, given: Tensor, private: Tensor | None = None) -> Gaussian:
-        """Return the posteriors of z and of all w_m; see `posterior_of_terms`."""
+    def products(
+        self,
+        observed: Observed,
+        present: Tensor,
+        given: Tensor,
+        private: Tensor | None = None,
+        elsewhere: Tensor | None = None,
+    ) -> Gaussian:
+        """Return the posteriors of z and of all w_m; see `posterior_of_terms`.
+
+        Args:
+            observed: see `posterior`.
+            present: see `posterior`.
+            given: see `posterior`.
+            private: see `posterior_of_terms`.
+            elsewhere: precision of private latents that are not inferred, `(private dimensions,)`; by default the
+                prior's.
+        """
         experts, shared = self.experts(observed, present), self.shared_dim
         known = given if private is None else given | private
         with torch.autocast(self.device.type, enabled=False):
@@ -87,16 +103,8 @@ class PrivateVAE(MultimodalVAE):
             # A private dimension has one expert, and 0 of all others.
             loc, precision = (part[..., shared:].sum(1) for part in (experts.loc, experts.precision))
             loc = torch.where(known, loc, 0)  # (terms, batch, private dimensions)
-            precision = torch.where(known, precision, self.private_precision(given))
+            precision = torch.where(known, precision, 1 if elsewhere is None else elsewhere)
         return Gaussian(torch.cat([z.loc, loc], -1), torch.cat([z.precision, precision], -1))
-
-    def private_precision(self, given: Tensor) -> Tensor:
-        """Return the precision of private latents that are not inferred, broadcastable to `(terms, batch, private)`.
-
-        Args:
-            given: bool `(terms, batch, modalities)`, on the model's device.
-        """
-        return torch.ones((), device=self.device, dtype=self.dtype)
 
     def posterior(self, observed: Observed, present: Tensor, given: Tensor) -> Posterior:
         """Return q(z, w|X), with the private latents of what is given; see `MultimodalVAE.posterior`."""

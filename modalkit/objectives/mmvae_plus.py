@@ -63,10 +63,10 @@ class PrivateMixture(ImportanceWeighted):
 class PrivateMixtureOfExperts(PrivateVAE):
     r"""A model whose posterior is a mixture of experts of the shared latent z, with private latents beside them.
 
-    Given some modalities, :math:`q(z, w|x_S) = \frac1{|S|} \sum_{m \in S} q(z|x_m) \prod_n q_m(w_n)`. Here
-    :math:`q_m(w_n) = q(w_n|x_n)` if n is given, and otherwise an auxiliary prior :math:`r_n(w_n) = N(0, s_n^2)`, whose
-    scales are learned. Terms of the objective infer only w_m from component m, and take all other private latents
-    from r. So z has to carry what other modalities share with m.
+    Given some modalities, :math:`q(z, w|x_S) = \frac1{|S|} \sum_{m \in S} q(z|x_m) \prod_n q(w_n)`. Here
+    :math:`q(w_n) = q(w_n|x_n)` if n is given, and otherwise the prior. Terms of the objective infer only w_m in
+    component m, and take each other w_n from an auxiliary prior :math:`r_n(w_n) = N(0, s_n^2)`, whose scales are
+    learned. So z has to carry what other modalities share with m.
 
     Args:
         schemas: the modalities by name.
@@ -83,18 +83,24 @@ class PrivateMixtureOfExperts(PrivateVAE):
         self.subsets = torch.eye(len(schemas), dtype=torch.bool)
         self.log_scale = nn.Parameter(torch.zeros(len(self.owner)))
 
-    def private_precision(self, given: Tensor) -> Tensor:
-        """Return 1 / s^2, and 1 where nothing is given; see `PrivateVAE.private_precision`."""
-        return torch.where(given.any(-1, keepdim=True), (-2 * bounded_log(self.log_scale)).exp(), 1)
+    def posterior(self, observed: Observed, present: Tensor, given: Tensor) -> Posterior:
+        """Return the mixture, with the private latents of all that is given; see `MultimodalVAE.posterior`."""
+        return self._mixture(observed, present, given, given, None)
 
     def posterior_of_terms(
         self, observed: Observed, present: Tensor, given: Tensor, private: Tensor | None
     ) -> Posterior:
-        """Return the mixture; component m also infers the private latents of `private`."""
+        """Return the mixture with the auxiliary priors; each component also infers the private latents of `private`."""
+        return self._mixture(observed, present, given, private, (-2 * bounded_log(self.log_scale)).exp())
+
+    def _mixture(
+        self, observed: Observed, present: Tensor, given: Tensor, private: Tensor | None, elsewhere: Tensor | None
+    ) -> PrivateMixture:
+        """Return the mixture; see `PrivateVAE.products`."""
         factors, log_weight = equal_parts(self.subsets, given, self.dtype)
         inferred = factors if private is None else factors | private
         # (components, terms, batch, modalities) -> (components * terms, batch, modalities)
-        parts = self.products(observed, present, factors.flatten(0, 1), inferred.flatten(0, 1))
+        parts = self.products(observed, present, factors.flatten(0, 1), inferred.flatten(0, 1), elsewhere)
         return PrivateMixture(
             log_weight.to(parts.loc),
             parts.unflatten(factors.shape[:2]),

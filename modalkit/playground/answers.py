@@ -92,7 +92,7 @@ def sharpening(model: TrainedModel, batch: Batch, order: Sequence[str]) -> dict[
         present[step + 1 :, model.modalities.index(name)] = True
     can = model.model.allows(present[:, : len(model.modalities)])
     rows = {n: v.expand(int(can.sum()), *v.shape[1:]) for n, v in batch.values.items()}
-    found = model.embed(Batch(rows, present[can])) if bool(can.any()) else None
+    found = model.embed(Batch(rows, present[can]), private=True) if bool(can.any()) else None
     steps: list[dict[str, Any]] = [{"added": name, "scale": None, "kl": None} for name in (None, *order)]
     if found is None:
         return {"steps": steps, "loc": [0.0] * model.latent_dim, "dimensions": []}

@@ -63,7 +63,7 @@ def embedded(source: Source) -> Latent | None:
     rows = (given.any(1) & source.model.model.allows(given)).nonzero().squeeze(1)
     if not len(rows):
         return None
-    posterior = source.model.embed(take_rows(batch, rows, given[rows]))
+    posterior = source.model.embed(take_rows(batch, rows, given[rows]), private=True)
     if not bool((posterior.loc.isfinite() & posterior.scale.isfinite()).all()):
         weights = source.folder.weights
         raise InputError(f"{weights}: the posteriors of these weights are NaN or infinite; train again")
@@ -119,7 +119,7 @@ def _experts(source: Source) -> dict[str, _Expert]:
     for column, name in enumerate(asked.modalities[:_MOST_EXPERTS]):
         rows = batch.present[:, column].nonzero().squeeze(1)
         if len(rows) and asked.allows([name]):
-            found = asked.embed(take_rows(batch, rows, only(batch.present[rows], [column])))
+            found = asked.embed(take_rows(batch, rows, only(batch.present[rows], [column])), private=True)
             experts[name] = _Expert(found.scale.pow(-2).mean(0), divergence(found).mean(0))
     return experts
 

@@ -50,7 +50,7 @@ class MultimodalEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Mult
             other = " that is no covariate" if self.groups_ else ""
             raise TableError(f"X: no column{other} holds two different values, so there is nothing to learn")
         self.trained_ = self._training(self._seed()).fit(self.groups_, self._encode(table))
-        self._n_features_out = self.trained_.model.latent_dim
+        self._n_features_out = self.trained_.model.shared_dim
         return self
 
     def transform(self, X: Any) -> npt.NDArray[np.float64]:
