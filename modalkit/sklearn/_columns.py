@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -144,13 +144,13 @@ def places_of(columns: Sequence[Column], covariates: Any) -> list[int]:
     """
     if covariates is None:
         return []
-    if isinstance(covariates, str) or not isinstance(covariates, Sequence):
+    if isinstance(covariates, str) or not isinstance(covariates, Iterable):
         raise TableError(f"covariates: give a list of columns, such as [{covariates!r}]")
-    places = {column.label: place for place, column in enumerate(columns)}
-    for label in covariates:
-        if label not in places:
+    places, labels = {column.label: place for place, column in enumerate(columns)}, list(covariates)
+    for label in labels:
+        if not isinstance(label, Hashable) or label not in places:
             raise TableError(f"covariates: there is no column {label!r}{did_you_mean(str(label), map(str, places))}")
-    return sorted({places[label] for label in covariates})
+    return sorted({places[label] for label in labels})
 
 
 def grouped(

@@ -259,9 +259,7 @@ class Training:
             )
         for group in groups:
             if group.covariate != (group.modality in recipe.covariates):
-                lacking = (
-                    "`covariates` does not name its columns" if not group.covariate else "the recipe does not say so"
-                )
+                lacking = "the recipe does not say so" if group.covariate else "`covariates` does not name its columns"
                 raise TableError(f"recipe: '{group.modality}': is a covariate, but {lacking}; say it in both places")
         return recipe
 

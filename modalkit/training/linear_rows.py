@@ -71,7 +71,8 @@ class Numbers:
         for rows in torch.split(self.train, _BATCH):
             present, condition = self.dataset.present[rows][:, self.places], self.condition(rows)
             for one, path, there in zip(sums, self.paths, present.T, strict=True):
-                one.add(condition[there], path.numbers(self.value(path, rows[there])))
+                if there.any():
+                    one.add(condition[there], path.numbers(self.value(path, rows[there])))
         return [one.slope() for one in sums]
 
     def of(self, rows: Tensor) -> tuple[Tensor, Tensor]:

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import re
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -249,3 +253,13 @@ def test_columns_of_a_pandas_table_are_arrays(tmp_path: Any) -> None:
 
 def test_importing_loads_no_table_library() -> None:
     assert "pandas" not in vars(importlib.import_module("modalkit.data.frames"))
+
+
+@pytest.mark.slow
+def test_a_million_rows_need_at_most_twice_their_memory() -> None:
+    if not Path("/proc/self/status").exists():
+        pytest.skip("memory is read from /proc")
+    script = Path(__file__).parents[1] / "benchmarks" / "memory.py"
+    done = subprocess.run([sys.executable, str(script), "--steps", "5"], capture_output=True, text=True, check=True)
+    found = re.search(r"([\d.]+) times the frame", done.stdout)
+    assert found is not None and float(found[1]) <= 2, done.stdout

@@ -97,6 +97,8 @@ def test_predictors_are_conditioned_too() -> None:
 PAIR = {"a": {"kind": "vector", "size": 1}, "site": {"kind": "label", "classes": 2}}
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "text": ({"covariates": "site"}, r"covariates: give a list of columns, such as \['site'\]"),
+    "number": ({"covariates": 1}, r"covariates: give a list of columns, such as \[1\]"),
+    "list": ({"covariates": [["site"]]}, "covariates: there is no column .'site'."),
     "unknown": ({"covariates": ["sites"]}, "covariates: there is no column 'sites' .did you mean 'site'"),
     "part": (
         {"covariates": ["a"], "modalities": {"both": ["a", "b"]}},
