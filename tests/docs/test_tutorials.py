@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from PIL import Image
 from support.documents import follow
@@ -52,6 +53,20 @@ def test_pooled(tmp_path: Path) -> None:
         low < true < high for low, true, high in zip(names["low"][1:], names["truth"], names["high"][1:], strict=True)
     )
     assert (names["widths"] < 0.9).all()
+
+
+@pytest.mark.slow
+def test_captions(tmp_path: Path) -> None:
+    names = follow("tutorials/captions.md", tmp_path)
+    assert names["from_picture"] >= 0.95 and names["often"] < 0.1
+    heard = names["by_sound"]
+    assert min(heard["size"], heard["shape"]) > 0.9
+    assert max(names["by_caption"], names["by_both"]) < 0.7 * names["of_the_mean"]
+    painted = np.asarray(Image.open(tmp_path / "triangle.png")).astype(int)
+    yellow = painted[..., :2].min(2) - painted[..., 2]
+    assert yellow[:, :120].max() > 100 > 50 > yellow[:, 190:].max()
+    wave, rate = soundfile.read(tmp_path / "triangle.wav")
+    assert (len(wave), rate) == (2000, 8000) and 0.05 < np.abs(wave).max() <= 1
 
 
 def test_modality(tmp_path: Path, smaller: Any) -> None:
