@@ -89,7 +89,7 @@ def frechet_of(
 def _measure(run: Run, question: Question, asking: Asking) -> dict[str, Figure]:
     """Measure the distance in the features of the classifiers that coherence uses."""
     found: dict[str, Figure] = {}
-    predicted = class_of(run.model, run.model.names)
+    predicted = class_of(run.model, question.targets) or class_of(run.model, run.model.names)
     for target in question.targets:
         if not is_classified(run.model.schemas[target]):
             continue
