@@ -29,6 +29,7 @@ ORDER = [
     ["runs"],
     ["evaluation", "testing"],
     ["inference", "training"],
+    ["generation"],
     ["api"],
     ["sklearn"],
     ["playground", "publishing", "report", "reproduction"],

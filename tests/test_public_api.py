@@ -20,6 +20,7 @@ PUBLIC = [
     "modalkit.distributions",
     "modalkit.errors",
     "modalkit.evaluation",
+    "modalkit.generation",
     "modalkit.inference",
     "modalkit.likelihoods",
     "modalkit.model",

@@ -56,7 +56,8 @@ def evaluate(
         asking: on which rows, with how many samples.
         cohering: ``SOURCE:TARGET`` or ``SOURCE:TARGET:GIVEN,...``: also generate the source from the target, or from
             what is given, and classify it.
-        metrics: more metrics for each question that gives something.
+        metrics: more metrics for each question that gives something; those of samples also for all targets of the
+            questions that give nothing.
         width: how many characters fit a line of the table of errors.
 
     Raises:
@@ -92,6 +93,9 @@ def _tasks(
     """Return which metrics to measure beside likelihoods, of which questions, and under which keys they are kept."""
     conditional = [answer.question for answer in answers if answer.question.given]
     tasks = [(m, q, str(q)) for m in _unique([accuracy.METRIC, *metrics]) for q in conditional]
+    if free := {name for answer in answers if not answer.question.given for name in answer.question.targets}:
+        nothing = Question(tuple(name for name in run.model.names if name in free))
+        tasks += [(m, nothing, str(nothing)) for m in _unique(metrics) if m.unconditional]
     if generated and cohering:
         tasks.append((coherence.METRIC, generated, cohering))
     return [*tasks, (reconstruction.METRIC, reconstruction.everything(run.model), "")]

@@ -76,6 +76,7 @@ class Metric:
         display: the unit, which direction is better, and how numbers are shown.
         heading: the line above its figures in the output of `modalkit evaluate`; ``{question}``, ``{targets}`` and
             ``{given}`` stand for the question's. By default the summary and the question.
+        unconditional: whether it is also asked once of all targets given nothing: a metric of samples.
     """
 
     name: str
@@ -83,3 +84,4 @@ class Metric:
     measure: Callable[[Run, Question, Asking], Mapping[str, Figure]]
     display: Display = Display()
     heading: str | None = None
+    unconditional: bool = False

@@ -4,7 +4,7 @@ A new metric is one file with a `modalkit.plugin.Metric`, which an entry point o
 recipe's ``plugins:`` list or ``modalkit evaluate --plugin`` names.
 """
 
-from modalkit.evaluation.metrics._means import mean_and_error, median_and_error
+from modalkit.evaluation.metrics._means import jackknife, mean_and_error, median_and_error
 from modalkit.evaluation.metrics._predictions import of_predictions, predictions
 
-__all__ = ["mean_and_error", "median_and_error", "of_predictions", "predictions"]
+__all__ = ["jackknife", "mean_and_error", "median_and_error", "of_predictions", "predictions"]

@@ -75,6 +75,29 @@ class Classifier(nn.Module):
         """Return p(target|source)."""
         return self.kind.likelihood(self.target, self.decoder(self.encoder(value)))
 
+    def guess(self, value: Tensor) -> Tensor:
+        """Return the most probable targets of values, or of bits their probabilities, `(rows, *event_shape)`."""
+        floating = self.target.unpack(self.target.zeros(1)).is_floating_point()
+        return point(self.kind.outcome, self(_single(value)), floating)
+
+    def features(self, value: Tensor) -> Tensor:
+        """Return what the last linear layer sees, `(rows, features)`; without such a layer, the encoder's features."""
+        encoded: Tensor = self.encoder(_single(value))
+        seen = [encoded]
+        linear = [layer for layer in self.decoder.modules() if isinstance(layer, nn.Linear)]
+        for last in linear[-1:]:
+            hook = last.register_forward_pre_hook(lambda layer, inputs: seen.append(inputs[0]))
+            try:
+                self.decoder(encoded)
+            finally:
+                hook.remove()
+        return seen[-1]
+
+
+def _single(value: Tensor) -> Tensor:
+    """Return values in the precision of classifiers, which that of the run does not change."""
+    return value.to(torch.get_default_dtype()) if value.is_floating_point() else value
+
 
 def train_classifier(
     dataset: Dataset, schemas: dict[str, Schema], source: str, target: str, path: Path, *, epochs: int, seed: int
@@ -145,7 +168,7 @@ def coherence(
     Returns:
         ``generated`` and ``real``: the share that is right in all its parts, and its standard error.
     """
-    schema, outcome = model.schemas[target], model.kinds[target].outcome
+    schema = model.schemas[target]
     given = given or (target,)
     named = [model.names.index(name) for name in {source, target, *given}]
     rows = rows[dataset.present[rows][:, named].all(1)]
@@ -157,9 +180,7 @@ def coherence(
             truth = schema.unpack(batch.values[target])
             real = model.schemas[source].unpack(batch.values[source])
             for what, value in (("generated", model.predict(source, inputs[0])), ("real", real)):
-                likelihood = classifier(value.to(real.dtype) if real.is_floating_point() else value)
-                guess = point(outcome, likelihood, truth.is_floating_point())
-                parts = right(schema, guess, truth).values()
+                parts = right(schema, classifier.guess(value), truth).values()
                 shares[what].append(torch.stack(list(parts)).double().mean(0))
     return {what: mean_and_error(torch.cat(parts)) for what, parts in shares.items() if parts}
 
@@ -203,14 +224,18 @@ def measure(run: Run, question: Question, asking: Asking) -> Figures:
     """Return the coherence of what `parse` returns, with a classifier that the run's folder keeps."""
     assert isinstance(question, Generation)
     (source,), target = question.targets, question.classified
-    about = f"{_EPOCHS} {asking.seed} {[shard.sha256 for shard in run.dataset.manifest.shards]}"
-    digest = hashlib.sha256(about.encode()).hexdigest()[:8]
-    path = RunFolder(run.path).passes / f"classifier-{target}-from-{source}-{digest}.safetensors"
-    classifier = train_classifier(
-        run.dataset, run.model.schemas, source, target, path, epochs=_EPOCHS, seed=asking.seed
-    ).to(run.model.device)
+    classifier = classifier_of(run, source, target, asking.seed)
     rows = asking.rows_of(run.dataset)
     return coherence(run.model, classifier, run.dataset, rows, source, target, asking.seed, question.given)
+
+
+def classifier_of(run: Run, source: str, target: str, seed: int) -> Classifier:
+    """Return the classifier of a run's dataset, on the model's device; the run's folder keeps it."""
+    about = f"{_EPOCHS} {seed} {[shard.sha256 for shard in run.dataset.manifest.shards]}"
+    digest = hashlib.sha256(about.encode()).hexdigest()[:8]
+    path = RunFolder(run.path).passes / f"classifier-{target}-from-{source}-{digest}.safetensors"
+    found = train_classifier(run.dataset, run.model.schemas, source, target, path, epochs=_EPOCHS, seed=seed)
+    return found.to(run.model.device)
 
 
 METRIC = Metric(
