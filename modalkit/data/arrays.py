@@ -180,6 +180,8 @@ def _stored(name: str, schema: Schema, values: Plain, present: Array) -> Array:
                 stored[present] = packed(schema, value)
         else:
             array = _as_array(values)
+            if array.shape == (total,) and schema.event_shape == (1,):
+                array = array[:, None]  # (rows,) -> (rows, 1), as a column of a table is
             if array.shape != stored.shape:
                 raise ValueError(f"got {array.shape}, expected {stored.shape}")
             array = array.astype(np.int64) if array.dtype.kind in "ub" else array

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings
@@ -264,3 +265,15 @@ def test_arrays_are_stored_as_they_read_however_they_lie_in_memory(tmp_path: Pat
     write_shard(tmp_path / "d", 0, schemas, Rows({"x": values}, {"x": np.ones(4)}, np.zeros(4), list("abcd")))
     writer.finish()
     assert Dataset(tmp_path / "d").values("x", torch.arange(4)).tolist() == values.tolist()
+
+
+def test_a_table_of_single_numbers_is_written_as_it_is(tmp_path: Path) -> None:
+    """The index of a filtered table does not matter, and the caller's mask is not changed."""
+    frame = pd.DataFrame({"n": [5.0, 1.5, 2.5, -1.0], "m": [0.0, 1.0, 2.0, 3.0]})
+    frame = frame[frame["n"] < 5]
+    present = np.array(frame["n"] > 0)
+    schema = modalkit.schema("vector", size=1)
+    write_dataset(tmp_path / "d", {"n": schema, "m": schema}, frame, present={"n": present})
+    dataset = Dataset(tmp_path / "d")
+    assert dataset.values("m", torch.arange(3)).tolist() == [[1.0], [2.0], [3.0]]
+    assert dataset.present[:, 0].tolist() == present.tolist() == [True, True, False]
