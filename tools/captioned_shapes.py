@@ -47,6 +47,8 @@ RADII: dict[int, dict[str, tuple[float, float]]] = {
 """Bounds of the radius, as fractions of the picture's side."""
 _CENTRES = {"middle": 0.5, "left": 0.32, "right": 0.68}
 _HALVES = {"left": 0.26, "right": 0.74}
+_BETWEEN = " left of "
+"""What stands between the captions of two shapes."""
 _SHARPER = 4
 """A pixel is the mean of so many points in each direction."""
 
@@ -107,10 +109,6 @@ def make_schemas(difficulty: int, size: int) -> dict[str, Schema]:
         **attributes,
         **geometry,
     }
-
-
-_BETWEEN = " left of "
-"""What stands between the captions of two shapes."""
 
 
 def _prefixes(difficulty: int) -> tuple[str, ...]:
