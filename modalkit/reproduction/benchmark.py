@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from modalkit.data import Dataset
+from modalkit.data.building import ensure_dataset
 from modalkit.errors import InputError
 from modalkit.evaluation.linear import reduced_rank_ridge
 from modalkit.evaluation.metrics import log_likelihood, mean_and_error
@@ -28,7 +29,7 @@ from modalkit.plugin import Figure
 from modalkit.reproduction.runs import RunProvider, finished
 from modalkit.reproduction.usage import Usage
 from modalkit.runs.folder import RunFolder, differences
-from modalkit.runs.opened import Run
+from modalkit.runs.opened import Run, digest
 from modalkit.util.files import write_json, write_text
 from modalkit.util.json_files import read_json
 from modalkit.util.text import columns
@@ -89,6 +90,7 @@ def benchmark(name: str, provider: RunProvider, objectives: Sequence[str], out: 
                 f"{folder.path}: was trained with another recipe ({', '.join(changed)} differ), so that it cannot be "
                 f"compared; choose another --runs, or delete it"
             )
+    ensure_dataset(recipes[next(iter(recipes))])  # now, so that no training's time counts it
     lines = []
     for one, folder in folders.items():
         about = _train(provider, recipe_name, one, folder, done=finished(folder, recipes[one]))
@@ -96,11 +98,12 @@ def benchmark(name: str, provider: RunProvider, objectives: Sequence[str], out: 
         for other in folders.values():
             _share_classifiers(other, folder)
         settings = asdict(asking) | {"weights": run.weights, "data": str(run.dataset.path)}
+        settings["sampler"] = digest(folder.sampler) if folder.sampler.is_file() else None
         if about.get("settings") != settings:
             figures = {column: list(figure) for column, figure in measure(run, asking).items()}
             about |= {"settings": settings, "figures": figures}
             write_json(_kept(folder), _without_nan(about))
-        about = read_json(_kept(folder))
+        about = _read(folder)
         epochs = recipes[one].train.epochs
         lines.append(Line(one, about["figures"], about["seconds"], about["mebibytes"], epochs))
     text = table(lines)
@@ -112,10 +115,7 @@ def benchmark(name: str, provider: RunProvider, objectives: Sequence[str], out: 
 
 def _train(provider: RunProvider, recipe: str, objective: str, folder: RunFolder, *, done: bool) -> dict[str, Any]:
     """Train an objective unless that is done, and return what is kept of it: its time, memory and figures."""
-    path = _kept(folder)
-    about: dict[str, Any] = {"seconds": None if folder.is_run() else 0.0, "mebibytes": None}  # None: another command's
-    if path.exists():
-        about = read_json(path)
+    path, about = _kept(folder), _read(folder)
     if done:
         return about
     usage = Usage()
@@ -132,6 +132,22 @@ def _train(provider: RunProvider, recipe: str, objective: str, folder: RunFolder
 
 def _kept(folder: RunFolder) -> Path:
     return folder.path / "benchmark.json"
+
+
+def _read(folder: RunFolder) -> dict[str, Any]:
+    """Return what is kept of a run; a run that another command began has no time.
+
+    Raises:
+        InputError: the file is damaged.
+    """
+    if not (path := _kept(folder)).exists():
+        return {"seconds": None if folder.is_run() else 0.0, "mebibytes": None}
+    about: dict[str, Any] = read_json(path)
+    numbers = (about.get("seconds", ""), about.get("mebibytes", "")) if isinstance(about, dict) else ("",)
+    figures = about.get("figures", {}) if isinstance(about, dict) else {}
+    if not all(one is None or isinstance(one, int | float) for one in numbers) or not isinstance(figures, dict):
+        raise InputError(f"{path}: cannot be read; delete it, and the training's time will not be known")
+    return about
 
 
 def _share_classifiers(source: RunFolder, to: RunFolder) -> None:

@@ -8,11 +8,9 @@ from pathlib import Path
 import pytest
 from support.toys import here, overrides
 
-from modalkit.runs.folder import RunFolder
-
 SMALL = overrides(
     "data.path=poly",
-    "data.build.0={builder: poly-mnist, digits: sklearn, views: 3, train: 400, valid: 20, test: 60}",
+    "data.build.0={builder: poly-mnist, digits: sklearn, views: 3, train: 200, valid: 20, test: 40}",
     "modalities.view{}.each=0..2",
     "modalities.view{}.network={type: dcgan, widths: [4, 8], hidden: 16, decoder_hidden: [16]}",
     "modalities.label.network={type: mlp, hidden: [16], decoder_hidden: [16]}",
@@ -72,8 +70,22 @@ def test_runs_of_another_budget_are_refused(work: Path) -> None:
 
 
 def test_the_time_of_another_commands_training_is_not_known(work: Path) -> None:
-    (RunFolder(work / "runs/benchmark/poly_mnist-mvae").path / "benchmark.json").unlink()
+    kept = work / "runs/benchmark/poly_mnist-mvae/benchmark.json"
+    kept.write_text("{}")
+    done = here(*ASKED, "--objectives", "mvae", "--out", "again", cwd=work)
+    assert done.returncode == 2 and "benchmark.json: cannot be read; delete it" in done.stderr
+    kept.unlink()
     assert here(*ASKED, "--objectives", "mvae", "--out", "again", cwd=work).returncode == 0
     (one,) = json.loads((work / "again/poly-mnist.json").read_text())["objectives"]
     (first, _) = json.loads((work / "benchmark/poly-mnist.json").read_text())["objectives"]
     assert one["seconds"] is None and one["figures"] == first["figures"]
+
+
+def test_a_resumed_training_adds_its_time(work: Path) -> None:
+    """Few rows suffice for coherence, but not for the covariance of features."""
+    before = json.loads((work / "runs/benchmark/poly_mnist-jmvae/benchmark.json").read_text())
+    more = ("--objectives", "jmvae", "--out", "more", "--rows", 2, *overrides("train.max_steps=4"))
+    assert here(*ASKED, *more, cwd=work).returncode == 0
+    (one,) = json.loads((work / "more/poly-mnist.json").read_text())["objectives"]
+    assert one["seconds"] > before["seconds"]
+    assert one["figures"].keys() == {"joint, prior", "joint, real", "right, 1 given", "log p(all)"}
