@@ -15,7 +15,7 @@ SMALL = overrides(
     "modalities.view{}.network={type: dcgan, widths: [4, 8], hidden: 16, decoder_hidden: [16]}",
     "modalities.label.network={type: mlp, hidden: [16], decoder_hidden: [16]}",
     "model.latent_dim=4",
-    "train.max_steps=3",
+    "train.max_steps=1",
     "train.pictures_every=0",
     "train.accelerator=cpu",
 )
@@ -84,7 +84,7 @@ def test_the_time_of_another_commands_training_is_not_known(work: Path) -> None:
 def test_a_resumed_training_adds_its_time(work: Path) -> None:
     """Few rows suffice for coherence, but not for the covariance of features."""
     before = json.loads((work / "runs/benchmark/poly_mnist-jmvae/benchmark.json").read_text())
-    more = ("--objectives", "jmvae", "--out", "more", "--rows", 2, *overrides("train.max_steps=4"))
+    more = ("--objectives", "jmvae", "--out", "more", "--rows", 2, *overrides("train.max_steps=2"))
     assert here(*ASKED, *more, cwd=work).returncode == 0
     (one,) = json.loads((work / "more/poly-mnist.json").read_text())["objectives"]
     assert one["seconds"] > before["seconds"]
