@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from modalkit import __version__
-from modalkit.cli import ask, data, doctor, plugins, report, reproduce, train
+from modalkit.cli import ask, benchmark, data, doctor, plugins, report, reproduce, train
 from modalkit.cli.guard import guarded
 from modalkit.cli.log import configure
 from modalkit.cli.options import Quiet, Verbose
@@ -37,6 +37,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "compare": report.compare,
     "export": ask.export,
     "reproduce": reproduce.reproduce,
+    "benchmark": benchmark.benchmark,
     "init": data.init,
     "inspect": data.inspect,
     "validate": plugins.validate,
