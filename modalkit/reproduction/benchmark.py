@@ -243,7 +243,8 @@ def _embedded(run: Run, asked: str, views: Sequence[str], rows: Tensor) -> tuple
     parts = []
     for part in torch.split(rows, 500):
         batch = dataset[part]
-        parts.append(embed(run.model, replace(batch, present=batch.present & mask(run.model, views))).loc.cpu())
+        given = replace(batch, present=batch.present & mask(run.model, views))
+        parts.append(embed(run.model, given, private=False).loc.cpu())
     values = run.model.schemas[asked].unpack(dataset.values(asked, rows))
     return torch.cat(parts), values.reshape(len(rows), -1)[:, 0].long()  # of several parts the first
 
