@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -59,6 +59,13 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     """
     close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
     return f" (did you mean '{close[0]}'?)" if close else ""
+
+
+def check_names(names: Iterable[str], known: Sequence[str]) -> None:
+    """Raise `InputError` for the first name that is not a modality of a model, which has the `known` ones."""
+    for name in names:
+        if name not in known:
+            raise InputError(f"no modality '{name}'{did_you_mean(name, known)}; this model has {', '.join(known)}")
 
 
 def install(extra: str) -> str:

@@ -23,6 +23,7 @@ from modalkit.cli.options import (
     Trust,
     Want,
     Weights,
+    check_named,
     split_names,
     split_values,
 )
@@ -61,12 +62,13 @@ def translate(
 
     Example: modalkit translate runs/quickstart --given gray=photo.jpg --want image,edges -o out
     """
+    known, instead = split_values(given), split_values(as_if or [], "--as-if")
+    check_named(run, [*known, *(split_names(want) or ())])
     from modalkit.inference import as_batch, load
     from modalkit.inference.answers import answer, earlier_files, told, write_answer
     from modalkit.inference.named_style import named_style
 
     earlier_files(out)
-    known, instead = split_values(given), split_values(as_if or [], "--as-if")
     model = load(run, device=device, weights=weights, trust=trust)
     schemas = {**model.schemas, **model.covariates}
     batch = as_batch(schemas, known)
@@ -121,6 +123,7 @@ def sample(
 
     Example: modalkit sample runs/quickstart -n 16 -o drawn
     """
+    check_named(run, split_names(want) or ())
     from modalkit.inference import load
     from modalkit.inference.answers import earlier_files, first_samples, samples, where, write_answer
 
@@ -240,6 +243,8 @@ def embed(
 
     Example: modalkit embed runs/circle data/circle --given image -o embedding.parquet
     """
+    names = split_names(given)
+    check_named(run, names or ())
     from modalkit.data import Dataset
     from modalkit.inference import load
     from modalkit.inference.conditions import check_modalities
@@ -247,7 +252,6 @@ def embed(
 
     check_table(out)
     model = load(run, device=device, weights=weights, trust=trust)
-    names = split_names(given)
     check_modalities(names or (), model.model)
     opened = Dataset(
         dataset or model.dataset_path("the argument DATASET"),

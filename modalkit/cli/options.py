@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from modalkit.errors import InputError
+from modalkit.errors import InputError, check_names
 
 Quiet = Annotated[
     bool,
@@ -106,6 +106,28 @@ def add_plugins(files: Iterable[Path]) -> list[str]:
     from modalkit import registry
 
     return [name for file in files for name in registry.add_file(file)]
+
+
+def check_named(run: Path, names: Iterable[str]) -> None:
+    """Refuse modalities that the recipe of a run does not have, before torch is imported, which takes seconds.
+
+    A run whose recipe cannot be read is left to the command, which says what is wrong with it.
+
+    Args:
+        run: a run folder.
+        names: modalities or covariates that an option names.
+
+    Raises:
+        InputError: names the first one, and those that there are.
+    """
+    from modalkit.recipe.yaml import read
+
+    try:
+        modalities = read(run / "recipe.yaml").value.get("modalities")
+    except InputError:
+        return
+    if isinstance(modalities, dict):
+        check_names(names, list(modalities))
 
 
 def split_names(text: str | None) -> list[str] | None:

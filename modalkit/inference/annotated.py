@@ -13,13 +13,12 @@ from modalkit.data import Batch
 from modalkit.data.annotated import Annotated, Array, Layer, MatrixReader, is_annotated
 from modalkit.data.frame_values import Reader, columns_for
 from modalkit.data.frames import frame_of
-from modalkit.errors import InputError
+from modalkit.errors import InputError, check_names
 from modalkit.inference.filling import fill
 from modalkit.inference.frame_rows import AnyReader, read_rows
 from modalkit.inference.results import Imputed
 from modalkit.inference.subsets import check_want
 from modalkit.inference.trained import TrainedModel
-from modalkit.inference.values import check_names
 from modalkit.plugin import Cells, Schema
 from modalkit.registry import modality
 from modalkit.util.progress import bar

@@ -8,8 +8,8 @@ from dataclasses import replace
 import torch
 
 from modalkit.data import Batch
-from modalkit.errors import InputError
-from modalkit.inference.values import Given, as_batch, check_names, only
+from modalkit.errors import InputError, check_names
+from modalkit.inference.values import Given, as_batch, only
 from modalkit.model.networks import ModalityNetworks
 from modalkit.util.randomness import generator
 

@@ -18,7 +18,7 @@ from modalkit.data import Array, Batch
 from modalkit.data.annotated import is_annotated
 from modalkit.data.arrays import packed
 from modalkit.data.joining import as_frame
-from modalkit.errors import InputError, did_you_mean, guard
+from modalkit.errors import InputError, check_names, guard
 from modalkit.inference.frame_rows import frame_batch
 from modalkit.plugin import Outcome, Schema
 from modalkit.util.json_files import read_json
@@ -27,13 +27,6 @@ from modalkit.util.picture_files import eight_bit, is_gray
 Given: TypeAlias = Mapping[str, Any] | Batch | Any
 """Known values: for each modality one value, a batch of values, or a list with None for absent ones; or rows of a
 dataset; or a table in memory."""
-
-
-def check_names(names: Sequence[str], known: Sequence[str]) -> None:
-    """Raise `InputError` for the first name that is not a modality."""
-    for name in names:
-        if name not in known:
-            raise InputError(f"no modality '{name}'{did_you_mean(name, known)}; this model has {', '.join(known)}")
 
 
 def only(batch: Batch, names: Mapping[str, Schema]) -> Batch:

@@ -35,6 +35,24 @@ def test_help_teaches_without_loading_anything_heavy(work: Path) -> None:
         assert one.returncode == 0 and "--out" in one.stdout, one.stderr
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["translate", "run", "--given", "grey=a.png", "-o", "out"],
+        ["translate", "run", "--given", "gray=a.png", "--want", "grey", "-o", "out"],
+        ["sample", "run", "--want", "grey", "-o", "out"],
+        ["embed", "run", "--given", "grey", "-o", "z.csv"],
+    ],
+)
+def test_a_misspelt_modality_is_refused_without_torch(arguments: list[str], tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "recipe.yaml").write_text("modalities: {image: {kind: image}, gray: {kind: image}}\n")
+    code = "import sys; from modalkit.cli import main\ntry: main()\nfinally: assert 'torch' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", code, *arguments], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr == "error: no modality 'grey' (did you mean 'gray'?); this model has image, gray\n"
+
+
 def test_list_says_who_provides_what_also_of_third_parties(work: Path, tmp_path: Path) -> None:
     everything = here("list", cwd=work)
     assert everything.returncode == 0, everything.stderr
