@@ -126,8 +126,8 @@ def check_named(run: Path, names: Iterable[str]) -> None:
         modalities = read(run / "recipe.yaml").value.get("modalities")
     except InputError:
         return
-    if isinstance(modalities, dict):
-        check_names(names, list(modalities))
+    if isinstance(modalities, dict) and not any("{" in str(name) for name in modalities):  # templates name several
+        check_names(names, [str(name) for name in modalities])
 
 
 def split_names(text: str | None) -> list[str] | None:

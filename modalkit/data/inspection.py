@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 
 from modalkit import registry
 from modalkit.data.manifest import REMEDY
@@ -56,7 +57,7 @@ def describe(dataset: Dataset, *, verify: bool = False) -> str:
     shards = "1 shard" if len(manifest.shards) == 1 else f"{len(manifest.shards)} shards"
     lines = [
         f"{dataset.path}: {manifest.rows} rows in {shards}, {total / 2**20:.1f} MiB",
-        "built by: " + ", ".join(f"{k} {v}" for k, v in origin.items()),
+        "built by: " + ", ".join(f"{k} {_shortened(v)}" for k, v in origin.items()),
         "splits: " + ", ".join(f"{name} {count}" for name, count in manifest.splits.items()),
         f"complete rows: {int(dataset.present.all(1).sum())}",
     ]
@@ -85,6 +86,12 @@ def _modalities(dataset: Dataset) -> str:
             share += f", {entry.partly} more in part"
         lines.append((name, entry.facts["kind"], shape, entry.facts["dtype"], share))
     return columns(lines)
+
+
+def _shortened(value: object) -> str:
+    """Return a value as text; of a SHA-256 digest, the first 12 digits."""
+    text = str(value)
+    return f"{text[:12]}…" if re.fullmatch("[0-9a-f]{64}", text) else text
 
 
 def _verify(dataset: Dataset) -> None:

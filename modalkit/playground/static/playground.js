@@ -117,6 +117,7 @@ async function walk() {
 // Answers
 
 function fail(message) {
+  for (const asked of [askAnswer, askWalk]) asked.stop(); // an answer to an earlier question must not replace the message
   byId("error").textContent = message;
   byId("error").hidden = false;
   clearAnswers();
