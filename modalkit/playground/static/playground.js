@@ -117,13 +117,13 @@ async function walk() {
 // Answers
 
 function fail(message) {
-  for (const asked of [askAnswer, askWalk]) asked.stop(); // an answer to an earlier question must not replace the message
   byId("error").textContent = message;
   byId("error").hidden = false;
   clearAnswers();
 }
 
 function clearAnswers() {
+  for (const asked of [askAnswer, askWalk]) asked.stop(); // what has not arrived is of the same question
   byId("status").textContent = "";
   for (const id of ["answer", "steps", "sliders", "walked"]) byId(id).replaceChildren();
 }
