@@ -131,7 +131,7 @@ def invent(rng: np.random.Generator, difficulty: int) -> list[Drawn]:
 
 
 def caption(shapes: list[Drawn], difficulty: int) -> str:
-    """Return what is said of them.
+    """Return the words of the attributes that a difficulty names, shape after shape.
 
     >>> red = Drawn({"size": "small", "colour": "red", "shape": "circle", "side": "left"}, 0.3, 0.5, 0.1)
     >>> caption([red], 2)

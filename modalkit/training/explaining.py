@@ -1,4 +1,4 @@
-"""Why a training cannot go on, in words: values that a likelihood refuses, unusual numbers, or settings."""
+"""Error messages of a training that fails: values that a likelihood refuses, unusual numbers, or settings."""
 
 from __future__ import annotations
 

@@ -53,11 +53,12 @@ def start_from_factor_analysis(
 ) -> tuple[str, StartChoices]:
     """Give a model's linear paths the weights of a factor analysis of the training rows.
 
-    The analysis is of the numbers that the encoders' linear paths see, with the modalities' weights. If there are
-    covariates, it is of what a linear regression on them leaves, which encoders subtract and decoders add again. It has
-    the number of factors, at most `latent_dim`, that predicts hidden modalities of validation rows best. Experts become
-    the exact ones, or regressions of the factors on a modality where those are better; decoders are linear. A decoder
-    without a linear path stays random; the expert of an encoder without one says almost nothing.
+    The analysis is fitted to the numbers that the encoders' linear paths see, with the modalities' weights. With
+    covariates, it is fitted to the residuals of a linear regression on them; encoders then subtract the prediction of
+    that regression, and decoders add it. The number of factors, at most `latent_dim`, is the one that predicts hidden
+    modalities of validation rows best. Experts become the exact ones, or regressions of the factors on a modality where
+    those are better; decoders are linear. A decoder without a linear path stays random. The expert of an encoder
+    without one has almost no precision.
 
     Args:
         model: with experts that have a precision matrix.
