@@ -26,10 +26,13 @@ from modalkit.plugin import (
     Schema,
     Settings,
 )
+from modalkit.util.source import stated_summary
 
 KINDS, OBJECTIVES, BUILDERS = "modalkit.modalities", "modalkit.objectives", "modalkit.builders"
 SCHEDULES, METRICS = "modalkit.schedules", "modalkit.metrics"
 """Entry-point groups."""
+_OWN = ("modalkit", "modalkit_modalities", "modalkit_tools")
+"""Packages of the plugins that come with modalkit."""
 
 
 @dataclass(frozen=True)
@@ -116,9 +119,14 @@ def _load(group: str, entry: EntryPoint) -> Provided:
 
 
 @cache
+def _all_entries() -> Any:  # whose type differs between versions of Python
+    return entry_points()  # of all groups, because each call reads every installed distribution
+
+
+@cache
 def _entries(group: str) -> tuple[EntryPoint, ...]:
     # The same distribution can be seen twice (an editable install run from its own folder): count it once.
-    unique = {(e.name, e.value, e.dist.name if e.dist else ""): e for e in entry_points(group=group)}
+    unique = {(e.name, e.value, e.dist.name if e.dist else ""): e for e in _all_entries().select(group=group)}
     return tuple(sorted(unique.values(), key=lambda e: e.name))
 
 
@@ -133,6 +141,26 @@ def names(group: str) -> list[str]:
 def provided(group: str) -> list[Provided]:
     """Load every plugin of a group and return them all, those that failed with their reason."""
     return [_load(group, entry) for entry in _entries(group)] + list(_from_files[group].values())
+
+
+def described(group: str) -> list[tuple[str, str, str]]:
+    """Return name, summary and provider of every plugin of a group; the summary of a broken one says why it is broken.
+
+    The summaries of modalkit's own plugins are read from their source, because their modules import torch. Plugins of
+    others are imported, because they may be broken.
+    """
+    lines = []
+    for entry in _entries(group):
+        if entry.module.split(".")[0] in _OWN and (summary := stated_summary(entry.module, entry.attr)):
+            lines.append((entry.name, summary, _provider(entry.dist) if entry.dist else "?"))
+        else:
+            lines.append(_described(_load(group, entry)))
+    return lines + [_described(plugin) for plugin in _from_files[group].values()]
+
+
+def _described(found: Provided) -> tuple[str, str, str]:
+    summary = found.plugin.summary if found.plugin else f"CANNOT BE USED: {found.failure}"
+    return found.name, summary, found.provider
 
 
 def get(group: str, name: str) -> Any:
@@ -261,6 +289,7 @@ def add_file(path: Path) -> list[str]:
 
 def refresh() -> None:
     """Look again for installed plugins; needed if packages were installed after the first look of this process."""
+    _all_entries.cache_clear()
     _entries.cache_clear()
 
 

@@ -152,8 +152,7 @@ def _listing(what: str) -> list[tuple[str, str, str]]:
         from modalkit.recipe import shipped
 
         return [(name, summary, str(path)) for name, (path, summary) in shipped().items()]
-    found = registry.provided(registry.groups()[what])
-    return [(p.name, p.plugin.summary if p.plugin else f"CANNOT BE USED: {p.failure}", p.provider) for p in found]
+    return registry.described(registry.groups()[what])
 
 
 def _keys(what: str, name: str) -> str:

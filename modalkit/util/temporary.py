@@ -95,6 +95,11 @@ def _machine() -> str:
 def _is_running(process: int) -> bool:
     if os.name != "posix":  # elsewhere, signal 0 would end the process
         return True
+    with suppress(OSError):
+        # A process that has ended keeps its number until its parent asks for its status, which some parents never do.
+        # The state follows the name, which is in brackets and may hold any character.
+        if Path(f"/proc/{process}/stat").read_text(errors="replace").rpartition(")")[2].split()[0] in ("Z", "X"):
+            return False
     try:
         os.kill(process, 0)
     except ProcessLookupError:

@@ -13,7 +13,7 @@ from support.command_line import install, modalkit, refused
 from support.documents import shown_file
 from support.toys import RECIPE, here, write_circle, write_recipe
 
-from modalkit import __version__
+from modalkit import __version__, registry
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +51,15 @@ def test_a_misspelt_modality_is_refused_without_torch(arguments: list[str], tmp_
     done = subprocess.run([sys.executable, "-c", code, *arguments], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stderr == "error: no modality 'grey' (did you mean 'gray'?); this model has image, gray\n"
+
+
+def test_list_shows_what_the_plugins_say_of_themselves_without_torch(tmp_path: Path) -> None:
+    code = "import sys; from modalkit.cli import main\ntry: main()\nfinally: assert 'torch' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", code, "list"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for group in registry.groups().values():
+        for found in registry.provided(group):
+            assert f"  {found.name} " in done.stdout and found.plugin.summary in done.stdout
 
 
 def test_list_says_who_provides_what_also_of_third_parties(work: Path, tmp_path: Path) -> None:

@@ -61,6 +61,15 @@ def test_what_a_killed_process_left_is_deleted_and_what_a_living_one_writes_is_n
     assert (tmp_path / "page.html").read_text() == "half" and not list(tmp_path.glob(".*.tmp"))
 
 
+def test_what_a_killed_process_left_is_deleted_although_its_parent_has_not_noticed(tmp_path: Path) -> None:
+    process = writer(tmp_path / "table.csv", "kill")
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # it has ended, and its number is still taken
+    os.kill(process.pid, 0)
+    remove_leftovers(tmp_path)
+    assert not list(tmp_path.iterdir())
+    process.wait()
+
+
 def test_another_machines_file_is_given_up_after_a_week(tmp_path: Path) -> None:
     with temporary_beside(tmp_path / "x") as here_and_now:
         assert not is_given_up(here_and_now)
