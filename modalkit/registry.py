@@ -26,6 +26,7 @@ from modalkit.plugin import (
     Schema,
     Settings,
 )
+from modalkit.util.explain import explain
 from modalkit.util.source import stated_summary
 
 KINDS, OBJECTIVES, BUILDERS = "modalkit.modalities", "modalkit.objectives", "modalkit.builders"
@@ -210,10 +211,12 @@ def schema(kind: str, **fields: Any) -> Schema:
     """
     from pydantic import ValidationError
 
+    model = modality(kind).schema
     try:
-        made: Schema = modality(kind).schema(kind=kind, **fields)
+        made: Schema = model(kind=kind, **fields)
     except ValidationError as error:
-        wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        found = explain(error.errors(include_url=False), {"kind": kind, **fields}, lambda key: ([model], key))
+        wrong = "; ".join(": ".join(filter(None, [".".join(map(str, key)), text])) for key, text in found)
         raise InputError(f"schema of kind '{kind}': {wrong}") from None
     return made
 

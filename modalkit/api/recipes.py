@@ -13,8 +13,9 @@ from modalkit.plugin import Settings
 from modalkit.recipe.finding import find
 from modalkit.recipe.loading import Recipe, load_recipe, recipe_of
 from modalkit.recipe.trust import Trust, check_resumed
-from modalkit.recipe.yaml import Document, Key, Place, flow, is_text, keys_in
+from modalkit.recipe.yaml import Document, Place, flow, is_text, keys_in
 from modalkit.runs.folder import RunFolder
+from modalkit.util.explain import Key
 
 AnyRecipe: TypeAlias = Recipe | Mapping[str, Any] | Path | str
 """A recipe: an object, a mapping with the keys of a file, a file, the name of a shipped recipe, or a run folder."""

@@ -24,6 +24,7 @@ from modalkit.plugin import Schema
 from modalkit.recipe.loading import Recipe
 from modalkit.recipe.trust import data_path
 from modalkit.runs.metrics import read_history
+from modalkit.util.text import listed
 
 
 class FittedModel:
@@ -135,6 +136,10 @@ class FittedModel:
             RunError: the disk cannot be written.
         """
         save(self.model, self.recipe, Path(folder), self.sampler)
+
+    def __repr__(self) -> str:
+        objective, size = self.recipe.objective.name, self.latent_dim
+        return f"<{type(self).__name__}: {listed(self.modalities)}; {objective}, {size} latent dimensions>"
 
     def __getstate__(self) -> dict[str, Any]:
         about = {"path": self.path, "weights": self.weights, "history": self.history, "sampler": self.sampler}

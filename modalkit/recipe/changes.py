@@ -6,7 +6,8 @@ from typing import Any
 
 from modalkit.errors import InputError
 from modalkit.recipe.plugged import DEFAULT_OBJECTIVE, objective_options
-from modalkit.recipe.yaml import MAX_DEPTH, Document, Key, Place, Problem, dump, is_text, keys_in, parse
+from modalkit.recipe.yaml import MAX_DEPTH, Document, Place, Problem, dump, is_text, keys_in, parse
+from modalkit.util.explain import Key
 
 
 def merged(base: Document, over: Document) -> Document:

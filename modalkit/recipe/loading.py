@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,21 +13,13 @@ from pydantic_core import ErrorDetails, to_json
 
 from modalkit import registry
 from modalkit.errors import InputError
-from modalkit.plugin import Settings
 from modalkit.recipe.changes import merged, override
-from modalkit.recipe.explain import explain, reach
 from modalkit.recipe.finding import find
-from modalkit.recipe.plugged import (
-    DEFAULT_OBJECTIVE,
-    kind_schema,
-    objective_options,
-    schedule_options,
-    step_settings,
-)
-from modalkit.recipe.sections import Recipe
+from modalkit.recipe.sections import Recipe, models_at
 from modalkit.recipe.templates import expand
 from modalkit.recipe.trust import Code, Trust, check, code_of, remember
-from modalkit.recipe.yaml import Document, Key, Problem, read
+from modalkit.recipe.yaml import Document, Problem, read
+from modalkit.util.explain import Key, explain, reach
 
 __all__ = ["Recipe", "allow_again", "load_recipe"]
 
@@ -114,7 +106,7 @@ def _checked(document: Document, folder: Path, code: Sequence[Code]) -> Recipe:
     except ValidationError as error:
         details = _once_a_template(error.errors(include_url=False), document, templates)
         known |= {e["loc"] for e in details if e["type"] == "plugin"} if plugin_problems else set()
-        for key, text in explain(details, document.value, lambda key: _models_at(document.value, key)):
+        for key, text in explain(details, document.value, lambda key: models_at(document.value, key)):
             written = _written(document, key, templates)
             if not {key, written} & known:
                 problems.append(Problem(document.place(written), written, text))
@@ -197,20 +189,3 @@ def _add_plugins(document: Document, code: Sequence[Code]) -> list[Problem]:
         except (InputError, OSError) as error:
             problems.append(Problem(document.place(one.key), one.key, str(error)))
     return problems
-
-
-def _models_at(value: dict[str, Any], key: Key) -> tuple[Sequence[Any], Key]:
-    """Return the models that validate what stands at `key`, and the rest of `key` from there on."""
-    length, tag = 0, ""
-    settings_of: Callable[[str], type[Settings]] = kind_schema
-    if key[:1] == ("modalities",) and len(key) > 1:
-        length, tag = 2, "kind"
-    elif key[:2] == ("data", "build") and len(key) > 2:
-        length, tag, settings_of = 3, "builder", step_settings
-    elif key[:2] in (("train", "schedule"), ("train", "beta_schedule")):
-        length, tag, settings_of = 2, "name", schedule_options
-    elif key[:1] == ("objective",):
-        length, tag, settings_of = 1, "name", objective_options
-    for part in key[:length]:
-        value = value[part]  # type: ignore[index]
-    return ([settings_of(value.get(tag, DEFAULT_OBJECTIVE))] if length else [Recipe]), key[length:]

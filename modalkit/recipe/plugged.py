@@ -13,7 +13,7 @@ from pydantic_core import InitErrorDetails, PydanticCustomError, to_json
 from modalkit import registry
 from modalkit.errors import InputError, guard
 from modalkit.plugin import CustomNetwork, ObjectiveOptions, Settings
-from modalkit.recipe.yaml import Key
+from modalkit.util.explain import Key
 
 DEFAULT_OBJECTIVE: str = ObjectiveOptions.model_fields["name"].default
 

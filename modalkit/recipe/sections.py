@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -21,11 +21,21 @@ from modalkit import registry
 from modalkit.errors import InputError, did_you_mean
 from modalkit.plugin import ObjectiveOptions, Schema, Settings
 from modalkit.recipe.data_section import DataSettings
-from modalkit.recipe.plugged import invalid, validated_objective, validated_schema
+from modalkit.recipe.plugged import (
+    DEFAULT_OBJECTIVE,
+    invalid,
+    kind_schema,
+    objective_options,
+    schedule_options,
+    step_settings,
+    validated_objective,
+    validated_schema,
+)
 from modalkit.recipe.roles import check_private, check_roles
 from modalkit.recipe.templates import fold, modality_name
 from modalkit.recipe.train_section import TrainSettings
-from modalkit.recipe.yaml import Key, dump
+from modalkit.recipe.yaml import dump
+from modalkit.util.explain import Key, explain
 
 _NOWHERE = "no-data"
 _MOST_CORRELATED = 2048
@@ -63,12 +73,8 @@ class _Explained(type(Settings)):  # type: ignore[misc]
         try:
             return super().__call__(**fields)
         except ValidationError as error:
-            lines = []
-            for one in error.errors(include_url=False):
-                key = ".".join(map(str, one["loc"]))
-                unknown = one["type"] == "extra_forbidden"
-                near = did_you_mean(str(one["loc"][-1]), Recipe.model_fields) if unknown else ""
-                lines.append(f"recipe: {key}: {'unknown key' if unknown else one['msg']}{near}")
+            found = explain(error.errors(include_url=False), fields, lambda key: models_at(fields, key))
+            lines = [": ".join(["recipe", *filter(None, [".".join(map(str, key))]), text]) for key, text in found]
             raise InputError("\n".join(lines)) from None
 
 
@@ -202,3 +208,20 @@ class Recipe(Settings, metaclass=_Explained):
         """Return this recipe as YAML, with every default and absolute plugin paths; it loads as an equal one."""
         whole = self.model_dump(mode="json", exclude={"extends"})
         return dump(whole | {"modalities": fold(whole["modalities"])})
+
+
+def models_at(value: dict[str, Any], key: Key) -> tuple[Sequence[Any], Key]:
+    """Return the models that validate what stands at `key`, and the rest of `key` from there on."""
+    length, tag = 0, ""
+    settings_of: Callable[[str], type[Settings]] = kind_schema
+    if key[:1] == ("modalities",) and len(key) > 1:
+        length, tag = 2, "kind"
+    elif key[:2] == ("data", "build") and len(key) > 2:
+        length, tag, settings_of = 3, "builder", step_settings
+    elif key[:2] in (("train", "schedule"), ("train", "beta_schedule")):
+        length, tag, settings_of = 2, "name", schedule_options
+    elif key[:1] == ("objective",):
+        length, tag, settings_of = 1, "name", objective_options
+    for part in key[:length]:
+        value = value[part]  # type: ignore[index]
+    return ([settings_of(value.get(tag, DEFAULT_OBJECTIVE))] if length else [Recipe]), key[length:]

@@ -12,7 +12,8 @@ from itertools import groupby
 from typing import Any
 
 from modalkit.recipe.changes import merged
-from modalkit.recipe.yaml import Document, Key
+from modalkit.recipe.yaml import Document
+from modalkit.util.explain import Key
 
 SLOT, EACH = "{}", "each"
 """What a template's key holds, and the entry's key that says what to put there."""

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from modalkit.errors import InputError
 from modalkit.plugin import CustomNetwork
 from modalkit.recipe import allowed
-from modalkit.recipe.yaml import Document, Key, Place, Problem
+from modalkit.recipe.yaml import Document, Place, Problem
+from modalkit.util.explain import Key
 from modalkit.util.remote import is_url
 
 if TYPE_CHECKING:

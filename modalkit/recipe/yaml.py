@@ -17,9 +17,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from modalkit.errors import InputError
-
-Key = tuple[str | int, ...]
-"""Where a value stands in a document: ``("modalities", "image", "size")``."""
+from modalkit.util.explain import Key
 
 _TAG = "tag:yaml.org,2002:"
 _CORE = {

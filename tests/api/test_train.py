@@ -167,7 +167,8 @@ def test_a_bar_of_a_notebook_is_its_own(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_it_trains_outside_the_main_thread() -> None:
     with ThreadPoolExecutor(1) as thread:
-        assert thread.submit(train, RECIPE, ARRAYS, epochs=1).result().modalities == ("a", "c")
+        model = thread.submit(train, RECIPE, ARRAYS, epochs=1).result()
+    assert repr(model) == "<TrainedModel: a, c; mvae, 2 latent dimensions>"
 
 
 WRONG: dict[str, tuple[Callable[[], Any], str]] = {
@@ -176,6 +177,12 @@ WRONG: dict[str, tuple[Callable[[], Any], str]] = {
     "value": (
         lambda: train(RECIPE | {"model": {"latent_dim": object()}}, ARRAYS),
         "recipe: model.latent_dim: a object",
+    ),
+    "built in code": (
+        lambda: modalkit.Recipe(
+            modalities={"a": {"kind": "vector", "size": 0}}, objective={"name": "mvae", "betta": 2}
+        ),
+        "recipe: modalities.a.size: should be a number above 0, got 0\nrecipe: objective.betta: .*did you mean 'beta'",
     ),
     "no data": (lambda: train(RECIPE), "recipe: data: is missing; give `data=`"),
     "nothing": (lambda: train(), "give a recipe, data, or both"),

@@ -184,6 +184,10 @@ def test_sizes_of_a_picture() -> None:
     for fields in ({"size": 0}, {"size": [1, 2, 3]}, {"size": "x"}, {"size": 3}, {"size": 8, "channels": 0}):
         with pytest.raises(InputError, match="schema of kind 'image'"):
             of("image", **fields)
+    with pytest.raises(
+        InputError, match=r"size: should be a number above 0, got -3; chanels: .*did you mean 'channels'"
+    ):
+        of("image", size=-3, chanels=1)
     for kind in ("edges", "landmarks"):
         assert of(kind, size=8)[1].event_shape == (1, 8, 8)
         with pytest.raises(InputError, match="channels"):

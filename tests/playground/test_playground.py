@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 import shutil
 import signal
@@ -572,6 +573,21 @@ def test_answers_begin_on_the_first_screen_of_a_phone(browser: Browser, portrait
         expect(page.get_by_role("status")).to_contain_text("given gray, class ·")
         expect(page.get_by_alt_text("colour, predicted mean")).to_be_in_viewport(ratio=1)
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+def test_the_page_fits_a_phone_and_a_desktop(browser: Browser, portraits: TrainedModel, tmp_path: Path) -> None:
+    """What it looks like is kept if MODALKIT_SCREENSHOTS names a folder: phone.png and desktop.png."""
+    folder = Path(os.environ.get("MODALKIT_SCREENSHOTS") or tmp_path)
+    folder.mkdir(parents=True, exist_ok=True)
+    with serving(portraits) as address, opened(browser, address) as page:
+        for name, size in (("phone", (390, 800)), ("desktop", (1280, 800))):
+            page.set_viewport_size({"width": size[0], "height": size[1]})
+            expect(page.get_by_alt_text("colour, predicted mean")).to_be_in_viewport(ratio=1)
+            assert page.evaluate("document.documentElement.scrollWidth") <= size[0]
+            page.screenshot(path=folder / f"{name}.png")
+            with Image.open(folder / f"{name}.png") as picture:
+                assert picture.size == size
+                assert picture.convert("RGB").getcolors(20) is None  # a blank page has one colour, plain text a few
 
 
 def test_everything_on_the_page_has_a_name(page: Page) -> None:

@@ -11,7 +11,9 @@ from pydantic import BaseModel
 from pydantic_core import ErrorDetails
 
 from modalkit.errors import did_you_mean
-from modalkit.recipe.yaml import Key
+
+Key = tuple[str | int, ...]
+"""Where a value stands in a document: ``("modalities", "image", "size")``."""
 
 _WISH = {
     "int": "a whole number",
