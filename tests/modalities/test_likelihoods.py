@@ -229,7 +229,7 @@ def test_a_constant_vector_has_a_bounded_density() -> None:
     [
         ({"scale": 0.1}, "a Bernoulli likelihood has no 'scale'"),
         ({"likelihood": "gaussian", "binarize": True}, "needs 'likelihood: bernoulli', not 'gaussian'"),
-        ({"likelihood": "gaussian", "scale": 0.0}, "greater than 0"),
+        ({"likelihood": "gaussian", "scale": 0.0}, "should be a number above 0"),
         ({"likelihood": "cauchy"}, "'discretized_logistic'"),
     ],
 )
