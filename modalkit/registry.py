@@ -27,13 +27,15 @@ from modalkit.plugin import (
     Settings,
 )
 from modalkit.util.explain import explain
-from modalkit.util.source import stated_summary
+from modalkit.util.source import stated_fields, stated_summary
 
 KINDS, OBJECTIVES, BUILDERS = "modalkit.modalities", "modalkit.objectives", "modalkit.builders"
 SCHEDULES, METRICS = "modalkit.schedules", "modalkit.metrics"
 """Entry-point groups."""
 _OWN = ("modalkit", "modalkit_modalities", "modalkit_tools")
 """Packages of the plugins that come with modalkit."""
+_SLOW = {KINDS: "schema", OBJECTIVES: "options"}
+"""Groups of which modalkit's own plugins import torch, and the field that is the class of their settings."""
 
 
 @dataclass(frozen=True)
@@ -152,16 +154,49 @@ def described(group: str) -> list[tuple[str, str, str]]:
     """
     lines = []
     for entry in _entries(group):
-        if entry.module.split(".")[0] in _OWN and (summary := stated_summary(entry.module, entry.attr)):
+        if _is_own(entry) and (summary := stated_summary(entry.module, entry.attr)):
             lines.append((entry.name, summary, _provider(entry.dist) if entry.dist else "?"))
         else:
             lines.append(_described(_load(group, entry)))
     return lines + [_described(plugin) for plugin in _from_files[group].values()]
 
 
+def _is_own(entry: EntryPoint) -> bool:
+    return entry.module.split(".")[0] in _OWN
+
+
 def _described(found: Provided) -> tuple[str, str, str]:
     summary = found.plugin.summary if found.plugin else f"CANNOT BE USED: {found.failure}"
     return found.name, summary, found.provider
+
+
+def require(group: str, name: str) -> None:
+    """Refuse the name of a plugin that nobody has announced, without importing any plugin.
+
+    Raises:
+        InputError: no such plugin; the message names the nearest and all that there are.
+    """
+    if name not in (known := names(group)):
+        where = "; one of your own needs --plugin FILE.py" if group == METRICS else ""
+        raise InputError(
+            f"unknown {_CONTRACTS[group].word} '{name}'{did_you_mean(name, known)}; known: {', '.join(known)}{where}"
+        )
+
+
+def is_quick(group: str, name: str) -> bool:
+    """Tell whether a plugin comes with modalkit and its module does not import torch."""
+    return group not in _SLOW and any(entry.name == name and _is_own(entry) for entry in _entries(group))
+
+
+def stated(group: str, name: str) -> dict[str, bool] | None:
+    """Return whether each setting of a plugin that comes with modalkit must be given, as its source says.
+
+    No plugin is imported. For other plugins the result is None.
+    """
+    for entry in _entries(group):
+        if entry.name == name and group in _SLOW and _is_own(entry):
+            return stated_fields(entry.module, entry.attr, _SLOW[group])
+    return None
 
 
 def get(group: str, name: str) -> Any:
@@ -180,10 +215,7 @@ def get(group: str, name: str) -> Any:
                 f"rename the one in your file"
             )
         return _from_files[group][name].plugin
-    if not found:
-        known = names(group)
-        where = "; one of your own needs --plugin FILE.py" if group == METRICS else ""
-        raise InputError(f"unknown {word} '{name}'{did_you_mean(name, known)}; known: {', '.join(known)}{where}")
+    require(group, name)
     if len(found) > 1:
         who = " and ".join(sorted(e.dist.name if e.dist else "?" for e in found))
         raise InputError(f"{word} '{name}' is provided twice: by {who}; uninstall one of them")

@@ -26,7 +26,7 @@ def validate(
     overrides: Overrides = [],  # noqa: B006
     trust: Trust = False,
 ) -> None:
-    """Check recipes without training. All errors are reported at once, each with its file and line.
+    """Check recipes without training. Errors are reported together, each with its file and line.
 
     The recipe's networks are built, so that those of plugins are checked: what they return must have the right shape.
     If its dataset exists, the recipe is compared with it too. A dataset at a URL is contacted only with --trust or

@@ -41,12 +41,13 @@ def train(
     from modalkit.recipe import load_recipe
     from modalkit.recipe import trust as consent
     from modalkit.runs.folder import RunFolder
-    from modalkit.training import train as fit
 
     path, run = find_recipe(recipe)
     allowed = consent.Trust(given=trust, own=not RunFolder(Path(recipe)).is_run() and not RunFolder.is_of_run(path))
     loaded = load_recipe(path, [*overrides, *given], trust=allowed)
     consent.check_resumed(loaded, allowed, overrides)
+    from modalkit.training import train as fit  # not before the recipe is right, because it imports torch
+
     result = fit(loaded, run := out or run)
     if result.signal:
         fit_of = " of the refit" if result.refit else ""

@@ -9,13 +9,22 @@ A dataset is a folder::
 
 A shard is written whole or not at all, and its bytes do not depend on the process that writes it. Builds therefore
 resume and are distributed shard by shard.
+
+The names below load on first use, so that checking a recipe does not wait for torch.
 """
 
-from modalkit.data.arrays import assign_splits, write_dataset
-from modalkit.data.joining import join
-from modalkit.data.manifest import SPLITS, Manifest, check_manifest, read_manifest
-from modalkit.data.reading import Batch, Dataset
-from modalkit.data.writing import Array, DatasetWriter, Rows, check_values, write_shard
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from modalkit.util.lazy import on_first_use
+
+if TYPE_CHECKING:
+    from modalkit.data.arrays import assign_splits, write_dataset
+    from modalkit.data.joining import join
+    from modalkit.data.manifest import SPLITS, Manifest, check_manifest, read_manifest
+    from modalkit.data.reading import Batch, Dataset
+    from modalkit.data.writing import Array, DatasetWriter, Rows, check_values, write_shard
 
 __all__ = [
     "SPLITS",
@@ -33,3 +42,15 @@ __all__ = [
     "write_dataset",
     "write_shard",
 ]
+
+_MODULES = {
+    "arrays": ("assign_splits", "write_dataset"),
+    "joining": ("join",),
+    "manifest": ("SPLITS", "Manifest", "check_manifest", "read_manifest"),
+    "reading": ("Batch", "Dataset"),
+    "writing": ("Array", "DatasetWriter", "Rows", "check_values", "write_shard"),
+}
+
+__getattr__ = on_first_use(
+    __name__, {name: f"modalkit.data.{module}" for module, names in _MODULES.items() for name in names}
+)

@@ -7,30 +7,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from modalkit.data.reading import Batch
-from modalkit.plugin import Schema, Settings
-
-
-class AugmentSettings(Settings):
-    """How far the pictures of training rows are moved, anew at every step; all pictures of a row move together.
-
-    The bounds apply to the map from a pixel's new position to its old one.
-    """
-
-    shift: float = Field(0.0, ge=0, lt=1, description="Largest shift, in either direction, as a fraction of the side.")
-    rotate: float = Field(0.0, ge=0, le=180, description="Largest rotation, in either direction, degrees.")
-    scale: float = Field(
-        0.0, ge=0, lt=1, description="Width and height are multiplied by factors of 1 / (1 + scale) to 1 / (1 - scale)."
-    )
-    flip: bool = Field(False, description="Whether half of the rows are flipped left to right.")
-
-    @property
-    def moves(self) -> bool:
-        """Whether anything is moved at all."""
-        return self != AugmentSettings()
+from modalkit.data.settings import AugmentSettings
+from modalkit.plugin import Schema
 
 
 def sample_maps(augment: AugmentSettings, rows: int, generator: torch.Generator) -> Tensor:

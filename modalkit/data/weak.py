@@ -4,36 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import copy
-from typing import Annotated
 
 import torch
-from pydantic import BeforeValidator, Field
 from torch import Tensor
 
 from modalkit.data.reading import Dataset
-from modalkit.plugin import Settings, as_tuple
+from modalkit.data.settings import WeakSettings
 from modalkit.util.randomness import generator
-
-
-class WeakSettings(Settings):
-    """How many entries of the training rows to keep; validation and test rows are not changed."""
-
-    paired: float = Field(
-        1.0,
-        ge=0,
-        le=1,
-        description="Fraction of the rows that stay whole; every other row keeps one group of `groups`.",
-    )
-    groups: tuple[Annotated[tuple[str, ...], BeforeValidator(as_tuple)], ...] = Field(
-        (),
-        description="Modalities that are kept or hidden together; a modality in no group is a group of its own.",
-    )
-    keep: float = Field(1.0, ge=0, le=1, description="Probability with which each entry of each row is kept.")
-
-    @property
-    def hides(self) -> bool:
-        """Whether any entry may be hidden."""
-        return self.paired < 1 or self.keep < 1
 
 
 def weaken(dataset: Dataset, rows: Tensor, weak: WeakSettings, seed: int) -> Dataset:

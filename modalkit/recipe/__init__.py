@@ -5,8 +5,9 @@ The names below load on first use: listing the shipped recipes, for example, nee
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from modalkit.util.lazy import on_first_use
 
 if TYPE_CHECKING:
     from modalkit.recipe.finding import shipped
@@ -14,17 +15,14 @@ if TYPE_CHECKING:
     from modalkit.recipe.loading import load_recipe
     from modalkit.recipe.sections import Recipe
 
-_HOME = {
-    "Recipe": "modalkit.recipe.sections",
-    "load_recipe": "modalkit.recipe.loading",
-    "recipe_schema": "modalkit.recipe.json_schema",
-    "shipped": "modalkit.recipe.finding",
-}
-
 __all__ = ["Recipe", "load_recipe", "recipe_schema", "shipped"]
 
-
-def __getattr__(name: str) -> Any:
-    if name in _HOME:
-        return getattr(importlib.import_module(_HOME[name]), name)
-    raise AttributeError(f"module 'modalkit.recipe' has no attribute {name!r}")
+__getattr__ = on_first_use(
+    __name__,
+    {
+        "Recipe": "modalkit.recipe.sections",
+        "load_recipe": "modalkit.recipe.loading",
+        "recipe_schema": "modalkit.recipe.json_schema",
+        "shipped": "modalkit.recipe.finding",
+    },
+)

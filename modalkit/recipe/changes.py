@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from modalkit import registry
 from modalkit.errors import InputError
 from modalkit.recipe.plugged import DEFAULT_OBJECTIVE, objective_options
 from modalkit.recipe.yaml import MAX_DEPTH, Document, Place, Problem, dump, is_text, keys_in, parse
@@ -50,7 +51,9 @@ def _options_lost(old: dict[Any, Any], new: dict[Any, Any]) -> list[Any]:
     if "name" not in new or before == now:
         return []
     try:
-        known, kept = (objective_options(name).model_fields for name in (before, now))
+        known, kept = (
+            registry.stated(registry.OBJECTIVES, name) or objective_options(name).model_fields for name in (before, now)
+        )
     except InputError:  # it may be in a plugin that is not loaded yet
         return []
     return [name for name in old if name in known and name not in kept]

@@ -7,8 +7,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
 
-from modalkit.data.augment import AugmentSettings
-from modalkit.data.weak import WeakSettings
+from modalkit.data.settings import AugmentSettings, WeakSettings
 from modalkit.plugin import Settings
 from modalkit.recipe.plugged import BuildStep, invalid, validated_step
 from modalkit.util.remote import location

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from modalkit import registry
 from modalkit.errors import InputError
 from modalkit.recipe.changes import merged, override
 from modalkit.recipe.finding import find
+from modalkit.recipe.plugged import LATER
 from modalkit.recipe.sections import Recipe, models_at
 from modalkit.recipe.templates import expand
 from modalkit.recipe.trust import Code, Trust, check, code_of, remember
@@ -30,6 +32,7 @@ _OF_NAMES: set[Key] = {
     ("train", "self_training", "modalities"),
 }
 """Keys that name modalities: errors there are left out if a template that would make the modality is wrong."""
+_LATER = "(Values of modalities and of the objective are checked once this is right.)"
 
 
 def load_recipe(path: Path, overrides: Sequence[str] = (), *, trust: bool | Trust = False) -> Recipe:
@@ -95,24 +98,55 @@ def _checked(document: Document, folder: Path, code: Sequence[Code]) -> Recipe:
     templates = expand(document)
     if broken := {problem.key for problem in document.problems[count:]}:
         known |= broken | _OF_NAMES
-    plugin_problems = _add_plugins(document, code)
-    problems = document.problems + plugin_problems
+    problems = list(document.problems)
     if "data" not in document.value:  # which Python code may leave out
         problems.append(Problem(document.place(()), ("data",), "is missing"))
-    recipe = None
-    try:
-        context = {"folder": str(folder.resolve()), "schemas": {}, "code": bool(code)}
-        recipe = Recipe.model_validate_json(to_json(document.value), strict=True, context=context)
-    except ValidationError as error:
-        details = _once_a_template(error.errors(include_url=False), document, templates)
-        known |= {e["loc"] for e in details if e["type"] == "plugin"} if plugin_problems else set()
-        for key, text in explain(details, document.value, lambda key: models_at(document.value, key)):
-            written = _written(document, key, templates)
-            if not {key, written} & known:
-                problems.append(Problem(document.place(written), written, text))
-    if problems or recipe is None:
-        raise InputError("\n".join(dict.fromkeys(map(str, sorted(problems, key=lambda p: p.place)))))
+    context = {"folder": str(folder.resolve()), "schemas": {}, "code": bool(code)}
+    if "torch" not in sys.modules:  # kinds and objectives import it, which takes seconds; most mistakes need not wait
+        _, found = _validated(document, context | {"quick": True}, templates, known)
+        if problems or found:
+            raise InputError(f"{_lines(problems + found)}\n{_LATER}")
+    if plugin_problems := _add_plugins(document, code):
+        problems += plugin_problems
+    recipe, found = _validated(document, context, templates, known, plugins_failed=bool(plugin_problems))
+    if recipe is None or problems or found:
+        raise InputError(_lines(problems + found))
     return recipe
+
+
+def _lines(problems: Sequence[Problem]) -> str:
+    """Return problems in the order of their lines, each once."""
+    return "\n".join(dict.fromkeys(map(str, sorted(problems, key=lambda p: p.place))))
+
+
+def _validated(
+    document: Document,
+    context: dict[str, Any],
+    templates: Mapping[str, str],
+    known: Set[Key],
+    *,
+    plugins_failed: bool = False,
+) -> tuple[Recipe | None, list[Problem]]:
+    """Return the recipe that a document is, or None and what is wrong with it.
+
+    Args:
+        document: with its templates expanded.
+        context: what validators need to know.
+        templates: the template of each modality that one made.
+        known: keys whose problems are listed already.
+        plugins_failed: so that names of plugins that are not found are no problem of their own.
+    """
+    try:
+        return Recipe.model_validate_json(to_json(document.value), strict=True, context=context), []
+    except ValidationError as error:
+        details = [detail for detail in error.errors(include_url=False) if detail["type"] != LATER]
+    details, problems = _once_a_template(details, document, templates), []
+    known = known | ({e["loc"] for e in details if e["type"] == "plugin"} if plugins_failed else set())
+    for key, text in explain(details, document.value, lambda key: models_at(document.value, key)):
+        written = _written(document, key, templates)
+        if not {key, written} & known:
+            problems.append(Problem(document.place(written), written, text))
+    return None, problems
 
 
 def allow_again(path: Path) -> None:

@@ -13,23 +13,35 @@ from pydantic_core import InitErrorDetails, PydanticCustomError, to_json
 from modalkit import registry
 from modalkit.errors import InputError, guard
 from modalkit.plugin import CustomNetwork, ObjectiveOptions, Settings
-from modalkit.util.explain import Key
+from modalkit.util.explain import Key, unknown_key
 
 DEFAULT_OBJECTIVE: str = ObjectiveOptions.model_fields["name"].default
 
 
 def invalid(key: Key, message: str, *, kind: str = "said") -> ValidationError:
     """Return an error at `key` whose message is shown to the user as it is."""
+    return ValidationError.from_exception_data("recipe", [_detail(key, message, kind)])
+
+
+def _detail(key: Key, message: str, kind: str = "said") -> InitErrorDetails:
     error = PydanticCustomError(kind, "{message}", {"message": message})
-    return ValidationError.from_exception_data("recipe", [InitErrorDetails(type=error, loc=key, input=None)])
+    return InitErrorDetails(type=error, loc=key, input=None)
 
 
-def validated(entry: Any, info: ValidationInfo, tag: str, settings_of: Callable[[str], type[Settings]]) -> Any:
-    """Validate a mapping by the settings of the plugin that its `tag` names.
+LATER = "later"
+"""Type of the error that says that a part of a recipe has to be checked again, with its plugin."""
+
+
+def validated(
+    entry: Any, info: ValidationInfo, group: str, tag: str, settings_of: Callable[[str], type[Settings]]
+) -> Any:
+    """Validate a mapping by the settings of the plugin of `group` that its `tag` names.
 
     It is validated as JSON, so that a list becomes a tuple and a text a path; otherwise strictly, so that a number is
-    not accepted as a text.
+    not accepted as a text. If the context says that torch is not to be imported, the plugin's name and the names of its
+    settings are checked, and an error of the type `LATER` is among those that are raised.
     """
+    context = info.context or {}
     if isinstance(entry, Settings):
         return entry
     if not isinstance(entry, dict):
@@ -39,13 +51,36 @@ def validated(entry: Any, info: ValidationInfo, tag: str, settings_of: Callable[
     if not isinstance(entry[tag], str):
         raise invalid((tag,), "should be a text")
     try:
-        return settings_of(entry[tag]).model_validate_json(to_json(entry), strict=True, context=info.context)
+        if context.get("quick") and not registry.is_quick(group, entry[tag]):
+            raise _seen_quickly(entry, group, tag, announces=context["code"])
+        return settings_of(entry[tag]).model_validate_json(to_json(entry), strict=True, context=context)
     except ValidationError:
         raise
     except InputError as error:
         raise invalid((tag,), str(error), kind="plugin") from None
     except Exception as error:  # a plugin's validator may raise anything
         raise invalid((), f"{tag} '{entry[tag]}' raised {type(error).__name__}: {error}") from error
+
+
+def _seen_quickly(entry: dict[str, Any], group: str, tag: str, *, announces: bool) -> ValidationError:
+    """Return what can be said about the settings of a plugin without importing it.
+
+    Args:
+        entry: the settings, with the plugin's name at `tag`.
+        group: of the plugin.
+        tag: the key of its name.
+        announces: whether the recipe's code may announce plugins that are not known yet.
+
+    Raises:
+        InputError: there is no such plugin.
+    """
+    if not announces:
+        registry.require(group, entry[tag])
+    found = [_detail((), "", LATER)]
+    if (fields := registry.stated(group, entry[tag])) is not None:
+        found += [_detail((key,), "is missing", "absent") for key in fields if fields[key] and key not in entry]
+        found += [_detail((key,), unknown_key(key, fields)) for key in entry if key not in fields]
+    return ValidationError.from_exception_data("recipe", found)
 
 
 def kind_schema(kind: str) -> type[Settings]:
@@ -66,7 +101,7 @@ def validated_schema(entry: Any, info: ValidationInfo) -> Any:
 
 
 def _checked_schema(entry: Any, info: ValidationInfo) -> Any:
-    found = validated(entry, info, "kind", kind_schema)
+    found = validated(entry, info, registry.KINDS, "kind", kind_schema)
     network = getattr(found, "network", None)
     try:
         with guard(f"kind '{found.kind}': its event_shape or facts"):
@@ -89,7 +124,7 @@ def objective_options(name: str) -> type[Settings]:
 def validated_objective(entry: Any, info: ValidationInfo) -> Any:
     """Validate the ``objective:`` section; its name may be left out."""
     named = {"name": DEFAULT_OBJECTIVE} | entry if isinstance(entry, dict) else entry
-    return validated(named, info, "name", objective_options)
+    return validated(named, info, registry.OBJECTIVES, "name", objective_options)
 
 
 def schedule_options(name: str) -> type[Settings]:
@@ -100,7 +135,8 @@ def schedule_options(name: str) -> type[Settings]:
 
 def validated_schedule(entry: Any, info: ValidationInfo) -> Any:
     """Validate a schedule, given as its name or as a mapping with its name and options."""
-    return validated({"name": entry} if isinstance(entry, str) else entry, info, "name", schedule_options)
+    named = {"name": entry} if isinstance(entry, str) else entry
+    return validated(named, info, registry.SCHEDULES, "name", schedule_options)
 
 
 class BuildStep(Settings):
@@ -138,7 +174,7 @@ def _with_builder_and_out(options: type[Settings]) -> type[Settings]:
 
 def validated_step(entry: Any, info: ValidationInfo) -> Any:
     """Validate one step of ``data.build``."""
-    checked = validated(entry, info, "builder", step_settings)
+    checked = validated(entry, info, registry.BUILDERS, "builder", step_settings)
     if isinstance(checked, BuildStep):
         return checked
     options = registry.get(registry.BUILDERS, checked.builder).options

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from pydantic import BaseModel
 
 import modalkit
@@ -220,6 +219,8 @@ def claim(recipe: Recipe, folder: RunFolder) -> None:
     This process was allowed to run the recipe's code and to contact its URL, so the user's record allows both from now
     on.
     """
+    import torch  # not above, because paths of runs are found before it is needed
+
     write_text(folder.recipe, recipe.to_yaml())
     allow_again(folder.recipe)
     versions = {"modalkit": modalkit.__version__, "torch": torch.__version__, "python": platform.python_version()}

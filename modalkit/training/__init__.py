@@ -5,8 +5,9 @@ The names below load on first use, so that the schedules, which recipes name, do
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from modalkit.util.lazy import on_first_use
 
 if TYPE_CHECKING:
     from modalkit.training.run import train
@@ -14,10 +15,4 @@ if TYPE_CHECKING:
 
 __all__ = ["Result", "train"]
 
-_MODULES = {"Result": "trainer", "train": "run"}
-
-
-def __getattr__(name: str) -> Any:
-    if name in _MODULES:
-        return getattr(importlib.import_module(f"modalkit.training.{_MODULES[name]}"), name)
-    raise AttributeError(f"module 'modalkit.training' has no attribute {name!r}")
+__getattr__ = on_first_use(__name__, {"Result": "modalkit.training.trainer", "train": "modalkit.training.run"})

@@ -12,8 +12,9 @@ from typing import Protocol
 from torch import Tensor
 
 from modalkit.data import Batch
-from modalkit.data.augment import AugmentSettings, sample_maps, warp
+from modalkit.data.augment import sample_maps, warp
 from modalkit.data.reading import draw, redrawn
+from modalkit.data.settings import AugmentSettings
 from modalkit.model.engine import Sums
 from modalkit.model.vae import MultimodalVAE
 from modalkit.plugin import Schema

@@ -115,9 +115,7 @@ def _other(key: Key, detail: ErrorDetails, value: Any, models: Models) -> str:
     """Return the sentence for an error that is not about what a value should be."""
     kind, context = detail["type"], detail.get("ctx", {})
     if kind == "extra_forbidden":
-        known = sorted(_fields(*models(key[:-1]), value, key[:-1]))
-        near = did_you_mean(str(key[-1]), known)
-        return f"unknown key{near or '; known here: ' + ', '.join(known)}"
+        return unknown_key(str(key[-1]), _fields(*models(key[:-1]), value, key[:-1]))
     if kind in ("missing", "absent", "union_tag_not_found"):
         near = ""
         if len(key) == 3 and key[0] == "modalities" and key[2] == "kind":  # a change to an inherited modality?
@@ -131,6 +129,12 @@ def _other(key: Key, detail: ErrorDetails, value: Any, models: Models) -> str:
         allowed = f"{context['min_length']} or more" if kind == "too_short" else f"at most {context['max_length']}"
         return f"should have {allowed} entries, has {context['actual_length']}"
     return str(context["error"]) if "error" in context else detail["msg"]
+
+
+def unknown_key(name: str, known: Iterable[str]) -> str:
+    """Say that a mapping has a key that it cannot have, and which is meant or which there are."""
+    ordered = sorted(known)
+    return f"unknown key{did_you_mean(name, ordered) or '; known here: ' + ', '.join(ordered)}"
 
 
 def _shown(value: Any) -> str:

@@ -14,6 +14,8 @@ from support.documents import shown_file
 from support.toys import RECIPE, here, write_circle, write_recipe
 
 from modalkit import __version__, registry
+from modalkit.errors import InputError
+from modalkit.recipe import load_recipe
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +53,50 @@ def test_a_misspelt_modality_is_refused_without_torch(arguments: list[str], tmp_
     done = subprocess.run([sys.executable, "-c", code, *arguments], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stderr == "error: no modality 'grey' (did you mean 'gray'?); this model has image, gray\n"
+
+
+WRONG = """\
+extends: quickstart
+modalities:
+  image: {chanels: 3}
+  smell: {kind: vector}
+  taste: {kind: vectr}
+  part{}: {each: 0..3, kind: image, sise: 3}
+modle: {latent_dim: 3}
+data: {build: [{builder: sample-faces, cuont: 3}]}
+train: {epochs: ten, schedule: {name: cosine, wrmup: 3}}
+objective: {name: mvae, kk: 3}
+"""
+
+
+@pytest.mark.parametrize("command", [["validate"], ["train"]])
+def test_names_and_sections_of_a_wrong_recipe_are_checked_without_torch(command: list[str], tmp_path: Path) -> None:
+    (tmp_path / "wrong.yaml").write_text(WRONG)
+    code = "import sys; from modalkit.cli import main\ntry: main()\nfinally: assert 'torch' not in sys.modules"
+    done = subprocess.run(
+        [sys.executable, "-c", code, *command, "wrong.yaml"], cwd=tmp_path, capture_output=True, text=True
+    )
+    with pytest.raises(InputError) as slow:  # torch is imported here
+        load_recipe(tmp_path / "wrong.yaml")
+    quick, note = done.stderr.removeprefix("error: ").replace("wrong.yaml:", f"{tmp_path}/wrong.yaml:").rsplit("\n(", 1)
+    assert done.returncode == 2 and sorted(quick.splitlines()) == sorted(str(slow.value).splitlines())
+    assert len(quick.splitlines()) == 10
+    assert note == "Values of modalities and of the objective are checked once this is right.)\n"
+
+
+def test_values_of_modalities_are_checked_once_the_rest_is_right(tmp_path: Path) -> None:
+    (tmp_path / "wrong.yaml").write_text("extends: quickstart\nmodalities: {image: {channels: many}}\n")
+    done = modalkit("validate", "wrong.yaml", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr == "error: wrong.yaml:2: modalities.image.channels: should be a whole number, got 'many'\n"
+
+
+@pytest.mark.parametrize(("group", "field"), [(registry.KINDS, "schema"), (registry.OBJECTIVES, "options")])
+def test_the_sources_of_plugins_state_their_settings(group: str, field: str) -> None:
+    for found in registry.provided(group):
+        if found.provider.startswith("modalkit-vae "):
+            settings = getattr(found.plugin, field).model_fields
+            assert registry.stated(group, found.name) == {name: one.is_required() for name, one in settings.items()}
 
 
 def test_list_shows_what_the_plugins_say_of_themselves_without_torch(tmp_path: Path) -> None:
