@@ -26,7 +26,7 @@ from modalkit.plugin import (
     Schema,
     Settings,
 )
-from modalkit.util.explain import explain
+from modalkit.util.explain import at, explain
 from modalkit.util.source import stated_fields, stated_summary
 
 KINDS, OBJECTIVES, BUILDERS = "modalkit.modalities", "modalkit.objectives", "modalkit.builders"
@@ -248,7 +248,7 @@ def schema(kind: str, **fields: Any) -> Schema:
         made: Schema = model(kind=kind, **fields)
     except ValidationError as error:
         found = explain(error.errors(include_url=False), {"kind": kind, **fields}, lambda key: ([model], key))
-        wrong = "; ".join(": ".join(filter(None, [".".join(map(str, key)), text])) for key, text in found)
+        wrong = "; ".join(at(key, text) for key, text in found)
         raise InputError(f"schema of kind '{kind}': {wrong}") from None
     return made
 

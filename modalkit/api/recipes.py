@@ -15,7 +15,7 @@ from modalkit.recipe.loading import Recipe, load_recipe, recipe_of
 from modalkit.recipe.trust import Trust, check_resumed
 from modalkit.recipe.yaml import Document, Place, flow, is_text, keys_in
 from modalkit.runs.folder import RunFolder
-from modalkit.util.explain import Key
+from modalkit.util.explain import Key, at
 
 AnyRecipe: TypeAlias = Recipe | Mapping[str, Any] | Path | str
 """A recipe: an object, a mapping with the keys of a file, a file, the name of a shipped recipe, or a run folder."""
@@ -109,4 +109,4 @@ def overrides(epochs: int | None, seed: int | None, values: Mapping[str, Any] | 
 
 
 def _at(key: Key, text: str) -> str:
-    return ": ".join(filter(None, ("recipe" if key[:1] != ("set",) else "", ".".join(map(str, key)), text)))
+    return ": ".join(filter(None, ("recipe" if key[:1] != ("set",) else "", at(key, text))))

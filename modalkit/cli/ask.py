@@ -235,6 +235,9 @@ def embed(
         str | None, typer.Option(help="Modalities to infer z from, separated by commas; by default all that a row has.")
     ] = None,
     split: Annotated[str | None, typer.Option(help="train, valid or test; all by default.")] = None,
+    private: Annotated[
+        bool, typer.Option("--private", help="Add the private latents, as loc_NAME_0, ..., scale_NAME_0, ...")
+    ] = False,
     device: Device = "cpu",
     weights: Weights = "best",
     trust: Trust = False,
@@ -259,7 +262,7 @@ def embed(
         in_memory=False,
         covariates=list(model.covariates),
     )
-    written, left = write_embedding(model, opened, out, given=names, split=split)
+    written, left = write_embedding(model, opened, out, given=names, split=split, private=private)
     typer.echo(f"{out}: {written:,} rows" + (f"; left out {left:,} rows that have none of it" if left else ""))
 
 

@@ -32,6 +32,7 @@ def write_embedding(
     *,
     given: Sequence[str] | None = None,
     split: str | None = None,
+    private: bool = False,
 ) -> tuple[int, int]:
     """Write the posterior of each row as a table: ``key``, ``split``, ``loc_0`` …, ``scale_0`` ….
 
@@ -41,14 +42,19 @@ def write_embedding(
         out: the file, ``.csv``, ``.tsv`` or ``.parquet``.
         given: the modalities to condition on; each row uses those of them that it has. All by default.
         split: write only the rows of this split; all by default.
+        private: add the private latents of each modality that has one: ``loc_NAME_0`` …, ``scale_NAME_0`` …. They are
+            missing where the modality is not given.
 
     Returns:
         How many rows the table has, and how many are left out because they have none of the given modalities.
 
     Raises:
-        InputError: the dataset does not fit the model, or no row has any of the given modalities.
+        InputError: the dataset does not fit the model, or no row has any of the given modalities, or there are no
+            private latents.
     """
     check_table(out)
+    if private and not model.model.own:
+        raise InputError("--private: this run has no private latents; leave it out")
     dataset.manifest.check({**model.schemas, **model.covariates}, dataset.path)
     rows = torch.arange(len(dataset)) if split is None else dataset.rows(split)
     present = dataset.present[rows][:, [dataset.names.index(n) for n in model.modalities]]
@@ -60,9 +66,14 @@ def write_embedding(
     def parts() -> Iterator[Columns]:
         with bar(len(rows), "embedding", unit="row", leave=False) as progress:
             for at in torch.split(torch.arange(len(rows)), ROWS):
-                found = model.embed(replace(rows_of(model.model, dataset, rows[at]), present=usable[at]))
+                batch = replace(rows_of(model.model, dataset, rows[at]), present=usable[at])
+                found = model.embed(batch, private=private)
                 columns = {"key": [dataset.key(int(row)) for row in rows[at]], "split": splits(dataset, rows[at])}
-                columns |= numbered("loc_", found.loc) | numbered("scale_", found.scale)
+                for moment, values in (("loc", found.loc), ("scale", found.scale)):
+                    columns |= numbered(f"{moment}_", values[:, : model.model.shared_dim])
+                    for name, dimensions in (model.model.own if private else {}).items():
+                        missing = ~usable[at][:, [model.modalities.index(name)]]
+                        columns |= numbered(f"{moment}_{name}_", values[:, dimensions].masked_fill(missing, torch.nan))
                 yield columns
                 progress.update(len(at))
 

@@ -35,7 +35,7 @@ from modalkit.recipe.roles import check_private, check_roles
 from modalkit.recipe.templates import fold, modality_name
 from modalkit.recipe.train_section import TrainSettings
 from modalkit.recipe.yaml import dump
-from modalkit.util.explain import Key, explain
+from modalkit.util.explain import Key, at, explain
 
 _NOWHERE = "no-data"
 _MOST_CORRELATED = 2048
@@ -74,8 +74,7 @@ class _Explained(type(Settings)):  # type: ignore[misc]
             return super().__call__(**fields)
         except ValidationError as error:
             found = explain(error.errors(include_url=False), fields, lambda key: models_at(fields, key))
-            lines = [": ".join(["recipe", *filter(None, [".".join(map(str, key))]), text]) for key, text in found]
-            raise InputError("\n".join(lines)) from None
+            raise InputError("\n".join(f"recipe: {at(key, text)}" for key, text in found)) from None
 
 
 class Recipe(Settings, metaclass=_Explained):

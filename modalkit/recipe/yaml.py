@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from modalkit.errors import InputError
-from modalkit.util.explain import Key
+from modalkit.util.explain import Key, at
 
 _TAG = "tag:yaml.org,2002:"
 _CORE = {
@@ -50,8 +50,7 @@ class Problem(NamedTuple):
     text: str
 
     def __str__(self) -> str:
-        name = ".".join(part if isinstance(part, str) and part.isprintable() else repr(part) for part in self.key)
-        return ": ".join(filter(None, (str(self.place), name, self.text)))
+        return ": ".join(filter(None, (str(self.place), at(self.key, self.text))))
 
 
 @dataclass

@@ -15,6 +15,13 @@ from modalkit.errors import did_you_mean
 Key = tuple[str | int, ...]
 """Where a value stands in a document: ``("modalities", "image", "size")``."""
 
+
+def at(key: Key, text: str) -> str:
+    """Return a sentence about a value with its key before it, such as ``train.epochs: is missing``."""
+    name = ".".join(part if isinstance(part, str) and part.isprintable() else repr(part) for part in key)
+    return ": ".join(filter(None, (name, text)))
+
+
 _WISH = {
     "int": "a whole number",
     "float": "a number",

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from support.command_line import refused
@@ -54,6 +55,25 @@ def test_an_embedding_is_the_shared_latent_unless_private_ones_are_asked_for(wor
     assert (image, position) == (slice(4, 6), slice(6, 7))
     # The image is not given, and its private latent is noise around 0; that of the position is inferred.
     assert not whole.loc[:, image].any() and whole.loc[:, position].all()
+
+
+def test_embed_writes_private_latents_if_asked_for(work: Path) -> None:
+    assert here("embed", "dmvae", "--private", "--split", "test", "-o", "all.csv", cwd=work).returncode == 0
+    done = here("embed", "dmvae", "--private", "--given", "image", "--split", "test", "-o", "some.csv", cwd=work)
+    assert done.returncode == 0, done.stderr
+    table, some = pd.read_csv(work / "all.csv", dtype={"key": str}), pd.read_csv(work / "some.csv")
+    own = {"image": 2, "position": 1}
+    moments = [f"{moment}_{i}" for moment in ("loc", "scale") for i in range(4)]
+    moments += [f"{moment}_{name}_{i}" for moment in ("loc", "scale") for name in own for i in range(own[name])]
+    assert set(table) == {"key", "split", *moments}
+    model, dataset = modalkit.load(work / "dmvae"), modalkit.Dataset(work / "circle")
+    rows = dataset.rows("test")
+    whole, known = model.embed(dataset[rows], private=True), dataset.present[rows, dataset.names.index("position")]
+    expected = whole.scale[:, 6].masked_fill(~known, torch.nan)
+    np.testing.assert_allclose(table["scale_position_0"], expected, rtol=1e-4)
+    np.testing.assert_allclose(table["loc_1"], whole.loc[:, 1], rtol=1e-4)
+    assert some[["loc_position_0", "scale_position_0"]].isna().all(axis=None) and some["loc_image_0"].notna().all()
+    refused(here("embed", "mvae", "--private", "-o", "none.csv", cwd=work), "--private", "no private latents")
 
 
 def test_the_command_line_takes_a_style_from_a_value_or_a_row(work: Path) -> None:
