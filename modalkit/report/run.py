@@ -15,6 +15,7 @@ from modalkit.report.latent import dimensions, embedded, maps
 from modalkit.report.measured import measured
 from modalkit.report.page import Section, note, render
 from modalkit.report.sources import Source, open_source
+from modalkit.report.styles import styled
 from modalkit.report.views import samples, translated, walks
 from modalkit.runs.metrics import REFIT
 from modalkit.training.planning import Planner
@@ -73,6 +74,7 @@ def _sections(source: Source, seed: int) -> tuple[list[Section], list[str]]:
     makers: dict[str, Callable[[], Section | None]] = {
         "Translations": lambda: translated(source, seed),
         "Samples": lambda: samples(source, seed),
+        "Content and style": lambda: styled(source, seed),
         "Learning curves": lambda: curves(source),
         "Latent traversals": lambda: walks(source, latent),
         "Latent map": lambda: maps(source, latent),

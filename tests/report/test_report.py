@@ -13,7 +13,7 @@ import pytest
 import torch
 import yaml
 from PIL import Image
-from support.toys import here, write_circle, write_recipe
+from support.toys import here, train_circle, write_circle, write_recipe
 from torch.distributions import Normal, kl_divergence
 
 import modalkit
@@ -384,3 +384,15 @@ def test_a_browser_shows_the_page_on_a_phone(mixed: Path) -> None:
             paper = page.evaluate("getComputedStyle(document.body).backgroundColor")
             assert (sum(map(int, re.findall(r"\d+", paper)[:3])) < 200) == (scheme == "dark")
         browser.close()
+
+
+def test_a_report_swaps_the_styles_of_rows(tmp_path: Path) -> None:
+    write_recipe(tmp_path, write_circle(tmp_path))
+    private = ("modalities.image.private_dim=2", "modalities.position.private_dim=1")
+    train_circle(tmp_path, "run", "objective.name=dmvae", "train.epochs=1", *private)
+    assert here("report", "run", "-o", "page.html", cwd=tmp_path).returncode == 0
+    page = (tmp_path / "page.html").read_text()
+    pictures = re.findall(r'alt="image: content of (\w+), style of (\w+)"', page)
+    rows = {content for content, _ in pictures}
+    assert len(rows) > 1 and sorted(pictures) == sorted((one, other) for one in rows for other in rows)
+    assert "position: content and style" in page and "counts: content and style" not in page
